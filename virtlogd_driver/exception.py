@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The errors of this project.
+
+Each message names the option or the file that is at fault and the remedy.
+The driver turns them into nova's own at one place (driver.py).
+"""
+
+
+class VirtlogdDriverError(Exception):
+    """Base of all errors that this project raises on purpose."""
+
+
+class InvalidOption(VirtlogdDriverError):
+    """A configuration value that cannot be used."""
+
+    def __init__(self, option: str, value: object, allowed: str) -> None:
+        super().__init__(
+            f'Option {option} = {value!r} is not valid: {allowed}.')
+
+
+class HostError(VirtlogdDriverError):
+    """libvirt could not be asked. Says nothing of what the host can do."""
+
+
+class GuestNotFound(VirtlogdDriverError):
+    """No such guest on this host (any more)."""
+
+
+class InvalidGuestXML(VirtlogdDriverError):
+    """A domain XML that cannot be understood."""
+
+
+class TooManySerialPorts(VirtlogdDriverError):
+    """More serial ports asked for than the machine has."""
+
+
+class PortRangeExhausted(VirtlogdDriverError):
+    """No TCP port of the configured range is free."""
+
+
+class InvalidAddress(VirtlogdDriverError):
+    """A host address that does not resolve or is not one of this host."""
+
+
+class LogError(VirtlogdDriverError):
+    """A console log that cannot be read."""
+
+
+class LogNotFound(LogError):
+    """The log file, or its directory, is not there."""
+
+
+class LogRefused(LogError):
+    """The log may not be read: permission, or a path that is not allowed."""
+
+
+class LogNotRegular(LogError):
+    """The log is a symbolic link, a FIFO, a device, a directory, a socket."""
+
+
+class VirtlogdError(VirtlogdDriverError):
+    """virtlogd did not do what it was asked."""
+
+
+class VirtlogdDown(VirtlogdError):
+    """Nothing listens on virtlogd's socket."""
+
+
+class VirtlogdHung(VirtlogdError):
+    """virtlogd accepted a call and did not answer in time."""
+
+
+class ReattachFailed(VirtlogdError):
+    """A dead log could not be brought back; the guest is as it was."""
