@@ -72,3 +72,13 @@ class VirtlogdHung(VirtlogdError):
 
 class ReattachFailed(VirtlogdError):
     """A dead log could not be brought back; the guest is as it was."""
+
+
+class InvalidConfFile(VirtlogdDriverError):
+    """A libvirt configuration file that libvirt itself would refuse."""
+
+    def __init__(self, path: str, line: int, expected: str) -> None:
+        place = f'{path}:{line}' if line else path
+        super().__init__(
+            f'{place}: {expected}. libvirt refuses the whole file; correct '
+            'it and restart the daemon that reads it.')

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""virtlogd.conf and qemu.conf, as libvirt itself reads them.
+
+The language is that of libvirt's src/util/virconf.c: ``name = value``, one
+statement a line (or after ``;``), ``#`` comments, integers, strings in single,
+double or triple double quotes with no escapes, and lists. The first of two
+assignments to one name counts. A file with a mistake is refused as a whole,
+as the daemons refuse to start with it.
+
+The monolithic libvirtd and the modular virtqemud read the same qemu.conf.
+"""
+
+import enum
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from virtlogd_driver import exception
+
+Value = int | str | list['Value']
+
+#: libvirt refuses a longer file (virconf.c, MAX_CONFIG_FILE_SIZE), in bytes.
+_MAX_FILE_SIZE = 10 * 1024 * 1024
+
+_TOKEN = re.compile(
+    r'(?P<blank>[ \t]+)'
+    r'|(?P<eol>[\r\n][ \t\r\n]*)'
+    r'|(?P<comment>#[^\r\n]*)'
+    r'|(?P<triple>"""(?P<triple_text>.*?)""")'
+    r'|(?P<double>"(?P<double_text>[^"\r\n]*)")'
+    r"|(?P<single>'(?P<single_text>[^'\r\n]*)')"
+    r'|(?P<number>[-+]?[0-9]+)'
+    r'|(?P<name>[A-Za-z][A-Za-z0-9_]*)'
+    r'|(?P<mark>[=\[\],;])',
+    re.DOTALL)
+
+
+class StdioHandler(enum.StrEnum):
+    """Who writes a guest's ``<log file>``: ``stdio_handler`` in qemu.conf."""
+
+    LOGD = 'logd'
+    FILE = 'file'
+    #: qemu.conf may not be read, or libvirt would not start with it.
+    UNKNOWN = 'unknown'
+
+
+class _Tokens:
+    """The tokens of a configuration file, blanks left out."""
+
+    def __init__(self, path: str, text: str) -> None:
+        self._path = path
+        self._text = text
+        self._tokens = self._scan()
+        self._line = 1
+        self.kind = ''
+        self.text = ''
+        self.advance()
+
+    def _scan(self) -> Iterator[tuple[str, str, int]]:
+        position, line = 0, 1
+        while position < len(self._text):
+            match = _TOKEN.match(self._text, position)
+            if match is None:
+                self._line = line
+                raise self.error('a value, a name or "=" is expected')
+            kind = match.lastgroup or ''
+            text = match[0]
+            if kind.endswith('_text'):
+                kind, text = 'string', match[kind]
+            elif match['triple'] or match['double'] or match['single']:
+                text = (match['triple_text'] or match['double_text']
+                        or match['single_text'] or '')
+                kind = 'string'
+            if kind != 'blank':
+                yield kind, text, line
+            line += match[0].count('\n')
+            position = match.end()
+
+    def advance(self) -> None:
+        self.kind, self.text, self._line = next(
+            self._tokens, ('end', '', self._line))
+
+    def skip_lines(self) -> None:
+        while self.kind == 'eol':
+            self.advance()
+
+    def at_mark(self, mark: str) -> bool:
+        return self.kind == 'mark' and self.text == mark
+
+    def error(self, expected: str) -> exception.InvalidConfFile:
+        return exception.InvalidConfFile(self._path, self._line, expected)
+
+
+def _parse_value(tokens: _Tokens) -> Value:
+    kind, text = tokens.kind, tokens.text
+    if kind in ('number', 'string'):
+        tokens.advance()
+        return int(text) if kind == 'number' else text
+    if not tokens.at_mark('['):
+        raise tokens.error('a value is expected')
+    tokens.advance()
+    values: list[Value] = []
+    tokens.skip_lines()
+    while not tokens.at_mark(']'):
+        if values:
+            if not tokens.at_mark(','):
+                raise tokens.error('"," or "]" is expected in a list')
+            tokens.advance()
+            tokens.skip_lines()
+            if tokens.at_mark(']'):
+                break
+        values.append(_parse_value(tokens))
+        tokens.skip_lines()
+    tokens.advance()
+    return values
+
+
+def parse(text: str, path: str = 'configuration') -> dict[str, Value]:
+    """The settings of a libvirt configuration file.
+
+    :param text: its content
+    :param path: its name, for messages
+    :raises InvalidConfFile: where libvirt would refuse it
+    """
+    settings: dict[str, Value] = {}
+    if text and not text.strip(' \t\r\n'):
+        # libvirt takes an empty file, but not one of blanks alone.
+        raise exception.InvalidConfFile(path, 1, 'a name is expected')
+    tokens = _Tokens(path, text)
+    while tokens.kind != 'end':
+        tokens.skip_lines()
+        if tokens.kind == 'comment':
+            tokens.advance()
+        else:
+            name = tokens.text
+            if tokens.kind != 'name':
+                raise tokens.error('a name is expected')
+            tokens.advance()
+            if not tokens.at_mark('='):
+                raise tokens.error('"=" is expected')
+            tokens.advance()
+            settings.setdefault(name, _parse_value(tokens))
+            if tokens.kind == 'comment':
+                tokens.advance()
+        if tokens.at_mark(';'):
+            tokens.advance()
+        elif tokens.kind not in ('eol', 'end'):
+            raise tokens.error('the end of the line or ";" is expected')
+        tokens.skip_lines()
+    return settings
+
+
+def _read(path: str) -> dict[str, Value]:
+    try:
+        with open(path, encoding='utf-8', errors='surrogateescape',
+                  newline='') as conf:
+            text = conf.read(_MAX_FILE_SIZE + 1)
+    except FileNotFoundError:
+        return {}
+    if len(text) > _MAX_FILE_SIZE:
+        raise exception.InvalidConfFile(path, 1, 'at most 10 MiB are allowed')
+    return parse(text, path)
+
+
+def read_stdio_handler(path: str) -> StdioHandler:
+    """``stdio_handler`` of a qemu.conf.
+
+    A missing file or a missing setting is libvirt's default, logd
+    (src/qemu/qemu_conf.c). What cannot be read, or makes libvirt refuse to
+    start, is UNKNOWN. Never raises.
+    """
+    try:
+        value = _read(path).get('stdio_handler', StdioHandler.LOGD)
+        return StdioHandler(str(value))
+    except (OSError, ValueError, exception.InvalidConfFile):
+        return StdioHandler.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class VirtlogdSettings:
+    """How far virtlogd lets a log grow.
+
+    The defaults are virtlogd's own (src/logging/log_daemon_config.c; the same
+    in every libvirt that nova 31 or newer runs on).
+    """
+
+    #: Bytes of one file before it is rotated; 0 is without bound.
+    max_size: int = 2 * 1024 * 1024
+    #: Rotated files that are kept beside the current one.
+    max_backups: int = 3
+
+    @property
+    def bounded(self) -> bool:
+        return self.max_size > 0
+
+    @property
+    def chain_size(self) -> int | None:
+        """The most bytes that one log takes, or None where it is unbounded."""
+        if not self.bounded:
+            return None
+        return (self.max_backups + 1) * self.max_size
+
+
+def read_virtlogd_settings(path: str) -> VirtlogdSettings:
+    """The rotation settings of a virtlogd.conf; defaults if it is missing.
+
+    :raises InvalidConfFile: virtlogd would not start with it
+    :raises OSError: it may not be read
+    """
+    settings = _read(path)
+    values = {}
+    for name in ('max_size', 'max_backups'):
+        if name not in settings:
+            continue
+        value = settings[name]
+        if not isinstance(value, int) or value < 0:
+            raise exception.InvalidConfFile(
+                path, 0, f'{name} must be an integer from 0')
+        values[name] = value
+    return VirtlogdSettings(**values)
+
+
+def disk_budget(settings: VirtlogdSettings, logs: int) -> int | None:
+    """The most bytes that so many logs take together; None is unbounded.
+
+    :param logs: guests x serial ports
+    """
+    if settings.chain_size is None:
+        return None
+    return logs * settings.chain_size
