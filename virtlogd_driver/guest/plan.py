@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which serial devices a guest gets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from virtlogd_driver import exception
+from virtlogd_driver.guest.char_device import (
+    CharDevice, Log, Source, Tag, Target)
+
+Backend = Literal['tcp', 'pty', 'file']
+
+#: How many serial ports a machine has. x86: the four of isa-serial, a fifth
+#: is refused by libvirt ("Maximum supported number of ISA serial ports is
+#: '4'"). s390x: one SCLP console, and virtio consoles, of which a controller
+#: has 31 ports. Others: what nova allows on every machine.
+MAX_PORTS = {'s390': 32, 's390x': 32}
+MAX_PORTS_DEFAULT = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsolePlan:
+    """What a guest's serial ports are to be; see :func:`plan`."""
+
+    tag: Tag
+    backend: Backend
+    logged: bool
+    ports: int
+    with_pty: bool = False
+    first_target: str | None = None
+    other_target: str | None = None
+
+    def devices(self, log_files: Sequence[str], address: str | None = None,
+                tcp_ports: Sequence[int] = ()) -> tuple[CharDevice, ...]:
+        """The devices of the plan, port 0 first.
+
+        :param log_files: path of each port's log, one a port
+        :param address: where TCP ports listen
+        :param tcp_ports: the TCP port of each serial port, if any listens
+        """
+        made = [self._device(port, log_files[port], address,
+                             tcp_ports[port] if tcp_ports else None)
+                for port in range(self.ports)]
+        if self.with_pty:
+            made.append(CharDevice(tag=self.tag, type='pty',
+                                   target=self._target(self.ports)))
+        return tuple(made)
+
+    def _device(self, port: int, log_file: str, address: str | None,
+                tcp_port: int | None) -> CharDevice:
+        source = None
+        if self.backend == 'tcp':
+            source = Source(mode='bind', host=address, service=tcp_port)
+        elif self.backend == 'file':
+            source = Source(path=log_file, append=True)
+        return CharDevice(
+            tag=self.tag, type=self.backend, source=source,
+            log=Log(log_file) if self.logged else None,
+            target=self._target(port))
+
+    def _target(self, port: int) -> Target:
+        return Target(port,
+                      self.other_target if port else self.first_target)
+
+
+def max_ports(architecture: str) -> int:
+    """How many serial ports a machine of this architecture can have."""
+    return MAX_PORTS.get(architecture, MAX_PORTS_DEFAULT)
+
+
+def check_port_count(ports: int, architecture: str) -> None:
+    """Refuse what no machine of this architecture can have.
+
+    :raises TooManySerialPorts: naming where the number comes from
+    """
+    allowed = max_ports(architecture)
+    if not 0 < ports <= allowed:
+        raise exception.TooManySerialPorts(
+            f'{ports} serial ports are asked for, a machine of architecture '
+            f'{architecture} has 1 to {allowed}: change hw:serial_port_count '
+            f'of the flavor or hw_serial_port_count of the image.')
+
+
+def plan(*, capable: bool, serial_console: bool, fallback: Backend,
+         architecture: str, ports: int,
+         container: bool = False) -> ConsolePlan:
+    """The decision table.
+
+    ======== ============== ======== =======================================
+    capable  serial_console fallback the guest gets
+    ======== ============== ======== =======================================
+    yes      on                      n x tcp, each with a log
+    yes      off                     one pty with a log
+    no       on             file     n x file: log only
+    no       on             tcp      n x tcp: interactive only
+    no       off                     one file: log; and one pty beside it
+    ======== ============== ======== =======================================
+
+    Each log and each file is appended to. The devices are ``<serial>``; on
+    s390x, which has none, they are ``<console>``: SCLP first (it is what the
+    firmware and an early kernel write to), then virtio. A container has one
+    ``<console>`` pty, with a log where the host is capable.
+
+    :param capable: libvirt, QEMU and the stdio handler can have both
+    :param serial_console: nova's ``[serial_console] enabled``
+    :param fallback: ``[virtlogd] fallback_device``
+    :param architecture: of the guest, as in the domain's ``<type arch>``
+    :param ports: n, the ports that flavor and image ask for
+    :param container: the guest is an LXC container
+    :raises TooManySerialPorts: more than the machine has
+    """
+    if container:
+        return ConsolePlan(tag='console', backend='pty', logged=capable,
+                           ports=1)
+    s390 = architecture.startswith('s390')
+    tag: Tag = 'console' if s390 else 'serial'
+    first_target = 'sclp' if s390 else None
+    other_target = 'virtio' if s390 else None
+    backend: Backend
+    if serial_console:
+        check_port_count(ports, architecture)
+        backend = 'tcp' if capable else fallback
+    else:
+        ports = 1
+        backend = 'pty' if capable else 'file'
+    return ConsolePlan(
+        tag=tag, backend=backend, logged=capable, ports=ports,
+        with_pty=not capable and not serial_console,
+        first_target=first_target, other_target=other_target)

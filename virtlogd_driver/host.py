@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This hypervisor host: libvirt's view of it, and its network addresses.
+
+libvirt's errors become this project's here, and nowhere else.
+"""
+
+import contextlib
+import errno
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import libvirt
+
+from virtlogd_driver import exception
+
+Version = tuple[int, int, int]
+
+#: <log> of a character device (libvirt's formatdomain documentation).
+MIN_LIBVIRT_VERSION: Version = (1, 3, 3)
+#: chardev logfile, free of https://bugs.launchpad.net/qemu/+bug/1599214.
+MIN_QEMU_VERSION: Version = (2, 7, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleCapability:
+    """What the log and the interactive console at once depend on."""
+
+    libvirt: Version
+    qemu: Version
+    #: "logd", "file" or "unknown", as qemu.conf has it.
+    stdio_handler: str
+
+    @property
+    def shortcoming(self) -> str | None:
+        """Why a guest cannot have both, or None where it can."""
+        if self.libvirt < MIN_LIBVIRT_VERSION:
+            return (f'libvirt {_dotted(self.libvirt)} is older than '
+                    f'{_dotted(MIN_LIBVIRT_VERSION)}')
+        if self.qemu < MIN_QEMU_VERSION:
+            return (f'QEMU {_dotted(self.qemu)} is older than '
+                    f'{_dotted(MIN_QEMU_VERSION)}')
+        if self.stdio_handler == 'file':
+            return ('stdio_handler is "file" in qemu.conf, which lets logs '
+                    'grow without bound: set it to "logd"')
+        return None
+
+    @property
+    def capable(self) -> bool:
+        """A guest can have both consoles."""
+        return self.shortcoming is None
+
+    def __str__(self) -> str:
+        return (f'libvirt {_dotted(self.libvirt)}, QEMU {_dotted(self.qemu)}, '
+                f'stdio handler {self.stdio_handler}: '
+                + (self.shortcoming or 'log and interactive console at once'))
+
+
+def _dotted(version: Version) -> str:
+    return '.'.join(map(str, version))
+
+
+def _version(number: int) -> Version:
+    """libvirt counts 1,000,000 x major + 1,000 x minor + release."""
+    return number // 1_000_000, number // 1_000 % 1_000, number % 1_000
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Turn libvirt's errors into this project's.
+
+    :raises GuestNotFound: the domain is gone
+    :raises HostError: anything else that libvirt raises
+    """
+    try:
+        yield
+    except libvirt.libvirtError as e:
+        if e.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            raise exception.GuestNotFound(str(e)) from e
+        raise exception.HostError(
+            f'libvirt could not be asked: {e}. Check that libvirtd (or '
+            f'virtqemud) is running.') from e
+
+
+def console_capability(connection: libvirt.virConnect,
+                       stdio_handler: str) -> ConsoleCapability:
+    """Ask a connection for the versions behind it.
+
+    :raises HostError: it does not answer; this is never "too old"
+    """
+    with translated():
+        return ConsoleCapability(_version(connection.getLibVersion()),
+                                 _version(connection.getVersion()),
+                                 stdio_handler)
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A domain as it was when it was looked at."""
+
+    uuid: str
+    name: str
+    active: bool
+    xml: str
+
+
+def list_guests(connection: libvirt.virConnect) -> Iterator[Guest]:
+    """Every guest of the host, running or not.
+
+    A guest that goes away meanwhile is left out.
+
+    :raises HostError: libvirt does not answer
+    """
+    with translated():
+        domains = connection.listAllDomains()
+    for domain in domains:
+        try:
+            with translated():
+                guest = Guest(domain.UUIDString(), domain.name(),
+                              bool(domain.isActive()), domain.XMLDesc())
+        except exception.GuestNotFound:
+            continue
+        yield guest
+
+
+def is_free(address: str, port: int) -> bool:
+    """Whether a TCP port can be listened on; port 0 asks for the address.
+
+    The socket allows reuse, as QEMU's does: a connection that lingers in
+    TIME-WAIT does not make a port busy.
+
+    :raises InvalidAddress: the address does not resolve, or is not ours
+    """
+    try:
+        family, kind, protocol, _, sockaddr = socket.getaddrinfo(
+            address, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as e:
+        raise exception.InvalidAddress(
+            f'[serial_console] proxyclient_address = {address!r} does not '
+            f'resolve ({e.strerror}): set it to an address of this '
+            f'host.') from e
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(sockaddr)
+        except OSError as e:
+            if e.errno == errno.EADDRINUSE:
+                return False
+            raise exception.InvalidAddress(
+                f'[serial_console] proxyclient_address = {address!r} cannot '
+                f'be listened on ({e.strerror}): set it to an address of '
+                f'this host.') from e
+    return True
