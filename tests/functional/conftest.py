@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the functional tests. They need ``tests.lab.namespace``."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fixtures
+import pytest
+
+from tests.lab import namespace
+from tests.lab.daemons import LibvirtHost
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not namespace.inside():
+        raise pytest.UsageError(
+            'functional tests start daemons of their own: run '
+            '"python -m tests.lab.namespace python -m pytest '
+            'tests/functional" as root, or "tox -e functional"')
+
+
+@pytest.fixture
+def use() -> Iterator[Callable[[fixtures.Fixture], fixtures.Fixture]]:
+    """Set a fixture up, and clean it up after the test: ``use(Fixture())``."""
+    with fixtures.Fixture() as test:
+        yield test.useFixture
+
+
+@pytest.fixture
+def libvirt_host(tmp_path: Path) -> Iterator[LibvirtHost]:
+    """One hypervisor host, with libvirt's default settings."""
+    with LibvirtHost(tmp_path / 'host1') as host:
+        yield host

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A hypervisor host: a private libvirtd and virtlogd with their guests.
+
+Only within ``tests.lab.namespace``. Each host has a mount and a UTS namespace
+of its own, so that several run side by side, each with its own sockets, state,
+host name and host UUID, and can migrate guests to each other over loopback.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import fixtures
+import libvirt
+
+from tests.lab import namespace
+from tests.lab.wait import until
+
+#: What libvirt found out about QEMU, shared by the hosts of one run: probing
+#: takes seconds. Each host works on a copy, as libvirtd does not expect others
+#: to write there.
+_PROBED = namespace.DIRECTORY / 'capabilities'
+
+_LIBVIRTD_CONF = """\
+host_uuid = "{host_uuid}"
+unix_sock_dir = "/run/libvirt"
+auth_unix_ro = "none"
+auth_unix_rw = "none"
+log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
+"""
+# The host's control groups are out of sight, guests run as root in the
+# directories of the test, and extended attributes would outlive them.
+_QEMU_CONF = """\
+user = "root"
+group = "root"
+cgroup_controllers = []
+namespaces = []
+security_driver = "none"
+remember_owner = 0
+migration_port_min = {migration_port}
+migration_port_max = {migration_port_max}
+"""
+_VIRTLOGD_CONF = """\
+log_outputs = "2:file:/var/log/libvirt/virtlogd.log"
+"""
+
+#: The host's directories, below ``LibvirtHost.directory``, and where its
+#: daemons see them.
+_MOUNTS = {
+    'etc': '/etc/libvirt',
+    'run': '/run/libvirt',
+    'cache': '/var/cache/libvirt',
+    'lib': '/var/lib/libvirt',
+    'log': '/var/log/libvirt',
+}
+
+
+def _ignore_error(context: object, error: object) -> None:
+    """libvirt prints every error by default, also the expected ones."""
+
+
+libvirt.registerErrorHandler(_ignore_error, None)
+
+
+class LibvirtHost(fixtures.Fixture):
+    """A private libvirtd and virtlogd; all that they started ends with it.
+
+    :ivar directory: everything of this host; kept for a look afterwards.
+    :ivar state: the same for sockets and configuration: a short path.
+    :ivar log_directory: an empty directory for the logs of guests.
+    :ivar uri: for ``libvirt.open``.
+    :ivar virtlogd_socket: as reachable from this process.
+    :ivar virtlogd_conf: virtlogd's configuration file.
+    :ivar qemu_conf: libvirt's QEMU configuration file.
+    :ivar virtlogd_pid: 0 while it does not run.
+    :ivar libvirtd_pid: 0 while it does not run.
+
+    :param directory: made if it is missing; of this host alone.
+    :param max_size: bytes a log file may have; ``None``: virtlogd's default.
+    :param max_backups: rotated files; ``None``: virtlogd's default.
+    :param stdio_handler: "logd" or "file"; ``None``: libvirt's default.
+    :param name: the host's name, and what tells hosts of one test apart.
+    """
+
+    _count = 0
+
+    def __init__(self, directory: str | os.PathLike[str],
+                 max_size: int | None = None,
+                 max_backups: int | None = None,
+                 stdio_handler: str | None = None,
+                 name: str = 'host1') -> None:
+        super().__init__()
+        self.directory = Path(directory)
+        self.name = name
+        self.max_size = max_size
+        self.max_backups = max_backups
+        self.stdio_handler = stdio_handler
+        self.host_uuid = str(uuid.uuid4())
+        self.log_directory = self.directory / 'guests'
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+
+    def _setUp(self) -> None:
+        namespace.require()
+        namespace.add_host_name(self.name)
+        LibvirtHost._count += 1
+        self.state = namespace.DIRECTORY / f'{LibvirtHost._count}-{self.name}'
+        self.uri = ('qemu+unix:///system?socket='
+                    f'{self.state}/run/libvirt-sock')
+        self.virtlogd_socket = self.state / 'run' / 'virtlogd-sock'
+        self.virtlogd_conf = self.state / 'etc' / 'virtlogd.conf'
+        self.qemu_conf = self.state / 'etc' / 'qemu.conf'
+        self.addCleanup(shutil.rmtree, self.state, ignore_errors=True)
+        self._make_directories()
+        self.configure()
+        self._make_namespaces()
+        self.addCleanup(self._end)
+        self.start_virtlogd()
+        self.start_libvirtd()
+
+    def _make_directories(self) -> None:
+        self.log_directory.mkdir(parents=True, exist_ok=True)
+        for name in ('etc', 'run'):
+            (self.state / name).mkdir(parents=True)
+        for name in ('cache', 'lib', 'log'):
+            (self.directory / name).mkdir(exist_ok=True)
+            (self.state / name).symlink_to(self.directory / name)
+        # virtlogd does not make it, and it holds QEMU's own messages.
+        (self.directory / 'log' / 'qemu').mkdir(exist_ok=True)
+        if _PROBED.exists():
+            shutil.copytree(_PROBED, self.directory / 'cache',
+                            dirs_exist_ok=True)
+
+    def configure(self) -> None:
+        """Write the configuration files anew, for the next daemon start."""
+        port = 49152 + 64 * LibvirtHost._count
+        (self.state / 'etc' / 'libvirtd.conf').write_text(
+            _LIBVIRTD_CONF.format(host_uuid=self.host_uuid))
+        qemu_conf = _QEMU_CONF.format(
+            migration_port=port, migration_port_max=port + 63)
+        if self.stdio_handler is not None:
+            qemu_conf += f'stdio_handler = "{self.stdio_handler}"\n'
+        self.qemu_conf.write_text(qemu_conf)
+        virtlogd_conf = _VIRTLOGD_CONF
+        if self.max_size is not None:
+            virtlogd_conf += f'max_size = {self.max_size}\n'
+        if self.max_backups is not None:
+            virtlogd_conf += f'max_backups = {self.max_backups}\n'
+        self.virtlogd_conf.write_text(virtlogd_conf)
+
+    def _make_namespaces(self) -> None:
+        """A process that holds the namespaces open, with the mounts made."""
+        script = [f'hostname {self.name}', 'mount --make-rprivate /']
+        for name, target in _MOUNTS.items():
+            script += [f'mkdir -p {target}',
+                       f'mount --bind {self.state}/{name} {target}']
+        script += ['echo ready', 'exec sleep infinity']
+        self._holder = subprocess.Popen(
+            ['unshare', '--mount', '--uts', 'sh', '-ec', '\n'.join(script)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        self.addCleanup(self._holder.wait)
+        self.addCleanup(self._holder.kill)
+        assert self._holder.stdout is not None
+        self.addCleanup(self._holder.stdout.close)
+        if self._holder.stdout.readline() != b'ready\n':
+            raise RuntimeError(f'{self.name}: no namespaces of its own')
+
+    def command(self, *command: str | os.PathLike[str]) -> list[str]:
+        """The same command, so that it runs on this host."""
+        return ['nsenter', f'--target={self._holder.pid}', '--mount', '--uts',
+                *map(os.fspath, command)]
+
+    # The daemons
+
+    def _start(self, daemon: str, socket: Path) -> None:
+        if self._pid(daemon):
+            return
+        socket.unlink(missing_ok=True)
+        output = self.directory / 'log' / f'{daemon}.output'
+        with output.open('ab') as file:
+            process = subprocess.Popen(
+                self.command(daemon, '--pid-file',
+                             f'/run/libvirt/{daemon}.pid'),
+                stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        self._daemons[daemon] = process
+
+        def up() -> bool:
+            if process.poll() is not None:
+                raise RuntimeError(
+                    f'{daemon} of {self.name} ended at once, with status '
+                    f'{process.returncode}: {output.read_text().strip()}')
+            return socket.exists()
+        until(up, f'{daemon} of {self.name} up')
+
+    def _stop(self, daemon: str, number: int) -> None:
+        process = self._daemons.pop(daemon, None)
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _pid(self, daemon: str) -> int:
+        process = self._daemons.get(daemon)
+        if process is None or process.poll() is not None:
+            return 0
+        return process.pid
+
+    @property
+    def virtlogd_pid(self) -> int:
+        return self._pid('virtlogd')
+
+    @property
+    def libvirtd_pid(self) -> int:
+        return self._pid('libvirtd')
+
+    def start_virtlogd(self) -> None:
+        """Start it if it does not run; returns when it listens."""
+        self._start('virtlogd', self.virtlogd_socket)
+
+    def stop_virtlogd(self, number: int = signal.SIGTERM) -> None:
+        """End it with a signal; returns when it is gone."""
+        self._stop('virtlogd', number)
+
+    def start_libvirtd(self) -> None:
+        """Start it if it does not run; returns when it answers."""
+        self._start('libvirtd', self.state / 'run' / 'libvirt-sock')
+        self.connect().close()
+        self._share_capabilities()
+
+    def stop_libvirtd(self, number: int = signal.SIGTERM) -> None:
+        """End it with a signal; guests go on. Returns when it is gone."""
+        self._stop('libvirtd', number)
+
+    def _share_capabilities(self) -> None:
+        if _PROBED.exists():
+            return
+        connection = self.connect()
+        connection.getCapabilities()
+        connection.close()
+        new = _PROBED.with_suffix('.new')
+        shutil.copytree(self.directory / 'cache', new)
+        new.rename(_PROBED)
+
+    # Guests
+
+    def connect(self) -> libvirt.virConnect:
+        """A new connection; closed at the end of the fixture."""
+        connection = libvirt.open(self.uri)
+
+        def close() -> None:
+            with contextlib.suppress(libvirt.libvirtError):
+                connection.close()
+
+        self.addCleanup(close)
+        return connection
+
+    def qemu_pid(self, guest: str) -> int:
+        """The process of a running guest.
+
+        :param guest: its name
+        :raises FileNotFoundError: it does not run.
+        """
+        file = self.state / 'run' / 'qemu' / f'{guest}.pid'
+        return int(file.read_text())
+
+    # The end
+
+    def _processes(self) -> Iterator[int]:
+        """What runs on this host, in whatever way it was started."""
+        own = os.stat(f'/proc/{self._holder.pid}/ns/mnt').st_ino
+        for entry in os.listdir('/proc'):
+            if not entry.isdigit() or int(entry) == self._holder.pid:
+                continue
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if os.stat(f'/proc/{entry}/ns/mnt').st_ino == own:
+                    yield int(entry)
+
+    def _end(self) -> None:
+        """End every process of this host: daemons, guests, what else."""
+        def none_left() -> bool:
+            left = list(self._processes())
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            for process in self._daemons.values():
+                process.poll()
+            return not left
+        until(none_left, f'{self.name}: all processes ended')
+        for process in self._daemons.values():
+            process.wait()
+        self._daemons.clear()
