@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The calls of virtlogd's private protocol that are needed here.
+
+libvirt's src/logging/log_protocol.x and src/rpc/virnetprotocol.x; unchanged
+since libvirt 1.3.3, where calls began to carry the path of the log. A message
+is its own length, six words of header and a payload, all XDR (RFC 4506).
+virtlogd answers processes of its own user only (root, for the system daemon):
+log_daemon.c, virLogDaemonClientNew.
+
+Every call ends within its timeout, whatever virtlogd does.
+"""
+
+import array
+import contextlib
+import os
+import socket
+import struct
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from virtlogd_driver import exception
+
+_PROGRAM = 0x87539319
+_VERSION = 1
+_DOMAIN_OPEN_LOG_FILE = 1
+_DOMAIN_GET_LOG_FILE_POSITION = 2
+_CALL = 0
+_REPLY = 1
+_REPLY_WITH_FDS = 5
+_OK = 0
+_ERROR = 1
+
+_LENGTH = struct.Struct('>I')
+_HEADER = struct.Struct('>IIiiIi')
+_POSITION = struct.Struct('>QQ')
+
+#: virtlogd's replies have some hundred bytes; libvirt's own limit for the
+#: first message is 64 KiB (VIR_NET_MESSAGE_INITIAL).
+_MAX_REPLY = 65536
+#: VIR_ERR_INTERNAL_ERROR: of a position call, "No open log file".
+_NOT_OPEN = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where virtlogd writes a log."""
+
+    #: Inode of the current file.
+    inode: int
+    #: Its size in bytes.
+    offset: int
+
+
+class _CallFailed(exception.VirtlogdError):
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f'virtlogd answers: {message}')
+        self.code = code
+
+
+def _string(value: str) -> bytes:
+    data = os.fsencode(value)
+    return _LENGTH.pack(len(data)) + data + bytes(-len(data) % 4)
+
+
+def _error(payload: bytes) -> _CallFailed:
+    """The head of virNetMessageError: code, domain, optional message."""
+    code, _, has_message = struct.unpack_from('>iiI', payload)
+    if not has_message:
+        return _CallFailed(code, f'error {code}')
+    (length,) = _LENGTH.unpack_from(payload, 12)
+    text = payload[16:16 + length].decode(errors='backslashreplace')
+    return _CallFailed(code, text)
+
+
+class Connection:
+    """A connection to virtlogd, for calls one after another.
+
+    :param path: virtlogd's socket
+    :param timeout: of each call, and of connecting, in seconds
+    :raises VirtlogdDown: nothing listens there
+    :raises VirtlogdHung: its queue of connections is full
+    :raises VirtlogdError: this process may not connect
+    """
+
+    def __init__(self, path: str, timeout: float) -> None:
+        self._path = path
+        self._timeout = timeout
+        self._serial = 0
+        self._deadline = 0.0
+        self._socket = socket.socket(
+            socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._socket.settimeout(timeout)
+        try:
+            self._socket.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError) as e:
+            self.close()
+            raise exception.VirtlogdDown(
+                f'virtlogd does not listen on {path} ({e.strerror}): no guest '
+                'can be started. Start it: systemctl start '
+                'virtlogd.socket.') from e
+        except (TimeoutError, BlockingIOError) as e:
+            self.close()
+            raise self._hung() from e
+        except OSError as e:
+            self.close()
+            raise exception.VirtlogdError(
+                f'{path} cannot be connected to ({e.strerror}): virtlogd '
+                'answers root only.') from e
+
+    def __enter__(self) -> 'Connection':
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _hung(self) -> exception.VirtlogdHung:
+        return exception.VirtlogdHung(
+            f'virtlogd did not answer on {self._path} within '
+            f'{self._timeout:g} s: guests stop once their log pipe is full. '
+            'See whether its process is stopped (SIGCONT continues it) or '
+            'the disk of the logs stalls.')
+
+    @contextlib.contextmanager
+    def _io(self) -> Iterator[None]:
+        try:
+            self._socket.settimeout(
+                max(self._deadline - time.monotonic(), 0.001))
+            yield
+        except TimeoutError as e:
+            raise self._hung() from e
+        except OSError as e:
+            raise exception.VirtlogdDown(
+                f'virtlogd went away during a call on {self._path} '
+                f'({e.strerror}).') from e
+
+    def _receive(self, size: int) -> bytes:
+        data = b''
+        while len(data) < size:
+            with self._io():
+                part = self._socket.recv(size - len(data))
+            if not part:
+                raise exception.VirtlogdDown(
+                    f'virtlogd closed the connection on {self._path}: it is '
+                    'going down, or this process does not run as its user.')
+            data += part
+        return data
+
+    def _receive_fd(self) -> int:
+        """A descriptor comes after its message, with one byte of its own."""
+        size = array.array('i').itemsize
+        with self._io():
+            data, ancillary, _, _ = self._socket.recvmsg(
+                1, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC)
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                return array.array('i', content[:size])[0]
+        raise exception.VirtlogdError(
+            f'virtlogd promised a descriptor on {self._path} and sent '
+            f'{data!r}.')
+
+    def _call(self, procedure: int, arguments: bytes,
+              fds: int = 0) -> tuple[bytes, list[int]]:
+        self._serial += 1
+        self._deadline = time.monotonic() + self._timeout
+        message = _HEADER.pack(_PROGRAM, _VERSION, procedure, _CALL,
+                               self._serial, _OK) + arguments
+        with self._io():
+            self._socket.sendall(
+                _LENGTH.pack(_LENGTH.size + len(message)) + message)
+        (length,) = _LENGTH.unpack(self._receive(_LENGTH.size))
+        smallest = _LENGTH.size + _HEADER.size
+        if not smallest <= length <= _MAX_REPLY:
+            raise self._not_understood(f'{length} bytes')
+        reply = self._receive(length - _LENGTH.size)
+        program, version, got, kind, serial, status = _HEADER.unpack_from(
+            reply)
+        payload = reply[_HEADER.size:]
+        if (program, version, got, serial) != (
+                _PROGRAM, _VERSION, procedure, self._serial):
+            raise self._not_understood('another call')
+        if kind not in (_REPLY, _REPLY_WITH_FDS) or status not in (
+                _OK, _ERROR):
+            raise self._not_understood(f'type {kind}, status {status}')
+        try:
+            if status == _ERROR:
+                raise _error(payload)
+            count = 0
+            if kind == _REPLY_WITH_FDS:
+                (count,) = _LENGTH.unpack_from(payload)
+                payload = payload[_LENGTH.size:]
+        except struct.error as e:
+            raise self._not_understood('a short reply') from e
+        if count != fds:
+            raise self._not_understood(f'{count} descriptors')
+        return payload, [self._receive_fd() for _ in range(count)]
+
+    def _not_understood(self, what: str) -> exception.VirtlogdError:
+        return exception.VirtlogdError(
+            f'virtlogd on {self._path} answered with {what}, which is not '
+            'the protocol of libvirt 1.3.3 to 12.')
+
+    def position(self, log: str) -> Position | None:
+        """Where virtlogd writes a log, or None if it does not.
+
+        virtlogd first writes out what is in the log's pipe.
+
+        :param log: the path, as the domain's ``<log file>`` has it
+        :raises VirtlogdDown: it went away
+        :raises VirtlogdHung: it did not answer in time
+        :raises VirtlogdError: it refused the call
+        """
+        try:
+            payload, _ = self._call(_DOMAIN_GET_LOG_FILE_POSITION,
+                                    _string(log) + _LENGTH.pack(0))
+        except _CallFailed as e:
+            if e.code == _NOT_OPEN:
+                return None
+            raise
+        return self._position(payload)
+
+    def open_log(self, driver: str, domain: uuid.UUID, name: str,
+                 log: str) -> tuple[int, Position]:
+        """Have virtlogd open a log, to append to it.
+
+        :param driver: libvirt's name of the hypervisor driver, "qemu"
+        :param domain: UUID of the domain
+        :param name: its libvirt name
+        :param log: the path
+        :returns: the descriptor of the pipe to write to, and the position
+        :raises VirtlogdError: it refused; EBUSY where the log is open
+            already. VirtlogdDown and VirtlogdHung as for position.
+        """
+        payload, (pipe,) = self._call(
+            _DOMAIN_OPEN_LOG_FILE,
+            _string(driver) + domain.bytes + _string(name) + _string(log)
+            + _LENGTH.pack(0), fds=1)
+        try:
+            return pipe, self._position(payload)
+        except exception.VirtlogdError:
+            os.close(pipe)
+            raise
+
+    def _position(self, payload: bytes) -> Position:
+        if len(payload) != _POSITION.size:
+            raise self._not_understood('a short reply')
+        return Position(*_POSITION.unpack(payload))
+
+    def ping(self) -> None:
+        """The cheapest call: whether virtlogd answers at all.
+
+        :raises VirtlogdError: as for position
+        """
+        self.position('')
