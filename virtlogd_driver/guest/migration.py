@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The serial ports of a guest on the host that it is migrated to.
+
+libvirt lets every backend of a character device change in the XML for the
+destination, as long as the number of devices and their targets stay
+(measured with libvirt 9.0.0; backends are not part of the guest's ABI).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from lxml import etree
+
+from virtlogd_driver.guest.char_device import (
+    CharDevice, Log, Source, elements, from_element, parse_document)
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """What the source knows of the host that a guest moves to."""
+
+    #: It runs this driver, and can have both consoles.
+    capable: bool
+    #: Where its TCP serial ports listen; None: serial consoles are off.
+    address: str | None
+    #: The TCP ports that it has reserved for this guest.
+    tcp_ports: Sequence[int] = ()
+
+
+def for_destination(domain_xml: str, destination: Destination,
+                    next_log: Callable[[int, str | None], str],
+                    upgrade: bool = False) -> str:
+    """Rewrite a guest's serial ports for its destination.
+
+    ============ ======== ======== =====================================
+    destination  serial   guest    becomes
+    ============ ======== ======== =====================================
+    capable      on       tcp+log  tcp+log (N+1 -> N+1)
+    capable      on       tcp      tcp, as it was (N -> N+1)
+    capable      off      tcp(+log) pty(+log)
+    capable      any      pty, file as it was
+    not capable  on       any      tcp, no log (N+1 -> N)
+    not capable  off      any      file
+    ============ ======== ======== =====================================
+
+    Every log and every file gets a new name on the destination
+    (``next_log``), so that two hosts never write one file. With ``upgrade``
+    a guest that had no log, or no TCP port, gets on a capable host what it
+    would be booted with there.
+
+    :param domain_xml: migratable XML of the running guest
+    :param destination: the host that it moves to
+    :param next_log: path of the log there, from the number of the port and
+        the path of its log here
+    :param upgrade: ``[virtlogd] upgrade_on_migration``
+    :returns: the domain XML for the destination
+    :raises InvalidGuestXML: not the XML of a domain
+    """
+    domain = parse_document(domain_xml)
+    for number, element in enumerate(elements(domain)):
+        here = from_element(element)
+        port = number
+        if here.target is not None and here.target.port is not None:
+            port = here.target.port
+        there = _there(here, port, destination,
+                       next_log(port, here.log_file), upgrade)
+        _rewrite(element, there)
+    return etree.tostring(domain, encoding='unicode')
+
+
+def _there(here: CharDevice, port: int, destination: Destination,
+           log_file: str, upgrade: bool) -> CharDevice:
+    listen = None
+    if destination.address is not None and port < len(destination.tcp_ports):
+        listen = Source(mode='bind', host=destination.address,
+                        service=destination.tcp_ports[port])
+    log = Log(log_file)
+    if not destination.capable:
+        if listen is not None:
+            return replace(here, type='tcp', source=listen, log=None)
+        return replace(here, type='file', log=None,
+                       source=Source(path=log_file, append=True))
+    if upgrade:
+        if listen is not None:
+            return replace(here, type='tcp', source=listen, log=log)
+        return replace(here, type='pty', source=None, log=log)
+    kept = None if here.log is None else log
+    if here.type == 'tcp':
+        if listen is not None:
+            return replace(here, source=listen, log=kept)
+        return replace(here, type='pty', source=None, log=kept)
+    if here.type == 'file':
+        return replace(here, source=Source(path=log_file, append=True))
+    return replace(here, log=kept)
+
+
+def _rewrite(element: etree._Element, device: CharDevice) -> None:
+    """Give an element another backend; address, alias and model stay."""
+    element.set('type', device.type)
+    for name in ('source', 'protocol', 'log'):
+        for old in element.findall(name):
+            element.remove(old)
+    backend = [child for child in device.to_element()
+               if child.tag != 'target']
+    for position, child in enumerate(backend):
+        element.insert(position, child)
