@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The TCP connections to guests' serial ports, as the kernel sees them.
+
+A viewer that does not read stops the guest's output, and with it the log,
+once the socket's buffer is full. The kernel says exactly whether it is, and
+since when nothing was sent (sock_diag(7), linux/inet_diag.h, linux/tcp.h);
+asking needs no privilege, disconnecting needs CAP_NET_ADMIN.
+"""
+
+import errno
+import ipaddress
+import os
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from virtlogd_driver import exception
+
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_SOCK_DESTROY = 21
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_INET_DIAG_INFO, _INET_DIAG_SKMEMINFO = 2, 7
+_TCP_ESTABLISHED, _TCP_CLOSE_WAIT = 1, 8
+
+_MESSAGE = struct.Struct('=IHHII')
+_ATTRIBUTE = struct.Struct('=HH')
+_REQUEST = struct.Struct('=BBBxI48s')
+_ADDRESSES = struct.Struct('!HH16s16s')
+_SOCKET = struct.Struct('=BBxx48s20x')
+#: tcp_info: tcpi_last_data_sent, in milliseconds.
+_LAST_DATA_SENT = struct.Struct('=44xI')
+#: sock_diag.h, SK_MEMINFO_*: sndbuf and wmem_queued, in bytes.
+_MEMORY = struct.Struct('=12xI4xI')
+
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """A connection to a serial port of a guest."""
+
+    #: The guest's side: address and port.
+    local: Address
+    #: The viewer's side.
+    peer: Address
+    #: Seconds since anything was sent to it.
+    silent: float
+    #: Its buffer is full: the guest's output waits for it.
+    full: bool
+    #: The kernel's own name for the socket (inet_diag_sockid).
+    socket_id: bytes
+
+    def stuck(self, seconds: float) -> bool:
+        """Whether it has stopped the guest's output for so long."""
+        return self.full and self.silent >= seconds
+
+
+def _ask(message_type: int, flags: int, request: bytes
+         ) -> Iterator[tuple[int, bytes]]:
+    """Send one netlink request; the messages of the answer."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM,
+                       _NETLINK_SOCK_DIAG) as netlink:
+        netlink.settimeout(5)
+        netlink.send(_MESSAGE.pack(_MESSAGE.size + len(request), message_type,
+                                   _NLM_F_REQUEST | flags, 1, 0) + request)
+        while True:
+            data = netlink.recv(1 << 20)
+            while data:
+                length, kind, _, _, _ = _MESSAGE.unpack_from(data)
+                if kind == _NLMSG_DONE:
+                    return
+                yield kind, data[_MESSAGE.size:length]
+                if kind == _NLMSG_ERROR:
+                    return
+                data = data[(length + 3) & ~3:]
+
+
+def _error(payload: bytes) -> OSError | None:
+    (negative,) = struct.unpack_from('=i', payload)
+    return OSError(-negative, os.strerror(-negative)) if negative else None
+
+
+def _address(family: int, data: bytes) -> str:
+    if family == socket.AF_INET:
+        return str(ipaddress.IPv4Address(data[:4]))
+    address = ipaddress.IPv6Address(data)
+    return str(address.ipv4_mapped or address)
+
+
+def _attributes(data: bytes) -> dict[int, bytes]:
+    found = {}
+    while len(data) >= _ATTRIBUTE.size:
+        length, kind = _ATTRIBUTE.unpack_from(data)
+        found[kind] = data[_ATTRIBUTE.size:length]
+        data = data[max((length + 3) & ~3, _ATTRIBUTE.size):]
+    return found
+
+
+def _viewer(payload: bytes) -> Viewer | None:
+    family, _, socket_id = _SOCKET.unpack_from(payload)
+    attributes = _attributes(payload[_SOCKET.size:])
+    if not {_INET_DIAG_INFO, _INET_DIAG_SKMEMINFO} <= attributes.keys():
+        return None
+    local_port, peer_port, local, peer = _ADDRESSES.unpack_from(socket_id)
+    (silent,) = _LAST_DATA_SENT.unpack_from(attributes[_INET_DIAG_INFO])
+    buffer, queued = _MEMORY.unpack_from(attributes[_INET_DIAG_SKMEMINFO])
+    return Viewer(
+        (_address(family, local), local_port),
+        (_address(family, peer), peer_port), silent / 1000,
+        # What sk_stream_is_writable (net/sock.h) says no to.
+        buffer - queued < queued // 2,
+        bytes((family,)) + socket_id)
+
+
+def _matches(listener: Address, local: Address) -> bool:
+    return listener[1] == local[1] and (
+        listener[0] == local[0] or listener[0] in ('0.0.0.0', '::'))  # noqa: S104
+
+
+def viewers(listeners: Iterable[Address]) -> list[Viewer]:
+    """Who is connected to these serial ports of guests.
+
+    :param listeners: the addresses, numeric, that the guests listen on
+    :raises OSError: the kernel has no sock_diag
+    """
+    by_port: dict[int, list[Address]] = {}
+    for listener in listeners:
+        by_port.setdefault(listener[1], []).append(listener)
+    found: list[Viewer] = []
+    if not by_port:
+        return found
+    states = 1 << _TCP_ESTABLISHED | 1 << _TCP_CLOSE_WAIT
+    wanted = 1 << _INET_DIAG_INFO - 1 | 1 << _INET_DIAG_SKMEMINFO - 1
+    for family in (socket.AF_INET, socket.AF_INET6):
+        request = _REQUEST.pack(family, socket.IPPROTO_TCP, wanted, states,
+                                bytes(48))
+        for kind, payload in _ask(_SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, request):
+            if kind == _NLMSG_ERROR:
+                error = _error(payload)
+                if error is None or error.errno == errno.ENOENT:
+                    continue
+                raise error
+            viewer = _viewer(payload)
+            if viewer is not None and any(
+                    _matches(listener, viewer.local)
+                    for listener in by_port.get(viewer.local[1], ())):
+                found.append(viewer)
+    return found
+
+
+def disconnect(socket_id: bytes) -> None:
+    """End a connection, as if the viewer had reset it.
+
+    :param socket_id: of a Viewer; another socket with the same addresses is
+        left alone
+    :raises VirtlogdDriverError: the kernel refuses; one that is gone is fine
+    """
+    request = _REQUEST.pack(socket_id[0], socket.IPPROTO_TCP, 0,
+                            0xffffffff, socket_id[1:])
+    for _, payload in _ask(_SOCK_DESTROY, _NLM_F_ACK, request):
+        error = _error(payload)
+        if error is None or error.errno == errno.ENOENT:
+            return
+        raise exception.VirtlogdDriverError(
+            'A viewer that does not read could not be disconnected '
+            f'({error.strerror}): it needs CAP_NET_ADMIN, and a kernel with '
+            'CONFIG_INET_DIAG_DESTROY. Close the connection at its other '
+            'end.') from error
