@@ -11,25 +11,47 @@ from virtlogd_driver.guest.char_device import (
 
 Backend = Literal['tcp', 'pty', 'file']
 
-#: How many serial ports a machine has. x86: the four of isa-serial, a fifth
-#: is refused by libvirt ("Maximum supported number of ISA serial ports is
-#: '4'"). s390x: one SCLP console, and virtio consoles, of which a controller
-#: has 31 ports. Others: what nova allows on every machine.
-MAX_PORTS = {'s390': 32, 's390x': 32}
-MAX_PORTS_DEFAULT = 4
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What serial ports a machine can have."""
+
+    tag: Tag
+    max_ports: int
+    #: Target types of port 0 and of the others; None is libvirt's default.
+    first_target: str | None = None
+    other_target: str | None = None
+
+
+_X86 = Machine('serial', 4)
+#: One UART on the board; QEMU takes more and connects them to nothing.
+_ONE_UART = Machine('serial', 4, None, 'pci-serial')
+#: No serial ports. One SCLP console, which firmware and early kernel write
+#: to, and virtio consoles, of which a controller takes 31.
+_S390 = Machine('console', 32, 'sclp', 'virtio')
+
+#: Measured with libvirt 9.0.0 and QEMU 7.2 (define and start); an
+#: architecture that is not listed gets what nova gives it, up to four.
+MACHINES = {
+    'aarch64': _ONE_UART, 'riscv64': _ONE_UART,
+    's390': _S390, 's390x': _S390,
+}
+
+
+def machine(architecture: str) -> Machine:
+    """The serial ports of machines of this architecture."""
+    return MACHINES.get(architecture, _X86)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsolePlan:
     """What a guest's serial ports are to be; see :func:`plan`."""
 
-    tag: Tag
+    machine: Machine
     backend: Backend
     logged: bool
     ports: int
     with_pty: bool = False
-    first_target: str | None = None
-    other_target: str | None = None
 
     def devices(self, log_files: Sequence[str], address: str | None = None,
                 tcp_ports: Sequence[int] = ()) -> tuple[CharDevice, ...]:
@@ -43,7 +65,7 @@ class ConsolePlan:
                              tcp_ports[port] if tcp_ports else None)
                 for port in range(self.ports)]
         if self.with_pty:
-            made.append(CharDevice(tag=self.tag, type='pty',
+            made.append(CharDevice(tag=self.machine.tag, type='pty',
                                    target=self._target(self.ports)))
         return tuple(made)
 
@@ -55,18 +77,13 @@ class ConsolePlan:
         elif self.backend == 'file':
             source = Source(path=log_file, append=True)
         return CharDevice(
-            tag=self.tag, type=self.backend, source=source,
+            tag=self.machine.tag, type=self.backend, source=source,
             log=Log(log_file) if self.logged else None,
             target=self._target(port))
 
     def _target(self, port: int) -> Target:
-        return Target(port,
-                      self.other_target if port else self.first_target)
-
-
-def max_ports(architecture: str) -> int:
-    """How many serial ports a machine of this architecture can have."""
-    return MAX_PORTS.get(architecture, MAX_PORTS_DEFAULT)
+        return Target(port, self.machine.other_target if port
+                      else self.machine.first_target)
 
 
 def check_port_count(ports: int, architecture: str) -> None:
@@ -74,7 +91,7 @@ def check_port_count(ports: int, architecture: str) -> None:
 
     :raises TooManySerialPorts: naming where the number comes from
     """
-    allowed = max_ports(architecture)
+    allowed = machine(architecture).max_ports
     if not 0 < ports <= allowed:
         raise exception.TooManySerialPorts(
             f'{ports} serial ports are asked for, a machine of architecture '
@@ -97,10 +114,9 @@ def plan(*, capable: bool, serial_console: bool, fallback: Backend,
     no       off                     one file: log; and one pty beside it
     ======== ============== ======== =======================================
 
-    Each log and each file is appended to. The devices are ``<serial>``; on
-    s390x, which has none, they are ``<console>``: SCLP first (it is what the
-    firmware and an early kernel write to), then virtio. A container has one
-    ``<console>`` pty, with a log where the host is capable.
+    Each log and each file is appended to. The devices are ``<serial>``, on
+    s390x ``<console>`` (:data:`MACHINES`). A container has one ``<console>``
+    pty, with a log where the host is capable.
 
     :param capable: libvirt, QEMU and the stdio handler can have both
     :param serial_console: nova's ``[serial_console] enabled``
@@ -111,12 +127,8 @@ def plan(*, capable: bool, serial_console: bool, fallback: Backend,
     :raises TooManySerialPorts: more than the machine has
     """
     if container:
-        return ConsolePlan(tag='console', backend='pty', logged=capable,
-                           ports=1)
-    s390 = architecture.startswith('s390')
-    tag: Tag = 'console' if s390 else 'serial'
-    first_target = 'sclp' if s390 else None
-    other_target = 'virtio' if s390 else None
+        return ConsolePlan(machine=Machine('console', 1), backend='pty',
+                           logged=capable, ports=1)
     backend: Backend
     if serial_console:
         check_port_count(ports, architecture)
@@ -125,6 +137,5 @@ def plan(*, capable: bool, serial_console: bool, fallback: Backend,
         ports = 1
         backend = 'pty' if capable else 'file'
     return ConsolePlan(
-        tag=tag, backend=backend, logged=capable, ports=ports,
-        with_pty=not capable and not serial_console,
-        first_target=first_target, other_target=other_target)
+        machine=machine(architecture), backend=backend, logged=capable,
+        ports=ports, with_pty=not capable and not serial_console)

@@ -30,7 +30,8 @@ ROWS = {
     's390x-capable-serial-3-ports': {'architecture': 's390x', 'ports': 3},
     's390x-capable-pty': {'architecture': 's390x', 'serial_console': False},
     's390x-fallback-file': {'architecture': 's390x', 'capable': False},
-    'aarch64-capable-serial': {'architecture': 'aarch64'},
+    'aarch64-capable-serial-2-ports': {'architecture': 'aarch64',
+                                       'ports': 2},
     'container-capable': {'container': True},
     'container-not-capable': {'container': True, 'capable': False},
 }
