@@ -7,7 +7,7 @@ is its own length, six words of header and a payload, all XDR (RFC 4506).
 virtlogd answers processes of its own user only (root, for the system daemon):
 log_daemon.c, virLogDaemonClientNew.
 
-Every call ends within its timeout, whatever virtlogd does.
+Every connection ends within its timeout, whatever virtlogd does.
 """
 
 import array
@@ -53,7 +53,7 @@ class Position:
     offset: int
 
 
-class _CallFailed(exception.VirtlogdError):
+class _CallFailed(Exception):
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(f'virtlogd answers: {message}')
@@ -79,7 +79,7 @@ class Connection:
     """A connection to virtlogd, for calls one after another.
 
     :param path: virtlogd's socket
-    :param timeout: of each call, and of connecting, in seconds
+    :param timeout: seconds for all that is done with this connection
     :raises VirtlogdDown: nothing listens there
     :raises VirtlogdHung: its queue of connections is full
     :raises VirtlogdError: this process may not connect
@@ -88,8 +88,8 @@ class Connection:
     def __init__(self, path: str, timeout: float) -> None:
         self._path = path
         self._timeout = timeout
+        self._deadline = time.monotonic() + timeout
         self._serial = 0
-        self._deadline = 0.0
         self._socket = socket.socket(
             socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._socket.settimeout(timeout)
@@ -167,7 +167,6 @@ class Connection:
     def _call(self, procedure: int, arguments: bytes,
               fds: int = 0) -> tuple[bytes, list[int]]:
         self._serial += 1
-        self._deadline = time.monotonic() + self._timeout
         message = _HEADER.pack(_PROGRAM, _VERSION, procedure, _CALL,
                                self._serial, _OK) + arguments
         with self._io():
@@ -221,7 +220,7 @@ class Connection:
         except _CallFailed as e:
             if e.code == _NOT_OPEN:
                 return None
-            raise
+            raise exception.VirtlogdError(str(e)) from e
         return self._position(payload)
 
     def open_log(self, driver: str, domain: uuid.UUID, name: str,
@@ -236,10 +235,13 @@ class Connection:
         :raises VirtlogdError: it refused; EBUSY where the log is open
             already. VirtlogdDown and VirtlogdHung as for position.
         """
-        payload, (pipe,) = self._call(
-            _DOMAIN_OPEN_LOG_FILE,
-            _string(driver) + domain.bytes + _string(name) + _string(log)
-            + _LENGTH.pack(0), fds=1)
+        try:
+            payload, (pipe,) = self._call(
+                _DOMAIN_OPEN_LOG_FILE,
+                _string(driver) + domain.bytes + _string(name)
+                + _string(log) + _LENGTH.pack(0), fds=1)
+        except _CallFailed as e:
+            raise exception.VirtlogdError(str(e)) from e
         try:
             return pipe, self._position(payload)
         except exception.VirtlogdError:

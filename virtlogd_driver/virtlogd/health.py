@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether virtlogd answers, and whether each guest's log is alive.
+
+Exact, not guessed from sizes: virtlogd itself says which logs it writes, the
+kernel which viewer stops a guest. ``examine`` makes one report of what was
+found; ``changes`` tells what became of it since the report before, so that
+each thing is said once.
+"""
+
+import enum
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from virtlogd_driver.virtlogd import privileged
+from virtlogd_driver.virtlogd.viewer import Address, Viewer
+
+#: A viewer that took nothing for so many seconds is stuck.
+STUCK_AFTER = 10.0
+
+#: As privileged.probe.
+Probe = Callable[[str, list[tuple[str, str]], float],
+                 tuple[str, str, Sequence[str]]]
+
+
+class DaemonState(enum.StrEnum):
+    """What virtlogd does with a call."""
+
+    UP = 'up'
+    #: Nothing listens: no guest can be started, every log is dead.
+    DOWN = 'down'
+    #: No answer in time: guests stop, libvirt follows.
+    HUNG = 'hung'
+    #: It cannot be asked: no permission, or another protocol.
+    REFUSED = 'refused'
+
+
+#: virtlogd told nothing, and libvirt was not asked.
+_UNASKED = (DaemonState.HUNG, DaemonState.REFUSED)
+
+
+class LogState(enum.StrEnum):
+    """What becomes of what a guest writes on a serial port."""
+
+    #: virtlogd writes it.
+    ALIVE = 'alive'
+    #: Nobody does: it is lost until the log is attached again.
+    DEAD = 'dead'
+    #: QEMU writes it itself, without bound: stdio_handler = "file".
+    UNROTATED = 'unrotated'
+    #: The port has no ``<log>``.
+    NOT_LOGGING = 'not-logging'
+    #: virtlogd could not be asked.
+    UNKNOWN = 'unknown'
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Port:
+    """A serial port of a running guest."""
+
+    #: UUID of the guest.
+    guest: str
+    #: libvirt's name of it.
+    name: str
+    #: Number of the port, from 0.
+    number: int
+    #: Path of ``<log file>``.
+    log: str | None
+    #: Where it listens for viewers: numeric address and port.
+    listener: Address | None = None
+
+    def __str__(self) -> str:
+        return f'guest {self.guest} ({self.name}), serial port {self.number}'
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The state of one serial port's log."""
+
+    port: Port
+    state: LogState
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """A viewer that stops a guest, at one of its ports."""
+
+    port: Port
+    viewer: Viewer
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one pass over the host found."""
+
+    daemon: DaemonState
+    #: Why the daemon is not up, and the remedy.
+    reason: str = ''
+    logs: tuple[Log, ...] = ()
+    stuck: tuple[Stuck, ...] = ()
+    #: Time of the pass, in seconds since the epoch.
+    time: float = field(default_factory=time.time)
+    #: What the pass took, in seconds.
+    duration: float = 0.0
+
+    def count(self, state: LogState) -> int:
+        """How many logs are in a state."""
+        return sum(log.state is state for log in self.logs)
+
+
+_BY_ANSWER = {privileged.OPEN: LogState.ALIVE,
+              privileged.CLOSED: LogState.DEAD,
+              privileged.FILE: LogState.UNROTATED}
+
+
+def _states(ports: Sequence[Port], socket_path: str, probe: Probe,
+            timeout: float) -> tuple[DaemonState, str, list[LogState]]:
+    logging = [(port.name, port.log) for port in ports if port.log]
+    daemon, reason, answers = probe(socket_path, logging, timeout)
+    # virtlogd that is gone has closed every pipe.
+    found = iter([_BY_ANSWER[answer] for answer in answers]
+                 or [LogState.UNKNOWN] * len(logging))
+    return DaemonState(daemon), reason, [
+        next(found) if port.log else LogState.NOT_LOGGING for port in ports]
+
+
+def examine(list_ports: Callable[[], Sequence[Port]], socket_path: str,
+            timeout: float, probe: Probe = privileged.probe,
+            list_viewers: Callable[[list[Address]], list[Viewer]]
+            | None = None, confirm_after: float = 0.2) -> Report:
+    """One pass over all guests of the host.
+
+    Where virtlogd does not answer, libvirt is not asked at all: it may hang
+    with virtlogd.
+
+    :param list_ports: the serial ports of all running guests
+    :param socket_path: virtlogd's socket
+    :param timeout: seconds for virtlogd to answer all that it is asked
+    :param probe: asks virtlogd
+    :param list_viewers: who is connected; None: do not look
+    :param confirm_after: seconds after which a log that seems dead is looked
+        at again; its guest may just have ended
+    :raises VirtlogdDriverError: what list_ports raises
+    """
+    start = time.monotonic()
+    ports: Sequence[Port] = ()
+    states: list[LogState] = []
+    daemon, reason, _ = _states((), socket_path, probe, timeout)
+    if daemon not in _UNASKED:
+        ports = list_ports()
+        daemon, reason, states = _states(ports, socket_path, probe, timeout)
+        if daemon is DaemonState.UP and LogState.DEAD in states:
+            ports, daemon, reason, states = _confirm(
+                ports, states, list_ports, socket_path, timeout, probe,
+                confirm_after)
+    stuck: list[Stuck] = []
+    if list_viewers is not None:
+        by_listener = {port.listener: port for port in ports if port.listener}
+        stuck = [
+            Stuck(port, viewer)
+            for viewer in list_viewers(list(by_listener))
+            if viewer.stuck(STUCK_AFTER)
+            and (port := _port_of(viewer, by_listener))]
+    return Report(daemon, reason,
+                  tuple(map(Log, ports, states)), tuple(stuck),
+                  duration=time.monotonic() - start)
+
+
+def _confirm(ports: Sequence[Port], states: list[LogState],
+             list_ports: Callable[[], Sequence[Port]], socket_path: str,
+             timeout: float, probe: Probe, confirm_after: float
+             ) -> tuple[Sequence[Port], DaemonState, str, list[LogState]]:
+    """Look again at what seems dead: its guest may have ended meanwhile."""
+    time.sleep(confirm_after)
+    dead = {port for port, state in zip(ports, states, strict=True)
+            if state is LogState.DEAD}
+    again = [port for port in list_ports() if port in dead]
+    daemon, reason, found = _states(again, socket_path, probe, timeout)
+    confirmed = dict(zip(again, found, strict=True))
+    kept = [(port, confirmed.get(port, state))
+            for port, state in zip(ports, states, strict=True)
+            if port not in dead or port in confirmed]
+    return ([port for port, _ in kept], daemon, reason,
+            [state for _, state in kept])
+
+
+def _port_of(viewer: Viewer, by_listener: dict[Address, Port]) -> Port | None:
+    address, number = viewer.local
+    for host in (address, '0.0.0.0', '::'):  # noqa: S104
+        if (host, number) in by_listener:
+            return by_listener[host, number]
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What became of the host since the report before."""
+
+    #: The daemon's state changed; False at a first pass that finds it up.
+    daemon: bool
+    died: tuple[Port, ...]
+    back: tuple[Port, ...]
+    unrotated: tuple[Port, ...]
+    stuck: tuple[Stuck, ...]
+    #: Ports that a viewer does not stop any more.
+    freed: tuple[Port, ...]
+
+
+def changes(before: Report | None, now: Report) -> Changes:
+    """Compare two reports.
+
+    Before the first report all is taken to have been well, so that what is
+    broken when nova-compute starts is said, once.
+    """
+    old = {log.port: log.state for log in before.logs} if before else {}
+    old_stuck = ({stuck.viewer.socket_id for stuck in before.stuck}
+                 if before else set())
+
+    def became(state: LogState) -> tuple[Port, ...]:
+        return tuple(log.port for log in now.logs
+                     if log.state is state and old.get(log.port) is not state)
+    still_stuck = {stuck.viewer.socket_id for stuck in now.stuck}
+    return Changes(
+        daemon=now.daemon is not (before.daemon if before
+                                  else DaemonState.UP),
+        died=became(LogState.DEAD),
+        back=tuple(log.port for log in now.logs
+                   if log.state is LogState.ALIVE
+                   and old.get(log.port) is LogState.DEAD),
+        unrotated=became(LogState.UNROTATED),
+        stuck=tuple(stuck for stuck in now.stuck
+                    if stuck.viewer.socket_id not in old_stuck),
+        freed=tuple(stuck.port for stuck in before.stuck
+                    if stuck.viewer.socket_id not in still_stuck)
+        if before else ())
+
+
+def remember(before: Report | None, now: Report) -> Report:
+    """The newest report, with what it could not find out from the old one.
+
+    While virtlogd hangs nothing is known of the logs, and a log that was said
+    to be dead must not be said again afterwards.
+    """
+    if before is None:
+        return now
+    old = {log.port: log for log in before.logs}
+    if now.logs:
+        logs = tuple(old.get(log.port, log)
+                     if log.state is LogState.UNKNOWN else log
+                     for log in now.logs)
+    elif now.daemon in _UNASKED:
+        logs = before.logs
+    else:
+        logs = ()
+    return Report(now.daemon, now.reason, logs,
+                  before.stuck if now.daemon in _UNASKED else now.stuck,
+                  now.time, now.duration)

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What needs root: virtlogd's socket, and ending a stranger's connection.
+
+virtlogd answers root only, and goes by the user id: no capability is needed
+to be root, so the first context has none. Ending a TCP connection of another
+process takes CAP_NET_ADMIN and has a context, and so a daemon, of its own.
+
+privsep carries numbers, strings, lists and tuples; so these functions take
+and return those.
+"""
+
+import os
+import socket
+import uuid
+from pathlib import Path
+from xml.etree import ElementTree
+
+from oslo_privsep import capabilities, priv_context
+
+from virtlogd_driver import exception
+from virtlogd_driver.virtlogd import rpc, viewer
+
+#: Root without capabilities: connects to virtlogd, reads root's own files.
+virtlogd_context = priv_context.PrivContext(
+    'virtlogd_driver',
+    cfg_section='virtlogd_driver_virtlogd',
+    pypath=f'{__name__}.virtlogd_context',
+    capabilities=[])
+
+#: Ends connections of viewers that stop a guest.
+viewer_context = priv_context.PrivContext(
+    'virtlogd_driver',
+    cfg_section='virtlogd_driver_viewer',
+    pypath=f'{__name__}.viewer_context',
+    capabilities=[capabilities.CAP_NET_ADMIN])
+
+#: How the status of a guest says that its logs are virtlogd's
+#: (src/qemu/qemu_domain.c; libvirt 3.1 to 11).
+_LOGD = '<chardevStdioLogd/>'
+
+# Answers of probe.
+UP, DOWN, HUNG, REFUSED = 'up', 'down', 'hung', 'refused'
+OPEN, CLOSED, FILE = 'open', 'closed', 'file'
+
+
+def _status_file(socket_path: str, name: str) -> Path | None:
+    """libvirt's status file of a running guest, beside virtlogd's socket."""
+    if '/' in name or name in ('', '.', '..'):
+        return None
+    return Path(socket_path).parent / 'qemu' / f'{name}.xml'
+
+
+def _not_open(socket_path: str, name: str) -> str:
+    """FILE for a guest that was started with stdio_handler = "file"."""
+    path = _status_file(socket_path, name)
+    try:
+        if path and _LOGD not in path.read_text(errors='replace'):
+            return FILE
+    except OSError:
+        pass
+    return CLOSED
+
+
+def _probe_once(socket_path: str, logs: list[tuple[str, str]],
+                timeout: float) -> list[str]:
+    answers = []
+    with rpc.Connection(socket_path, timeout) as virtlogd:
+        virtlogd.ping()
+        for name, log in logs:
+            if virtlogd.position(log) is not None:
+                answers.append(OPEN)
+            else:
+                answers.append(_not_open(socket_path, name))
+    return answers
+
+
+@virtlogd_context.entrypoint
+def probe(socket_path: str, logs: list[tuple[str, str]],
+          timeout: float) -> tuple[str, str, list[str]]:
+    """Ask virtlogd which logs it writes.
+
+    :param socket_path: virtlogd's socket
+    :param logs: name of the guest and path of the log
+    :param timeout: seconds for all of it
+    :returns: UP, DOWN, HUNG or REFUSED; the reason of the latter three;
+        where it is up or down, for each log OPEN, CLOSED, or FILE for one
+        that QEMU writes itself
+    """
+    logs = [(name, log) for name, log in logs]
+    for last in (False, True):
+        try:
+            return UP, '', _probe_once(socket_path, logs, timeout)
+        except exception.VirtlogdDown as e:
+            # A connection does not always survive virtlogd's re-exec.
+            if last:
+                return DOWN, str(e), [
+                    _not_open(socket_path, name) for name, _ in logs]
+        except exception.VirtlogdHung as e:
+            return HUNG, str(e), []
+        except exception.VirtlogdError as e:
+            return REFUSED, str(e), []
+    raise AssertionError
+
+
+def _check_log_of_guest(socket_path: str, domain: str, name: str,
+                        log: str) -> None:
+    """Only what libvirt itself lets this running guest log into.
+
+    virtlogd opens whatever path root asks for, so the word of the calling
+    process is not enough.
+
+    :raises ReattachFailed: it is not a log of this guest
+    """
+    path = _status_file(socket_path, name)
+    try:
+        if path is None:
+            raise ValueError('no name of a guest')
+        # libvirt's own file, which root alone can write.
+        status = ElementTree.parse(path)  # noqa: S314
+    except (OSError, ValueError, ElementTree.ParseError) as e:
+        raise exception.ReattachFailed(
+            f'Guest {name}: libvirt\'s status file {path} cannot be read '
+            f'({e}); is the guest running?') from e
+    logs = {element.get('file') for element in status.iterfind('.//log')}
+    if status.findtext('./domain/uuid') != domain or log not in logs:
+        raise exception.ReattachFailed(
+            f'Guest {name} ({domain}) has no log {log}, says {path}.')
+
+
+@virtlogd_context.entrypoint
+def open_log(socket_path: str, domain: str, name: str, log: str,
+             receiver: str, timeout: float) -> None:
+    """Have virtlogd open a guest's log; its pipe is sent to the caller.
+
+    privsep passes no descriptors; so the pipe goes by an abstract socket.
+
+    :param socket_path: virtlogd's socket
+    :param domain: UUID of the running guest
+    :param name: its libvirt name
+    :param log: the path in one of its ``<log file>``
+    :param receiver: name of the abstract socket that the caller listens on
+    :param timeout: of each step, in seconds
+    :raises VirtlogdError: virtlogd refuses, is down or hung
+    :raises ReattachFailed: this is not a log of this guest
+    """
+    _check_log_of_guest(socket_path, domain, name, log)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
+        channel.settimeout(timeout)
+        channel.connect(f'\0{receiver}')
+        with rpc.Connection(socket_path, timeout) as virtlogd:
+            pipe, _ = virtlogd.open_log('qemu', uuid.UUID(domain), name, log)
+        try:
+            socket.send_fds(channel, [b'\0'], [pipe])
+        finally:
+            os.close(pipe)
+
+
+@viewer_context.entrypoint
+def disconnect(local: tuple[str, int], socket_id: bytes,
+               seconds: float) -> bool:
+    """End a viewer's connection, if it is stuck.
+
+    :param local: the guest's side: address and port
+    :param socket_id: of the Viewer
+    :param seconds: how long it has to have stopped the guest
+    :returns: whether it was, and is disconnected
+    :raises VirtlogdDriverError: the kernel refuses
+    """
+    address, port = local
+    for found in viewer.viewers([(address, port)]):
+        if found.socket_id == socket_id and found.stuck(seconds):
+            viewer.disconnect(socket_id)
+            return True
+    return False
