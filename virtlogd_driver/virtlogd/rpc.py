@@ -107,7 +107,7 @@ class Connection:
         except OSError as e:
             self.close()
             raise exception.VirtlogdError(
-                f'{path} cannot be connected to ({e.strerror}): virtlogd '
+                f'{path} cannot be connected to ({e.strerror or e}): virtlogd '
                 'answers root only.') from e
 
     def __enter__(self) -> 'Connection':

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from virtlogd_driver.virtlogd import health, privileged
+from virtlogd_driver.virtlogd.health import DaemonState, LogState, Port
+from virtlogd_driver.virtlogd.viewer import Viewer
+
+
+class FakeVirtlogd:
+    """A virtlogd that writes some logs; answers as privileged.probe does."""
+
+    def __init__(self, *logs: str) -> None:
+        self.daemon = privileged.UP
+        self.open = set(logs)
+        self.by_qemu: set[str] = set()
+        self.calls = 0
+
+    def __call__(self, socket_path: str, logs: list[tuple[str, str]],
+                 timeout: float) -> tuple[str, str, Sequence[str]]:
+        self.calls += 1
+        if self.daemon in (privileged.HUNG, privileged.REFUSED):
+            return self.daemon, 'because', []
+        closed = [privileged.FILE if log in self.by_qemu
+                  else privileged.CLOSED for _, log in logs]
+        if self.daemon == privileged.DOWN:
+            return self.daemon, 'because', closed
+        return self.daemon, '', [
+            privileged.OPEN if log in self.open else answer
+            for (_, log), answer in zip(logs, closed, strict=True)]
+
+
+def port(number: int, log: str | None = '', guest: str = 'a') -> Port:
+    path = f'/{guest}/{number}' if log == '' else log
+    return Port(guest, f'instance-{guest}', number, path,
+                ('127.0.0.1', 10000 + number))
+
+
+def examine(virtlogd: FakeVirtlogd, *ports: Port,
+            viewers: Sequence[Viewer] = ()) -> health.Report:
+    return health.examine(
+        lambda: ports, '/sock', 1, virtlogd, lambda listeners: list(viewers),
+        confirm_after=0)
+
+
+def states(report: health.Report) -> list[LogState]:
+    return [log.state for log in report.logs]
+
+
+def test_every_state_of_a_log_in_one_pass() -> None:
+    virtlogd = FakeVirtlogd('/a/0')
+    virtlogd.by_qemu = {'/a/2'}
+    report = examine(virtlogd, port(0), port(1), port(2), port(3, None))
+    assert report.daemon is DaemonState.UP
+    assert states(report) == [LogState.ALIVE, LogState.DEAD,
+                              LogState.UNROTATED, LogState.NOT_LOGGING]
+    assert report.count(LogState.DEAD) == 1
+    assert report.time == pytest.approx(time.time(), abs=10)
+
+
+def test_host_without_guests() -> None:
+    report = examine(FakeVirtlogd())
+    assert report.daemon is DaemonState.UP
+    assert report.logs == ()
+
+
+def test_daemon_that_is_down_leaves_every_log_dead() -> None:
+    virtlogd = FakeVirtlogd('/a/0')
+    virtlogd.daemon = privileged.DOWN
+    virtlogd.by_qemu = {'/a/1'}
+    report = examine(virtlogd, port(0), port(1), port(2, None))
+    assert report.daemon is DaemonState.DOWN
+    assert report.reason == 'because'
+    assert states(report) == [LogState.DEAD, LogState.UNROTATED,
+                              LogState.NOT_LOGGING]
+
+
+@pytest.mark.parametrize('state', [privileged.HUNG, privileged.REFUSED])
+def test_libvirt_is_not_asked_while_virtlogd_does_not_answer(
+        state: str) -> None:
+    virtlogd = FakeVirtlogd()
+    virtlogd.daemon = state
+
+    def list_ports() -> Sequence[Port]:
+        raise AssertionError('libvirt may hang with virtlogd')
+
+    report = health.examine(list_ports, '/sock', 1, virtlogd)
+    assert report.daemon == state
+    assert report.logs == ()
+
+
+def test_daemon_that_hangs_in_the_middle_of_a_pass() -> None:
+    virtlogd = FakeVirtlogd('/a/0')
+
+    def list_ports() -> Sequence[Port]:
+        virtlogd.daemon = privileged.HUNG
+        return [port(0), port(1, None)]
+
+    report = health.examine(list_ports, '/sock', 1, virtlogd)
+    assert report.daemon is DaemonState.HUNG
+    assert states(report) == [LogState.UNKNOWN, LogState.NOT_LOGGING]
+
+
+def test_guest_that_ends_during_a_pass_is_no_dead_log() -> None:
+    virtlogd = FakeVirtlogd('/a/0')
+    lists = iter([[port(0), port(0, guest='b')], [port(0)]])
+    report = health.examine(lambda: next(lists), '/sock', 1, virtlogd,
+                            confirm_after=0)
+    assert [log.port for log in report.logs] == [port(0)]
+
+
+def test_guest_that_restarts_during_a_pass_is_no_dead_log() -> None:
+    virtlogd = FakeVirtlogd()
+    lists = iter([[port(0)], [port(0)]])
+
+    def list_ports() -> Sequence[Port]:
+        ports = next(lists)
+        if virtlogd.calls > 1:
+            virtlogd.open.add('/a/0')
+        return ports
+
+    report = health.examine(list_ports, '/sock', 1, virtlogd, confirm_after=0)
+    assert states(report) == [LogState.ALIVE]
+
+
+def viewer(number: int, silent: float, full: bool = True,
+           identity: bytes = b'1') -> Viewer:
+    return Viewer(('127.0.0.1', 10000 + number), ('192.0.2.1', 999), silent,
+                  full, identity)
+
+
+def test_stuck_viewer_is_found_at_its_port() -> None:
+    virtlogd = FakeVirtlogd('/a/0', '/a/1', '/a/2')
+    stuck = viewer(1, health.STUCK_AFTER)
+    report = examine(
+        virtlogd, port(0), port(1), port(2),
+        viewers=[viewer(0, 1), stuck, viewer(2, 1000, full=False)])
+    assert report.stuck == (health.Stuck(port(1), stuck),)
+    assert states(report) == [LogState.ALIVE] * 3
+
+
+def test_stuck_viewer_of_a_guest_that_listens_everywhere() -> None:
+    everywhere = Port('a', 'a', 0, '/a/0', ('::', 10000))
+    report = examine(FakeVirtlogd('/a/0'), everywhere,
+                     viewers=[viewer(0, 60)])
+    assert report.stuck[0].port == everywhere
+
+
+class Passes:
+    """Passes one after another, as HealthTask makes them."""
+
+    def __init__(self) -> None:
+        self.virtlogd = FakeVirtlogd()
+        self.report: health.Report | None = None
+
+    def next(self, *ports: Port,
+             viewers: Sequence[Viewer] = ()) -> health.Changes:
+        found = examine(self.virtlogd, *ports, viewers=viewers)
+        changes = health.changes(self.report, found)
+        self.report = health.remember(self.report, found)
+        return changes
+
+
+NOTHING = health.Changes(False, (), (), (), (), ())
+
+
+def test_a_log_that_dies_is_said_once_and_so_is_its_return() -> None:
+    passes = Passes()
+    passes.virtlogd.open = {'/a/0', '/a/1'}
+    assert passes.next(port(0), port(1)) == NOTHING
+    passes.virtlogd.open = {'/a/0'}
+    assert passes.next(port(0), port(1)).died == (port(1),)
+    assert passes.next(port(0), port(1)) == NOTHING
+    passes.virtlogd.open = {'/a/0', '/a/1'}
+    assert passes.next(port(0), port(1)).back == (port(1),)
+    assert passes.next(port(0), port(1)) == NOTHING
+
+
+def test_what_is_broken_at_the_first_pass_is_said() -> None:
+    passes = Passes()
+    passes.virtlogd.by_qemu = {'/a/1'}
+    changes = passes.next(port(0), port(1), viewers=[viewer(0, 60)])
+    assert changes.died == (port(0),)
+    assert changes.unrotated == (port(1),)
+    assert [stuck.port for stuck in changes.stuck] == [port(0)]
+    assert not changes.daemon
+    assert passes.next(port(0), port(1), viewers=[viewer(0, 120)]) == NOTHING
+
+
+def test_daemon_down_and_up_is_said_once_each() -> None:
+    passes = Passes()
+    passes.virtlogd.open = {'/a/0'}
+    passes.next(port(0))
+    passes.virtlogd.daemon = privileged.DOWN
+    changes = passes.next(port(0))
+    assert changes.daemon
+    assert changes.died == (port(0),)
+    assert passes.next(port(0)) == NOTHING
+    passes.virtlogd.daemon = privileged.UP
+    passes.virtlogd.open = set()
+    changes = passes.next(port(0))
+    assert changes.daemon
+    assert changes.died == ()
+
+
+def test_dead_log_is_not_said_again_after_virtlogd_hung() -> None:
+    passes = Passes()
+    passes.next(port(0), viewers=[viewer(0, 60)])
+    passes.virtlogd.daemon = privileged.HUNG
+    assert passes.next(port(0)).died == ()
+    assert passes.report is not None
+    assert states(passes.report) == [LogState.DEAD]
+    passes.virtlogd.daemon = privileged.UP
+    changes = passes.next(port(0), viewers=[viewer(0, 120)])
+    assert changes.daemon
+    assert changes.died == changes.stuck == ()
+
+
+def test_log_of_a_guest_that_is_gone_is_forgotten() -> None:
+    passes = Passes()
+    passes.next(port(0))
+    assert passes.next() == NOTHING
+    assert passes.next(port(0)).died == (port(0),)
+
+
+def test_viewer_that_leaves_is_said() -> None:
+    passes = Passes()
+    passes.virtlogd.open = {'/a/0'}
+    passes.next(port(0), viewers=[viewer(0, 60, identity=b'1')])
+    changes = passes.next(port(0), viewers=[viewer(0, 60, identity=b'2')])
+    assert changes.freed == (port(0),)
+    assert [stuck.viewer.socket_id for stuck in changes.stuck] == [b'2']
+
+
+def test_a_pass_over_500_guests_is_cheap() -> None:
+    ports = [port(0, guest=str(number)) for number in range(500)]
+    virtlogd = FakeVirtlogd(*[one.log for one in ports[1:] if one.log])
+    report = examine(virtlogd, *ports)
+    assert report.count(LogState.ALIVE) == 499
+    assert report.duration < 0.5

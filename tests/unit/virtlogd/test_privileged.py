@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the privileged side refuses, whatever the calling process says."""
+
+import pathlib
+import socket
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from oslo_privsep import capabilities
+
+from virtlogd_driver import exception
+from virtlogd_driver.virtlogd import privileged
+
+DOMAIN = str(uuid.uuid4())
+LOG = '/instances/a/console.log'
+STATUS = f"""\
+<!-- auto-generated -->
+<domstatus state='running' reason='booted' pid='190'>
+  <chardevStdioLogd/>
+  <domain type='qemu' id='1'>
+    <name>instance-1</name>
+    <uuid>{DOMAIN}</uuid>
+    <devices>
+      <serial type='pty'>
+        <log file='{LOG}' append='on'/>
+      </serial>
+    </devices>
+  </domain>
+</domstatus>
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_process() -> Iterator[None]:
+    contexts = (privileged.virtlogd_context, privileged.viewer_context)
+    for context in contexts:
+        context.set_client_mode(False)
+    yield
+    for context in contexts:
+        context.set_client_mode(True)
+
+
+@pytest.fixture
+def socket_path(tmp_path: pathlib.Path) -> str:
+    (tmp_path / 'qemu').mkdir()
+    (tmp_path / 'qemu' / 'instance-1.xml').write_text(STATUS)
+    return str(tmp_path / 'virtlogd-sock')
+
+
+def test_contexts_have_no_more_than_they_need() -> None:
+    assert privileged.virtlogd_context.conf.capabilities == []
+    assert privileged.viewer_context.conf.capabilities == [
+        capabilities.CAP_NET_ADMIN]
+
+
+@pytest.mark.parametrize(('domain', 'name', 'log'), [
+    (DOMAIN, 'instance-1', '/etc/passwd'),
+    (DOMAIN, 'instance-1', ''),
+    (str(uuid.uuid4()), 'instance-1', LOG),
+    (DOMAIN, 'instance-2', LOG),
+    (DOMAIN, '../qemu/instance-1', LOG),
+    (DOMAIN, '..', LOG),
+    (DOMAIN, '', LOG),
+])
+def test_open_log_refuses_what_is_no_log_of_a_running_guest(
+        socket_path: str, domain: str, name: str, log: str) -> None:
+    with pytest.raises(exception.ReattachFailed, match='Guest'):
+        privileged.open_log(socket_path, domain, name, log, 'receiver', 1)
+
+
+def test_open_log_refuses_a_broken_status_file(
+        socket_path: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / 'qemu' / 'instance-1.xml').write_text(STATUS[:200])
+    with pytest.raises(exception.ReattachFailed, match='cannot be read'):
+        privileged.open_log(socket_path, DOMAIN, 'instance-1', LOG, 'r', 1)
+
+
+def test_open_log_says_that_virtlogd_is_down(socket_path: str) -> None:
+    receiver = f'test-{uuid.uuid4()}'
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f'\0{receiver}')
+        listener.listen()
+        with pytest.raises(exception.VirtlogdDown):
+            privileged.open_log(socket_path, DOMAIN, 'instance-1', LOG,
+                                receiver, 1)
+
+
+def test_probe_of_a_daemon_that_is_down(
+        socket_path: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / 'qemu' / 'instance-2.xml').write_text(
+        STATUS.replace('<chardevStdioLogd/>', ''))
+    state, reason, answers = privileged.probe(
+        socket_path, [('instance-1', LOG), ('instance-2', LOG),
+                      ('no-such', LOG), ('../etc', LOG)], 1)
+    assert state == privileged.DOWN
+    assert 'systemctl start' in reason
+    assert answers == [privileged.CLOSED, privileged.FILE,
+                       privileged.CLOSED, privileged.CLOSED]
+
+
+def test_disconnect_leaves_a_connection_that_is_not_stuck() -> None:
+    with (socket.create_server(('127.0.0.1', 0)) as listener,
+          socket.create_connection(listener.getsockname()) as peer):
+        guest, _ = listener.accept()
+        with guest:
+            (found,) = privileged.viewer.viewers([guest.getsockname()])
+            assert not privileged.disconnect(
+                guest.getsockname(), found.socket_id, 0.0)
+            guest.send(b'still here')
+            assert peer.recv(100) == b'still here'

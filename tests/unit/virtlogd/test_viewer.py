@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Viewers as this machine's kernel sees them, over its loopback."""
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from virtlogd_driver.virtlogd import viewer
+
+
+@contextlib.contextmanager
+def connected(address: str, listen_on: str | None = None
+              ) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A guest's side and a viewer's side of one connection."""
+    family = socket.AF_INET6 if ':' in address else socket.AF_INET
+    listening = listen_on or address
+    with socket.socket(socket.AF_INET6 if ':' in listening
+                       else socket.AF_INET) as listener:
+        listener.bind((listening, 0))
+        listener.listen()
+        with socket.socket(family) as peer:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            peer.connect((address, listener.getsockname()[1]))
+            guest, _ = listener.accept()
+            with guest:
+                yield guest, peer
+
+
+def fill(guest: socket.socket) -> None:
+    """Write until nothing goes any more."""
+    guest.setblocking(False)
+    idle = time.monotonic()
+    while time.monotonic() - idle < 0.5:
+        try:
+            guest.send(bytes(65536))
+            idle = time.monotonic()
+        except BlockingIOError:
+            time.sleep(0.02)
+
+
+EVERY = '0.0.0.0'  # noqa: S104
+
+
+@pytest.mark.parametrize(('address', 'listen_on', 'listener'), [
+    ('127.0.0.1', None, '127.0.0.1'),
+    ('127.0.0.1', EVERY, EVERY),
+    ('::1', None, '::1'),
+    ('::1', '::', '::'),
+    ('127.0.0.1', '::', '::'),
+    ('127.0.0.1', '::', '127.0.0.1'),
+])
+def test_viewer_is_found(address: str, listen_on: str | None,
+                         listener: str) -> None:
+    with connected(address, listen_on) as (guest, peer):
+        port = guest.getsockname()[1]
+        (found,) = viewer.viewers([(listener, port)])
+        assert found.local == (address, port)
+        assert found.peer == (address, peer.getsockname()[1])
+        assert not found.full
+        assert not found.stuck(0)
+
+
+def test_viewers_of_others_are_not_found() -> None:
+    with connected('127.0.0.1') as (guest, _):
+        port = guest.getsockname()[1]
+        assert viewer.viewers([('127.0.0.2', port)]) == []
+        assert viewer.viewers([('127.0.0.1', port + 1)]) == []
+        assert viewer.viewers([]) == []
+
+
+def test_listener_alone_has_no_viewer() -> None:
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        assert viewer.viewers([listener.getsockname()]) == []
+
+
+def test_viewer_that_does_not_read_is_stuck_until_it_reads() -> None:
+    with connected('127.0.0.1') as (guest, peer):
+        address = guest.getsockname()
+        fill(guest)
+        deadline = time.monotonic() + 10
+        while not viewer.viewers([address])[0].stuck(1.0):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        (stuck,) = viewer.viewers([address])
+        assert stuck.full
+        assert not stuck.stuck(1000)
+
+        peer.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            while peer.recv(1 << 20):
+                pass
+        (reads,) = viewer.viewers([address])
+        assert not reads.full
+        assert reads.socket_id == stuck.socket_id
+
+
+def test_quiet_guest_with_an_idle_viewer_is_not_stuck() -> None:
+    with connected('127.0.0.1') as (guest, _):
+        guest.send(b'login: ')
+        time.sleep(0.3)
+        (found,) = viewer.viewers([guest.getsockname()])
+        assert found.silent >= 0.2
+        assert not found.stuck(0.1)
+
+
+def test_viewer_that_half_closed_is_still_one() -> None:
+    with connected('127.0.0.1') as (guest, peer):
+        peer.shutdown(socket.SHUT_WR)
+        assert len(viewer.viewers([guest.getsockname()])) == 1
+
+
+def test_many_viewers() -> None:
+    with contextlib.ExitStack() as stack:
+        pairs = [stack.enter_context(connected('127.0.0.1'))
+                 for _ in range(200)]
+        listeners = [guest.getsockname() for guest, _ in pairs]
+        found = viewer.viewers(listeners)
+        assert sorted(one.local for one in found) == sorted(listeners)
