@@ -6,18 +6,31 @@
 
 from collections.abc import Sequence
 
-from oslo_config import cfg
+from oslo_config import cfg, types
 
 GROUP = cfg.OptGroup(
     'virtlogd',
     title='Guest consoles through virtlogd',
     help='Options of the virtlogd_driver compute driver.')
 
+
+
+class _Integer(types.Integer):  # type: ignore[misc]
+    """Names the value as well; oslo.config says only what is allowed."""
+
+    def __call__(self, value: object) -> int | None:
+        try:
+            number: int | None = super().__call__(value)
+        except ValueError as e:
+            raise ValueError(f'{value!r}: {e}') from e
+        return number
+
+
 OPTS: list[cfg.Opt] = [
-    cfg.IntOpt(
+    cfg.Opt(
         'max_console_bytes',
+        type=_Integer(min=1),
         default=102400,
-        min=1,
         help="""
 The most bytes of a console log that one read returns.
 
@@ -66,6 +79,25 @@ counts as unknown, and unknown is not taken for "file".
 Possible values:
 
 * An absolute path.
+"""),
+    cfg.ListOpt(
+        'log_directories',
+        default=['/var/log/libvirt/qemu'],
+        help="""
+Directories besides ``instances_path`` whose logs may be read with privilege.
+
+The daemon that reads root's files for nova-compute gives out no file that is
+not below one of these, or that is reached through a link below one of them.
+
+Possible values:
+
+* A list of absolute paths of directories, separated by commas. Empty: only
+  the console logs below ``instances_path``.
+
+Related options:
+
+* ``[DEFAULT] instances_path``
+* ``[virtlogd_privileged]``: how the daemon is started.
 """),
 ]
 

@@ -1,0 +1,385 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver: nova's own classes over libvirt's test driver."""
+
+import os
+import pathlib
+import uuid
+
+import fixtures
+import libvirt
+import nova.conf
+import pytest
+from lxml import etree
+from nova import exception as nova_exception
+from nova import objects
+from nova.virt.libvirt import config as vconfig
+from oslo_config import fixture as config_fixture
+
+from tests.unit import fake_libvirt
+from virtlogd_driver import driver
+from virtlogd_driver.guest import char_device
+
+objects.register_all()
+
+UUID = str(uuid.UUID(int=7))
+
+
+@pytest.fixture(autouse=True)
+def conf(tmp_path):
+    with config_fixture.Config(nova.conf.CONF) as made:
+        made.load_raw_values()
+        made.conf([], project='nova', default_config_files=[])
+        made.config(instances_path=str(tmp_path))
+        made.config(group='serial_console', enabled=True)
+        made.config(group='libvirt', virt_type='qemu')
+        made.config(group='virtlogd', qemu_conf=str(tmp_path / 'qemu.conf'))
+        yield made
+
+
+@pytest.fixture
+def make_driver():
+    with fixtures.Fixture() as cleanup:
+        def make(*domains: str, **versions: int) -> driver.VirtlogdDriver:
+            fake = cleanup.useFixture(
+                fake_libvirt.FakeLibvirt(*domains, **versions))
+            made = driver.VirtlogdDriver(None)
+            made._host.get_connection = lambda: fake.connection
+            made.connection = fake.connection
+            return made
+        yield make
+
+
+@pytest.fixture
+def instance() -> objects.Instance:
+    return objects.Instance(uuid=UUID, id=7)
+
+
+@pytest.fixture
+def directory(tmp_path: pathlib.Path) -> pathlib.Path:
+    path = tmp_path / UUID
+    path.mkdir()
+    return path
+
+
+def _guest(devices: str) -> str:
+    return fake_libvirt.domain_xml(devices, guest_uuid=UUID)
+
+
+def _image(**properties: object) -> objects.ImageMeta:
+    return objects.ImageMeta.from_dict(
+        {'properties': {'hw_architecture': 'x86_64', **properties}})
+
+
+def _flavor(**extra_specs: str) -> objects.Flavor:
+    return objects.Flavor(extra_specs=extra_specs)
+
+
+def _consoles(made: driver.VirtlogdDriver, instance: objects.Instance,
+              flavor: objects.Flavor | None = None,
+              image: objects.ImageMeta | None = None
+              ) -> tuple[char_device.CharDevice, ...]:
+    """What nova would write into the guest's XML."""
+    config = vconfig.LibvirtConfigGuest()
+    config.virt_type = 'qemu'
+    made._create_consoles(config, instance, flavor or _flavor(),
+                          image or _image())
+    return char_device.parse(config.to_xml())
+
+
+class TestWhatAGuestGets:
+
+    def test_capable(self, make_driver, instance, directory) -> None:
+        (device,) = _consoles(make_driver(), instance)
+        assert device.address == ('127.0.0.1', 10000)
+        assert device.log == char_device.Log(
+            str(directory / 'console.log'), append=True)
+
+    def test_ports_of_flavor_and_image(self, make_driver, instance,
+                                       directory) -> None:
+        flavor = _flavor(**{'hw:serial_port_count': '4'})
+        made = make_driver()
+        assert len(_consoles(made, instance, flavor)) == 4
+        devices = _consoles(made, instance, flavor,
+                            _image(hw_serial_port_count=2))
+        assert [d.log_file for d in devices] == [
+            str(directory / 'console.log'),
+            str(directory / 'console.port1.log')]
+
+    def test_too_many_ports(self, make_driver, instance) -> None:
+        with pytest.raises(nova_exception.SerialPortNumberLimitExceeded,
+                           match='has 1 to 4.*hw:serial_port_count'):
+            _consoles(make_driver(), instance,
+                      image=_image(hw_serial_port_count=5))
+
+    def test_too_many_ports_is_said_before_anything_is_made(
+            self, make_driver, instance, tmp_path) -> None:
+        instance.flavor = _flavor(**{'hw:serial_port_count': '5'})
+        with pytest.raises(nova_exception.SerialPortNumberLimitExceeded):
+            make_driver().spawn(None, instance, _image(), [], None, {})
+        assert not (tmp_path / UUID).exists()
+
+    def test_a_guest_that_is_still_defined_gets_its_ports(
+            self, make_driver, instance) -> None:
+        """Rescue, same-host resize, reverted migration: nova gives none."""
+        made = make_driver(_guest(fake_libvirt.serial(0, 10005)))
+        made._adopt_ports()
+        (device,) = _consoles(made, instance)
+        assert device.address == ('127.0.0.1', 10005)
+
+    @pytest.mark.parametrize('fallback, type_', [
+        ('file', 'file'), ('tcp', 'tcp')])
+    def test_old_host(self, make_driver, instance, conf, fallback,
+                      type_) -> None:
+        conf.config(group='virtlogd', fallback_device=fallback)
+        (device,) = _consoles(make_driver(qemu_version=2_006_000), instance)
+        assert (device.type, device.log) == (type_, None)
+
+    def test_stdio_handler(self, make_driver, instance, tmp_path) -> None:
+        (tmp_path / 'qemu.conf').write_text('stdio_handler = "file"\n')
+        (device,) = _consoles(make_driver(), instance)
+        assert device.type == 'file'
+
+    def test_without_serial_consoles(self, make_driver, instance,
+                                     conf) -> None:
+        conf.config(group='serial_console', enabled=False)
+        (device,) = _consoles(make_driver(), instance)
+        assert device.type == 'pty'
+        assert device.log.append
+
+    def test_ipv6(self, make_driver, instance, conf) -> None:
+        conf.config(group='serial_console', proxyclient_address='::1')
+        (device,) = _consoles(make_driver(), instance)
+        assert device.address == ('::1', 10000)
+
+    def test_range_exhausted(self, make_driver, instance, conf) -> None:
+        conf.config(group='serial_console', port_range='10000:10000')
+        made = make_driver()
+        _consoles(made, objects.Instance(uuid=str(uuid.uuid4()), id=8))
+        with pytest.raises(nova_exception.SocketPortRangeExhaustedException,
+                           match='10000:10000'):
+            _consoles(made, instance)
+
+    def test_parallels_has_none(self, make_driver, instance, conf) -> None:
+        conf.config(group='libvirt', virt_type='parallels')
+        assert _consoles(make_driver(), instance) == ()
+
+    def test_nova_sees_the_attributes_of_its_own_class(
+            self, make_driver, instance, directory) -> None:
+        config = vconfig.LibvirtConfigGuest()
+        make_driver()._create_consoles(config, instance, _flavor(), _image())
+        (device,) = config.devices
+        assert isinstance(device, vconfig.LibvirtConfigGuestSerial)
+        assert (device.type, device.listen_host, device.listen_port,
+                device.log.file, device.log.append) == (
+            'tcp', '127.0.0.1', 10000, str(directory / 'console.log'), 'on')
+
+
+class TestPorts:
+
+    def test_held_until_undefined(self, make_driver, instance,
+                                  directory) -> None:
+        made = make_driver(_guest(fake_libvirt.serial(0, 10000)))
+        made._adopt_ports()
+        made._undefine_domain(instance)
+        made._undefine_domain(instance)
+        assert made._ports.held() == {}
+
+    def test_a_guest_with_xml_that_is_not_understood(
+            self, make_driver, caplog) -> None:
+        made = make_driver(_guest(fake_libvirt.serial(0, 10000)))
+        domains = made.connection.listAllDomains()
+
+        class Broken:
+            def __getattr__(self, name: str) -> object:
+                return getattr(domains[0], name)
+
+            def XMLDesc(self) -> str:  # noqa: N802
+                return '<domain'
+
+        made.connection.listAllDomains = lambda: [Broken(), *domains]
+        made._adopt_ports()
+        assert list(made._ports.held()) == [('127.0.0.1', 10000)]
+        assert 'not well-formed' in caplog.text
+
+
+class TestInitHost:
+
+    @pytest.fixture(autouse=True)
+    def nova_part(self):
+        """nova's own start-up is not what is tested here."""
+        with fixtures.MonkeyPatch(
+                'nova.virt.libvirt.driver.LibvirtDriver.init_host',
+                lambda *_: None):
+            yield
+
+    def test_ports_are_seeded_and_the_capability_is_said_once(
+            self, make_driver, caplog) -> None:
+        made = make_driver(_guest(fake_libvirt.serial(0, 10000)))
+        with caplog.at_level('INFO'):
+            made.init_host('host')
+            made._console_capability()
+        assert list(made._ports.held()) == [('127.0.0.1', 10000)]
+        assert caplog.text.count('Guest consoles:') == 1
+
+    def test_decided_again_when_versions_change(self, make_driver,
+                                                caplog) -> None:
+        made = make_driver(libvirt_version=1_003_002)
+        made.init_host('host')
+        assert 'libvirt 1.3.2 is older than 1.3.3' in caplog.text
+        made.connection.libvirt_version = 9_000_000
+        assert made._console_capability().capable
+
+    def test_no_connection_is_not_too_old(self, make_driver,
+                                          instance) -> None:
+        made = make_driver()
+        made.connection.error = fake_libvirt.real_error(
+            libvirt.VIR_ERR_SYSTEM_ERROR)
+        with pytest.raises(nova_exception.HypervisorUnavailable,
+                           match='libvirtd'):
+            made.init_host('host')
+
+    @pytest.mark.parametrize('text', ['20000:10000', '0:1', '1:70000'])
+    def test_bad_port_range(self, make_driver, conf, text) -> None:
+        conf.config(group='serial_console', port_range=text)
+        with pytest.raises(nova_exception.InvalidConfiguration) as raised:
+            make_driver()
+        assert '[serial_console] port_range' in str(raised.value)
+        assert text in str(raised.value)
+
+    def test_bad_address(self, make_driver, conf) -> None:
+        conf.config(group='serial_console',
+                    proxyclient_address='no-such-host.invalid')
+        with pytest.raises(nova_exception.InvalidConfiguration,
+                           match='proxyclient_address.*no-such-host'):
+            make_driver().init_host('host')
+
+
+class TestConsoleOutput:
+
+    def _read(self, made, instance) -> bytes:
+        return made.get_console_output(None, instance)
+
+    def test_log_of_the_domain(self, make_driver, instance, directory,
+                               conf) -> None:
+        (directory / 'console.log').write_bytes(b'new\n')
+        (directory / 'console.log.0').write_bytes(b'old\xff\n')
+        conf.config(group='virtlogd', max_console_bytes=7)
+        made = make_driver(_guest(fake_libvirt.serial(
+            log=str(directory / 'console.log'))))
+        assert self._read(made, instance) == b'd\xff\nnew\n'[-7:]
+
+    def test_stopped_guest(self, make_driver, instance, directory) -> None:
+        (directory / 'console.log').write_bytes(b'panic\n')
+        made = make_driver(_guest(fake_libvirt.serial(
+            log=str(directory / 'console.log'))))
+        made.connection.lookupByUUIDString(UUID).destroy()
+        assert self._read(made, instance) == b'panic\n'
+
+    def test_no_domain_but_a_log(self, make_driver, instance,
+                                 directory) -> None:
+        (directory / 'console.log').write_bytes(b'panic\n')
+        assert self._read(make_driver(), instance) == b'panic\n'
+
+    def test_domain_gone_between_two_calls(self, make_driver, instance,
+                                           directory) -> None:
+        (directory / 'console.log').write_bytes(b'panic\n')
+        made = make_driver(_guest(fake_libvirt.serial()))
+        guest = made._host.get_guest(instance)
+        guest.get_xml_desc = _raise(libvirt.VIR_ERR_NO_DOMAIN)
+        made._host.get_guest = lambda _: guest
+        assert self._read(made, instance) == b'panic\n'
+
+    def test_file_device(self, make_driver, instance, directory) -> None:
+        (directory / 'elsewhere').write_bytes(b'x\n')
+        made = make_driver(_guest(
+            f"<serial type='file'><source path='{directory}/elsewhere'/>"
+            "</serial>"))
+        assert self._read(made, instance) == b'x\n'
+
+    def test_a_pty_without_log_is_read_where_its_log_would_be(
+            self, make_driver, instance, directory) -> None:
+        """The pty itself is never read: that steals from its viewer."""
+        (directory / 'console.log').write_bytes(b'x\n')
+        made = make_driver(_guest("<serial type='pty'/>"))
+        assert self._read(made, instance) == b'x\n'
+
+    def test_nothing_written_yet(self, make_driver, instance,
+                                 directory) -> None:
+        made = make_driver(_guest(fake_libvirt.serial(
+            log=str(directory / 'console.log'))))
+        assert self._read(made, instance) == b''
+
+    @pytest.mark.parametrize('devices', [
+        '', fake_libvirt.serial(log=None)], ids=['no serial', 'no log'])
+    def test_no_log_at_all(self, make_driver, instance, devices) -> None:
+        with pytest.raises(nova_exception.ConsoleNotAvailable):
+            self._read(make_driver(_guest(devices)), instance)
+
+    def test_a_log_that_is_a_link_is_not_followed(
+            self, make_driver, instance, directory, caplog) -> None:
+        (directory / 'secret').write_bytes(b'secret')
+        os.symlink(directory / 'secret', directory / 'console.log')
+        made = make_driver(_guest(fake_libvirt.serial(
+            log=str(directory / 'console.log'))))
+        with pytest.raises(nova_exception.ConsoleNotAvailable) as raised:
+            self._read(made, instance)
+        assert str(directory) not in str(raised.value)
+        assert 'console.log' in caplog.text
+
+    def test_libvirt_is_down(self, make_driver, instance) -> None:
+        made = make_driver(_guest(fake_libvirt.serial()))
+        guest = made._host.get_guest(instance)
+        guest.get_xml_desc = _raise(libvirt.VIR_ERR_SYSTEM_ERROR)
+        made._host.get_guest = lambda _: guest
+        with pytest.raises(nova_exception.HypervisorUnavailable):
+            self._read(made, instance)
+
+    def test_malformed_xml(self, make_driver, instance) -> None:
+        made = make_driver(_guest(fake_libvirt.serial()))
+        guest = made._host.get_guest(instance)
+        guest.get_xml_desc = lambda: '<domain'
+        made._host.get_guest = lambda _: guest
+        with pytest.raises(nova_exception.InternalError,
+                           match='not well-formed'):
+            self._read(made, instance)
+
+
+def _raise(code: int):
+    def raising(*_: object) -> None:
+        raise fake_libvirt.real_error(code)
+    return raising
+
+
+class TestSerialConsole:
+
+    def test_first_port(self, make_driver, instance) -> None:
+        made = make_driver(_guest(
+            fake_libvirt.serial(1, 10001) + fake_libvirt.serial(0, 10000)))
+        console = made.get_serial_console(None, instance)
+        assert (console.host, console.port) == ('127.0.0.1', 10000)
+        assert console.get_connection_info('t', 'u')['port'] == 10000
+
+    def test_fallback_says_why(self, make_driver, instance, conf,
+                               caplog) -> None:
+        made = make_driver(
+            _guest("<serial type='file'><source path='/l'/></serial>"),
+            libvirt_version=1_002_000)
+        made._console_capability()
+        with caplog.at_level('INFO'), pytest.raises(
+                nova_exception.ConsoleTypeUnavailable):
+            made.get_serial_console(None, instance)
+        assert 'libvirt 1.2.0 is older than 1.3.3' in caplog.text
+
+    def test_no_guest(self, make_driver, instance) -> None:
+        with pytest.raises(nova_exception.InstanceNotFound):
+            make_driver().get_serial_console(None, instance)
+
+
+def test_written_as_the_plan_has_it(make_driver, instance) -> None:
+    """nova's own class would leave out append of a file."""
+    config = vconfig.LibvirtConfigGuest()
+    config.virt_type = 'qemu'
+    made = make_driver(libvirt_version=1_003_002)
+    made._create_consoles(config, instance, _flavor(), _image())
+    source = etree.fromstring(config.to_xml()).find('.//serial/source')
+    assert source.get('append') == 'on'
