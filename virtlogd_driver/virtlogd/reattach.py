@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bring a dead log back without restarting the guest.
+
+libvirt has no call for it, so three things that it does at a guest's start
+are done anew: virtlogd opens the log and returns a pipe, QEMU gets the pipe
+as an fdset, and the character device is changed in place, for one that logs
+there. libvirt marks the domain as tainted (custom-monitor), for as long as
+its QEMU process lives.
+
+What the guest wrote while the log was dead is lost. What it writes meanwhile
+is not: the device is changed for one that only logs first, as the TCP port
+has to be free before a new device can listen on it. A viewer is disconnected.
+"""
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import libvirt
+import libvirt_qemu
+from lxml import etree
+
+from virtlogd_driver import exception
+from virtlogd_driver.virtlogd import privileged
+
+_T = TypeVar('_T')
+
+#: Runs a function that may block the process: directly on native threads,
+#: eventlet.tpool.execute where nova-compute runs on eventlet.
+Run = Callable[[Callable[[], _T]], _T]
+
+#: fdsets of libvirt count from 0; ours start where libvirt's never get.
+_FIRST_FDSET = 1 << 20
+#: Seconds to wait for the TCP port to be free again.
+_PORT_TIMEOUT = 5.0
+_REMEDY = ('A new QEMU process has a live log again: managed save and start '
+           '(the guest does not notice), or a live migration.')
+_PARSER = etree.XMLParser(resolve_entities=False, no_network=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A guest's character device, as its QEMU process has it."""
+
+    #: QEMU's id of it.
+    chardev: str
+    #: What chardev-change takes, without the log.
+    backend: dict[str, Any]
+    #: The pseudo terminal's path; None for TCP.
+    pty: str | None
+
+
+class _MonitorError(Exception):
+    """QEMU refuses a command."""
+
+
+def find_device(xml: str, log: str) -> Device:
+    """The device of a running guest that has this log.
+
+    :param xml: the live XML of the domain
+    :param log: the path in its ``<log file>``
+    :raises ReattachFailed: there is none, or it is not a TCP listener or a
+        pseudo terminal
+    """
+    root = etree.fromstring(xml.encode(), _PARSER)
+    for element in root.iterfind('devices/*'):
+        found = element.find('log')
+        if (element.tag not in ('serial', 'console') or found is None
+                or found.get('file') != log):
+            continue
+        alias = element.find('alias')
+        if alias is None:
+            raise exception.ReattachFailed(
+                f'The guest of {log} does not run: its log starts with it.')
+        chardev = f'char{alias.get("name")}'
+        source = element.find('source')
+        kind = element.get('type')
+        if kind == 'pty':
+            path = source.get('path') if source is not None else None
+            return Device(chardev, {'type': 'pty', 'data': {}}, path)
+        if kind == 'tcp' and source is not None:
+            return Device(chardev, _socket_backend(element, source, log),
+                          None)
+        raise exception.ReattachFailed(
+            f'The device of {log} is of type {kind}; only tcp and pty can be '
+            f'attached again. {_REMEDY}')
+    raise exception.ReattachFailed(f'The guest has no device with log {log}.')
+
+
+def _socket_backend(element: etree._Element, source: etree._Element,
+                    log: str) -> dict[str, Any]:
+    protocol = element.find('protocol')
+    protocol_type = protocol.get('type') if protocol is not None else 'raw'
+    if (source.get('mode') != 'bind' or source.get('tls') == 'yes'
+            or protocol_type not in ('raw', 'telnet')):
+        raise exception.ReattachFailed(
+            f'The TCP device of {log} uses TLS, {protocol_type}, or '
+            f'connects out; that cannot be attached again. {_REMEDY}')
+    return {'type': 'socket', 'data': {
+        'addr': {'type': 'inet', 'data': {
+            'host': source.get('host'), 'port': source.get('service')}},
+        'server': True, 'wait': False,
+        'telnet': protocol_type == 'telnet'}}
+
+
+def _qmp(domain: libvirt.virDomain, command: str,
+         files: list[int] | None = None, **arguments: object) -> Any:
+    request = json.dumps({
+        'execute': command, 'arguments': {
+            name.replace('_', '-'): value
+            for name, value in arguments.items()}})
+    if files:
+        answer, _ = libvirt_qemu.qemuMonitorCommandWithFiles(
+            domain, request, files, 0)
+    else:
+        answer = libvirt_qemu.qemuMonitorCommand(domain, request, 0)
+    reply = json.loads(answer)
+    if 'error' in reply:
+        raise _MonitorError(f'{command}: {reply["error"].get("desc")}')
+    return reply.get('return')
+
+
+def _change(domain: libvirt.virDomain, chardev: str,
+            backend: dict[str, Any], logfile: str | None) -> Any:
+    data = dict(backend['data'])
+    if logfile is not None:
+        data |= {'logfile': logfile, 'logappend': True}
+    return _qmp(domain, 'chardev-change', id=chardev,
+                backend={'type': backend['type'], 'data': data})
+
+
+def attach(domain: libvirt.virDomain, device: Device, pipe: int) -> str:
+    """Let a running guest's device log into a pipe.
+
+    Blocks, for some milliseconds as a rule.
+
+    :param pipe: descriptor of the pipe's write end
+    :returns: what an operator should know, or an empty string
+    :raises ReattachFailed: the device is as it was
+    """
+    try:
+        fdsets = {one['fdset-id'] for one in _qmp(domain, 'query-fdsets')}
+        fdset = next(number for number in range(
+            _FIRST_FDSET, _FIRST_FDSET + len(fdsets) + 1)
+            if number not in fdsets)
+        _qmp(domain, 'add-fd', [pipe], fdset_id=fdset, opaque=device.chardev)
+        try:
+            return _exchange(domain, device, f'/dev/fdset/{fdset}')
+        finally:
+            # The device holds a duplicate; without one, the pipe closes.
+            _qmp(domain, 'remove-fd', fdset_id=fdset)
+    except (_MonitorError, libvirt.libvirtError) as e:
+        raise exception.ReattachFailed(
+            f'Device {device.chardev} of guest {domain.UUIDString()} could '
+            f'not be attached to its log again ({e}). {_REMEDY}') from e
+
+
+def _exchange(domain: libvirt.virDomain, device: Device,
+              logfile: str) -> str:
+    # QEMU makes the new device before it drops the old one: where this fails
+    # nothing has changed.
+    _change(domain, device.chardev, {'type': 'null', 'data': {}}, logfile)
+    try:
+        result = _open_again(domain, device, logfile)
+    except (_MonitorError, libvirt.libvirtError):
+        # Interactive without a log is what it was before.
+        _open_again(domain, device, None)
+        raise
+    pty = (result or {}).get('pty')
+    if device.pty is not None and pty != device.pty:
+        return (f'its console moved from {device.pty} to {pty}, which '
+                'libvirt does not know: virsh console works again after the '
+                'next start of the guest')
+    return ''
+
+
+def _open_again(domain: libvirt.virDomain, device: Device,
+                logfile: str | None) -> Any:
+    """Back to the backend; its port may take a moment to be free."""
+    deadline = time.monotonic() + _PORT_TIMEOUT
+    while True:
+        try:
+            return _change(domain, device.chardev, device.backend, logfile)
+        except _MonitorError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
+
+
+def _open_pipe(socket_path: str, domain: str, name: str, log: str,
+               timeout: float) -> int:
+    """Have virtlogd open the log; the descriptor of its pipe."""
+    receiver = f'virtlogd-driver-{uuid.uuid4()}'
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.settimeout(timeout)
+        listener.bind(f'\0{receiver}')
+        listener.listen(1)
+        privileged.open_log(socket_path, domain, name, log, receiver, timeout)
+        channel, _ = listener.accept()
+    with channel:
+        _, (pipe,), _, _ = socket.recv_fds(channel, 1, 1)
+    return pipe
+
+
+def reattach(domain: libvirt.virDomain, log: str, socket_path: str,
+             timeout: float, run: Run[Any] = lambda function: function()
+             ) -> str:
+    """Bring the dead log of a running guest back.
+
+    :param domain: the guest, of a local libvirt connection
+    :param log: the path in its ``<log file>``
+    :param socket_path: virtlogd's socket
+    :param timeout: seconds for virtlogd to answer each time
+    :param run: runs what blocks in libvirt
+    :returns: what an operator should know, or an empty string; also where
+        the log is alive already
+    :raises ReattachFailed: the guest is as it was
+    :raises VirtlogdError: virtlogd refuses, is down or hung
+    """
+    try:
+        name, domain_uuid, xml = run(
+            lambda: (domain.name(), domain.UUIDString(), domain.XMLDesc()))
+    except libvirt.libvirtError as e:
+        raise exception.ReattachFailed(
+            f'The guest of {log} cannot be looked at: {e}.') from e
+    state = _log_state(socket_path, name, log, timeout)
+    if state == privileged.OPEN:
+        return ''
+    if state == privileged.FILE:
+        raise exception.ReattachFailed(
+            f'{log} is written by QEMU itself: set stdio_handler to "logd" in '
+            f'qemu.conf and restart libvirtd. {_REMEDY}')
+    device = find_device(xml, log)
+    pipe = _open_pipe(socket_path, domain_uuid, name, log, timeout)
+    try:
+        note = str(run(lambda: attach(domain, device, pipe)))
+    finally:
+        os.close(pipe)
+    if _log_state(socket_path, name, log, timeout) != privileged.OPEN:
+        raise exception.ReattachFailed(
+            f'QEMU took {log}, but virtlogd does not write it. {_REMEDY}')
+    return note
+
+
+def _log_state(socket_path: str, name: str, log: str, timeout: float) -> str:
+    state, reason, answers = privileged.probe(
+        socket_path, [(name, log)], timeout)
+    if state == privileged.UP:
+        return str(answers[0])
+    raise {privileged.DOWN: exception.VirtlogdDown,
+           privileged.HUNG: exception.VirtlogdHung}.get(
+               state, exception.VirtlogdError)(reason)
