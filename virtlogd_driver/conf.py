@@ -99,6 +99,129 @@ Related options:
 * ``[DEFAULT] instances_path``
 * ``[virtlogd_privileged]``: how the daemon is started.
 """),
+    cfg.StrOpt(
+        'virtlogd_conf',
+        default='/etc/libvirt/virtlogd.conf',
+        help="""
+The configuration file of virtlogd.
+
+It is read for ``max_size`` and ``max_backups``, which bound the size of a
+log. A file that is missing counts as virtlogd's defaults.
+
+Possible values:
+
+* An absolute path.
+"""),
+    cfg.StrOpt(
+        'virtlogd_socket',
+        default='/run/libvirt/virtlogd-sock',
+        help="""
+The socket that virtlogd listens on.
+
+libvirt's status files of running guests are expected in the directory
+``qemu`` beside it, where libvirt keeps them.
+
+Possible values:
+
+* An absolute path of at most 107 bytes.
+"""),
+    cfg.IntOpt(
+        'health_interval',
+        default=60,
+        min=0,
+        help="""
+Seconds from one health pass to the next; 0 is never.
+
+A pass asks virtlogd, through a privileged helper, which logs it writes. A log
+that died is said once in nova-compute's log, as an error, and once when it is
+back, as information. A pass takes some milliseconds for a hundred guests.
+
+Possible values:
+
+* 0, or any number of seconds.
+
+Related options:
+
+* ``health_timeout``
+* ``reattach``, ``viewer_timeout`` and ``metrics_file``: what else a pass does.
+* ``[virtlogd_privileged_daemon]``: how the privileged helper is started.
+"""),
+    cfg.FloatOpt(
+        'health_timeout',
+        default=5.0,
+        min=0.1,
+        help="""
+Seconds that virtlogd has to answer, in a health pass and before a guest
+starts. One that does not answer in time counts as hung.
+
+Possible values:
+
+* Any number from 0.1. A virtlogd that is well answers for 500 guests within
+  a tenth of a second.
+"""),
+    cfg.BoolOpt(
+        'reattach',
+        default=False,
+        help="""
+Whether a health pass brings a dead log back, without restarting its guest.
+
+It opens the log with virtlogd's private protocol and hands it to QEMU through
+libvirt's monitor passthrough. libvirt marks the guest as tainted
+(custom-monitor), which its vendor may not support, and who is connected to
+the serial console is disconnected. What the guest wrote while the log was
+dead is lost either way.
+
+Where this is false, and where it fails, a managed save and start or a live
+migration of the guest brings its log back.
+
+Possible values:
+
+* true, false
+
+Related options:
+
+* ``health_interval``: no health pass, no healing.
+"""),
+    cfg.IntOpt(
+        'viewer_timeout',
+        default=0,
+        min=0,
+        help="""
+Seconds after which a viewer that stops a guest's output is disconnected; 0 is
+never.
+
+A viewer that is connected to the serial console and does not read stops the
+output of the guest, and its log, once the buffer of the connection is full. A
+health pass says so; with this option it also ends the connection. One that
+reads, however slowly, is left alone.
+
+Possible values:
+
+* 0, or any integer from 10. It is looked at every ``health_interval`` seconds.
+
+Related options:
+
+* ``health_interval``
+* ``[virtlogd_privileged_viewer]``: the privileged helper that does it, with
+  CAP_NET_ADMIN. It is not started where this is 0.
+"""),
+    cfg.StrOpt(
+        'metrics_file',
+        help="""
+File that each health pass writes its metrics to, for Prometheus.
+
+It is for node_exporter's textfile collector, which reads what ends in
+``.prom``. It is replaced as a whole, so its directory has to be writable for
+nova-compute.
+
+Possible values:
+
+* An absolute path. Unset: no metrics.
+
+Related options:
+
+* ``health_interval``
+"""),
 ]
 
 

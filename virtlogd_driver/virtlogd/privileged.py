@@ -23,14 +23,14 @@ from virtlogd_driver.virtlogd import rpc, viewer
 #: Root without capabilities: connects to virtlogd, reads root's own files.
 virtlogd_context = priv_context.PrivContext(
     'virtlogd_driver',
-    cfg_section='virtlogd_driver_virtlogd',
+    cfg_section='virtlogd_privileged_daemon',
     pypath=f'{__name__}.virtlogd_context',
     capabilities=[])
 
 #: Ends connections of viewers that stop a guest.
 viewer_context = priv_context.PrivContext(
     'virtlogd_driver',
-    cfg_section='virtlogd_driver_viewer',
+    cfg_section='virtlogd_privileged_viewer',
     pypath=f'{__name__}.viewer_context',
     capabilities=[capabilities.CAP_NET_ADMIN])
 
