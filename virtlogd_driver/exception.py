@@ -58,6 +58,10 @@ class LogNotRegular(LogError):
     """The log is a symbolic link, a FIFO, a device, a directory, a socket."""
 
 
+class InvalidPosition(LogError):
+    """A text that is no position in a console log."""
+
+
 class VirtlogdError(VirtlogdDriverError):
     """virtlogd did not do what it was asked."""
 

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An exact snapshot of one rotated chain: a live file and its backups.
+
+virtlogd rotates by renaming, the oldest first (``.1`` to ``.2``, ``.0`` to
+``.1``, the live file to ``.0``), then creates the live file anew. So a file's
+index only ever grows, one step a rotation, and the order of files never
+changes. A reader that opens the names from the newest to the oldest, one index
+at a time, can therefore not step over a file: the distance between it and a
+file shrinks by one at most with each name. It may meet a name that is missing
+for the moment (the file that was there comes next), or a file that it has
+already (it was moved meanwhile; dropped by device and inode, which can't be
+reused while the file is open).
+
+What can go wrong is at the other end: a file that was created after the scan
+began might be met among older ones. It would have had to overtake: the first
+file that was opened then has moved by two or more. So after the scan the first
+file is looked for under its own name and the next one; if it is at neither,
+the scan is done again. Contents need no such care: a backup is never written
+again, and of the live file only what its size was at first is read.
+
+A backup that max_backups no longer covers stays where it is for ever, and is
+not adjacent to the one before it. Each rotation renames all the others, which
+sets their change time, so such a leftover is known by a change time well
+before that of a newer backup.
+"""
+
+import logging
+import os
+import stat
+
+from virtlogd_driver import exception
+from virtlogd_driver.console_log.directory import Directory, is_regular
+from virtlogd_driver.console_log.generation import MAX_BACKUPS, backup_name
+
+LOG = logging.getLogger(__name__)
+
+#: The mode bit of the first file of a chain (:func:`begin`). virtlogd creates
+#: each further one as 0600 and renames without changing the mode: as long as
+#: the oldest file has it, nothing was rotated away yet. A mode, as it survives
+#: renames and NFS; this bit, as it means nothing on a file and no one sets it.
+FIRST_OF_CHAIN = stat.S_ISVTX
+
+#: Scans until a shorter answer is given. A scan fails when two rotations end
+#: within it, some tens of microseconds.
+SCANS = 16
+
+#: Scans that wait for the live file, which is missing for 12 us in a rotation.
+SCANS_FOR_LIVE = 8
+
+#: Longest time between the first and the last rename of one rotation, in
+#: nanoseconds. Measured: 13 ms.
+ROTATION_NS = 500_000_000
+
+
+class Segment:
+    """One open file of a chain, as it was when it was opened."""
+
+    __slots__ = ('device', 'fd', 'first', 'inode', 'size')
+
+    def __init__(self, fd: int, status: os.stat_result) -> None:
+        self.fd = fd
+        self.device = status.st_dev
+        self.inode = status.st_ino
+        #: Bytes.
+        self.size = status.st_size
+        #: Created by :func:`begin`.
+        self.first = bool(status.st_mode & FIRST_OF_CHAIN)
+
+    def is_same(self, other: 'Segment') -> bool:
+        return self.inode == other.inode and self.device == other.device
+
+    def is_file(self, status: os.stat_result) -> bool:
+        return (self.inode == status.st_ino
+                and self.device == status.st_dev)
+
+
+class Snapshot:
+    """Open files, the newest first, that are one contiguous run of bytes."""
+
+    __slots__ = ('_directory', 'complete', 'exact', 'segments', 'settled')
+
+    def __init__(
+            self, directory: Directory, segments: list[Segment], *,
+            complete: bool, exact: bool, settled: bool) -> None:
+        self._directory = directory
+        self.segments = segments
+        #: All names were looked at, not only as many as were wanted.
+        self.complete = complete
+        #: False: cut short, there may be older bytes that belong to it.
+        self.exact = exact
+        #: False: cut short because the files moved too fast.
+        self.settled = settled
+
+    @property
+    def whole(self) -> bool:
+        """Nothing was rotated away: it begins where the chain began."""
+        return (self.complete and self.exact
+                and bool(self.segments) and self.segments[-1].first)
+
+    @property
+    def size(self) -> int:
+        """Bytes in all of its files."""
+        return sum(segment.size for segment in self.segments)
+
+    def close(self) -> None:
+        for segment in self.segments:
+            self._directory.close(segment.fd)
+        self.segments = []
+
+
+def begin(path: str) -> None:
+    """Create the first, empty file of a chain before virtlogd opens it.
+
+    With it a reader can tell that the chain still has its beginning, so that
+    it continues the generation before it without a gap.
+
+    :raises FileExistsError: the chain has begun already
+    """
+    os.close(os.open(
+        path,
+        os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
+        0o600 | FIRST_OF_CHAIN))
+
+
+def snapshot(
+        directory: Directory, name: str, *,
+        limit: int | None = None,
+        until: tuple[int, int] | None = None,
+        max_backups: int | None = None,
+        live: bool = True) -> Snapshot:
+    """Open the files of a chain; none of them if there is no such chain.
+
+    :param name: name of the live file
+    :param limit: bytes that are enough; None: all there are
+    :param until: device and inode of the oldest file that is wanted
+    :param max_backups: virtlogd's, where known: what is beyond is no part of
+        the chain
+    :param live: the guest may be writing, so a missing live file is waited
+        for (4 ms at most)
+    :returns: the caller closes it
+    :raises LogNotRegular: the newest file is no regular file
+    :raises LogRefused: a file may not be read
+    """
+    backups = (
+        MAX_BACKUPS if max_backups is None
+        else min(max(max_backups, 0), MAX_BACKUPS))
+    names = [name, *[backup_name(name, n) for n in range(backups)]]
+    for scan in range(SCANS - 1):
+        found = _scan(
+            directory, names, limit, until,
+            wait=live and scan < SCANS_FOR_LIVE)
+        if found is not None:
+            return found
+        directory.pause(scan)
+    found = _scan(directory, names, limit, until, cautious=True)
+    assert found is not None
+    return found
+
+
+def _scan(
+        directory: Directory, names: list[str],
+        limit: int | None, until: tuple[int, int] | None,
+        *, wait: bool = False, cautious: bool = False) -> Snapshot | None:
+    """Open the names once, from the newest to the oldest.
+
+    :param wait: None if the live file is missing
+    :param cautious: look after each file whether the run is still sure, and
+        end it where it isn't, instead of None at the end
+    """
+    segments: list[Segment] = []
+    complete = exact = settled = True
+    start = 0
+    total = 0
+    renamed_ns = 0
+    try:
+        for index, name in enumerate(names):
+            # After a first file that was missing so will be most of the rest.
+            if index > 1 and len(segments) < index and (
+                    not directory.exists(name)):
+                continue
+            try:
+                segment, status = _open(directory, name)
+            except FileNotFoundError:
+                if wait and index == 0:
+                    return None
+                continue
+            except exception.LogNotRegular as error:
+                if not segments:
+                    raise
+                LOG.debug('The log ends there: %s', error)
+                exact = False
+                break
+            known = next(filter(segment.is_same, segments), None)
+            if known is not None:
+                directory.close(segment.fd)
+                # It was the live file, and has been written to its end.
+                total += segment.size - known.size
+                known.size = segment.size
+                if limit is not None and total >= limit:
+                    complete = False
+                    break
+                continue
+            segments.append(segment)
+            if len(segments) == 1:
+                start = index
+            elif cautious and not _still_there(
+                    directory, names, start, segments[0]):
+                directory.close(segments.pop().fd)
+                LOG.debug(
+                    '%s/%s is rotated faster than it can be read: only its '
+                    'newest %d files are', directory.path, names[0],
+                    len(segments))
+                exact = settled = False
+                break
+            if index > 0:
+                if status.st_ctime_ns < renamed_ns - ROTATION_NS:
+                    directory.close(segments.pop().fd)
+                    LOG.debug(
+                        '%s/%s was not renamed with the newer backups: it is '
+                        'taken for a leftover of a higher max_backups',
+                        directory.path, name)
+                    exact = False
+                    break
+                renamed_ns = max(renamed_ns, status.st_ctime_ns)
+            total += segment.size
+            if until == (segment.device, segment.inode) or (
+                    limit is not None and total >= limit):
+                complete = False
+                break
+        if len(segments) > 1 and not cautious and not _still_there(
+                directory, names, start, segments[0]):
+            return None
+        result = Snapshot(
+            directory, segments,
+            complete=complete, exact=exact, settled=settled)
+        segments = []
+        return result
+    finally:
+        for segment in segments:
+            directory.close(segment.fd)
+
+
+def _open(
+        directory: Directory, name: str) -> tuple[Segment, os.stat_result]:
+    fd = directory.open(name)
+    try:
+        status = directory.fstat(fd)
+        if not is_regular(status):
+            raise directory.not_regular(name)
+    except BaseException:
+        directory.close(fd)
+        raise
+    return Segment(fd, status), status
+
+
+def _still_there(
+        directory: Directory, names: list[str], start: int,
+        first: Segment) -> bool:
+    """Whether the first file has moved by one name at most."""
+    for name in names[start:start + 2]:
+        try:
+            if first.is_file(directory.stat(name)):
+                return True
+        except FileNotFoundError:
+            continue
+    return False

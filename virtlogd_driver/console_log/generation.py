@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The names of a log's files. Pure: names in, names out.
+
+A guest that moves to another host starts a new generation, so that no two
+virtlogd ever write one path. Of serial port 0 and of port 1:
+
+====================  ===========================  =========================
+generation            live file                    everything older
+====================  ===========================  =========================
+0                     ``console.log``
+                      ``console.port1.log``
+1                     ``console.g1.log``           ``console.g1.history``
+                      ``console.port1.g1.log``     ``console.port1.g1.history``
+====================  ===========================  =========================
+
+virtlogd's backups append ``.0`` (the newest), ``.1`` and so on to the name of
+the live file. A history is one file that nobody writes any more.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+#: max_backups can't be more in virtlogd (VIR_MAX_MAX_BACKUP), so the oldest
+#: backup that there can be is ``.31``.
+MAX_BACKUPS = 32
+
+_NAME = re.compile(
+    r'console'
+    r'(?:\.port(?P<port>[1-9][0-9]{0,8}))?'
+    r'(?:\.g(?P<generation>[1-9][0-9]{0,8}))?'
+    r'\.(?:(?P<history>history)|log(?:\.(?P<backup>0|[1-9][0-9]{0,8}))?)')
+
+
+@dataclass(frozen=True, slots=True)
+class FileName:
+    """What the name of a log's file says."""
+
+    #: Serial port, from 0.
+    port: int
+    #: How many times the guest had moved, from 0.
+    generation: int
+    #: Number of the backup, 0 is the newest; None is the live file.
+    backup: int | None = None
+    #: The history of all generations before this one.
+    history: bool = False
+
+    def __str__(self) -> str:
+        if self.history:
+            return history_name(self.port, self.generation)
+        name = live_name(self.port, self.generation)
+        return name if self.backup is None else backup_name(name, self.backup)
+
+
+def live_name(port: int, generation: int) -> str:
+    """Name of the file that virtlogd writes, as in the domain's log file."""
+    return f'{_stem(port, generation)}.log'
+
+
+def history_name(port: int, generation: int) -> str:
+    """Name of the file with everything older than a generation, from 1."""
+    return f'{_stem(port, generation)}.history'
+
+
+def backup_name(live: str, number: int) -> str:
+    """Name of a backup of a live file; number 0 is the newest."""
+    return f'{live}.{number}'
+
+
+def parse(name: str) -> FileName | None:
+    """What a file's name says, or None where it is none of a log."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    generation = int(match['generation'] or 0)
+    history = match['history'] is not None
+    if history and generation == 0:
+        return None
+    return FileName(
+        port=int(match['port'] or 0),
+        generation=generation,
+        backup=None if match['backup'] is None else int(match['backup']),
+        history=history)
+
+
+def newest(names: Iterable[str], port: int) -> int | None:
+    """The highest generation of a port among a directory's names.
+
+    That is the live one of a guest which is here. None: there is no log of
+    that port.
+    """
+    return max(
+        (found.generation for found in map(parse, names)
+         if found is not None and found.port == port),
+        default=None)
+
+
+def files_of(names: Iterable[str], port: int, generation: int) -> list[str]:
+    """The files of one generation among a directory's names.
+
+    In the order in which they were written: the history, the backups from the
+    oldest to the newest, the live file.
+    """
+    found = [
+        file for file in map(parse, names)
+        if file is not None
+        and file.port == port and file.generation == generation]
+    found.sort(key=lambda file: (
+        not file.history, file.backup is None, -(file.backup or 0)))
+    return [str(file) for file in found]
+
+
+def _stem(port: int, generation: int) -> str:
+    if port < 0 or generation < 0:
+        raise ValueError(f'port {port}, generation {generation}')
+    return ''.join((
+        'console',
+        f'.port{port}' if port else '',
+        f'.g{generation}' if generation else ''))

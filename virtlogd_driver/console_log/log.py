@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A console log as one run of bytes, over its files and its generations.
+
+What is returned is contiguous, always: it is what the guest wrote, with no
+byte missing within, none twice and none in another order. Generations are
+joined only where that is sure: the newer chain must still have its first file
+(:func:`virtlogd_driver.console_log.chain.begin`). Where it is not, a tail ends
+at the border, and :func:`read_from` says that bytes may have been missed.
+"""
+
+import io
+import logging
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+from virtlogd_driver import exception
+from virtlogd_driver.console_log.chain import Segment, Snapshot, snapshot
+from virtlogd_driver.console_log.directory import Directory
+from virtlogd_driver.console_log.generation import (
+    history_name,
+    live_name,
+    parse,
+)
+
+LOG = logging.getLogger(__name__)
+
+#: Reads until a shorter answer is given. One fails if a file shrinks in it.
+READS = 4
+
+#: Bytes before a position that identify the file, as its inode alone doesn't:
+#: a file system hands out the inode of the oldest backup again at once.
+MARKED_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in a log that stays valid while its file is rotated.
+
+    ``str()`` gives a token, :meth:`parse` takes it.
+    """
+
+    device: int
+    inode: int
+    #: Bytes from the start of that file.
+    offset: int
+    #: Checksum of the file's version and of the bytes before the offset.
+    mark: int
+
+    def __str__(self) -> str:
+        return (f'{self.device:x}-{self.inode:x}-{self.offset:x}-'
+                f'{self.mark:08x}')
+
+    @classmethod
+    def parse(cls, token: str) -> Self:
+        """:raises InvalidPosition: it is no token"""
+        if re.fullmatch(r'[0-9a-f]{1,16}(-[0-9a-f]{1,16}){3}', token) is None:
+            raise exception.InvalidPosition(
+                f'{token!r} is no position in a console log. Take one that a '
+                f'read has returned, or read from the beginning.')
+        return cls(*[int(part, 16) for part in token.split('-')])
+
+
+@dataclass(frozen=True, slots=True)
+class LogRead:
+    """The end of a log."""
+
+    data: bytes
+    #: Where the data ends; None if there is no file.
+    position: Position | None
+    #: False: there may be older bytes that belong to it within the limit, but
+    #: it is not sure that they are contiguous.
+    exact: bool
+    #: There are at least as many bytes before the data. 0 says nothing.
+    older: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogSince:
+    """What a log has from a position on."""
+
+    data: bytes
+    #: Where the data ends; None if that is not known yet.
+    position: Position | None
+    #: Bytes between the position asked for and the data that were rotated
+    #: away unseen: 0, or None where how many (if any) can't be known.
+    missed: int | None
+    #: There are at least as many bytes after the data already.
+    behind: int
+
+
+#: An open file, and the offset and size in bytes of a part of it.
+_Piece = tuple[Segment, int, int]
+
+
+def read_tail(
+        directory: Directory, name: str, limit: int, *,
+        max_backups: int | None = None) -> LogRead:
+    """Read the newest bytes of a log.
+
+    :param name: name of the live file
+    :param limit: most bytes to return, and to hold in memory
+    :param max_backups: virtlogd's, where known: older leftovers are ignored
+    :raises LogNotFound: the log has no file
+    :raises LogNotRegular: the newest file is no regular file
+    :raises LogRefused: a file that is needed may not be read
+    """
+    try:
+        for _ in range(READS):
+            answer = _tail(directory, name, limit, max_backups)
+            if answer is not None:
+                return answer
+        LOG.debug('%s/%s shrinks while it is read', directory.path, name)
+        answer = _tail(directory, name, limit, max_backups, shrinking=True)
+        assert answer is not None
+        return answer
+    except OSError as error:
+        raise _failed(directory, name, error) from error
+
+
+def read_from(
+        directory: Directory, name: str, position: Position | None,
+        limit: int, *, max_backups: int | None = None) -> LogSince:
+    """Read the bytes of a log that follow a position.
+
+    Where the position is not there any more, the data begins with the oldest
+    byte of the live generation. One read doesn't go over the border between
+    two generations; the next one does.
+
+    :param name: name of the live file
+    :param position: where the last read ended; None: the very beginning
+    :param limit: most bytes to return, and to hold in memory
+    :param max_backups: virtlogd's, where known: older leftovers are ignored
+    :raises LogNotFound: the log has no file
+    :raises LogNotRegular: the newest file is no regular file
+    :raises LogRefused: a file that is needed may not be read
+    """
+    try:
+        for _ in range(READS):
+            answer = _since(directory, name, position, limit, max_backups)
+            if answer is not None:
+                return answer
+    except OSError as error:
+        raise _failed(directory, name, error) from error
+    LOG.debug('%s/%s can be read no further for now', directory.path, name)
+    return LogSince(b'', position, 0, 0)
+
+
+def _tail(
+        directory: Directory, name: str, limit: int,
+        max_backups: int | None, *, shrinking: bool = False
+) -> LogRead | None:
+    """None: a file has become shorter than it was when it was opened.
+
+    :param shrinking: read the newest file alone and take what it has
+    """
+    units: list[Snapshot] = []
+    exact = joined = True
+    total = 0
+    try:
+        for unit in _units(
+                directory, name, limit=limit, max_backups=max_backups):
+            units.append(unit)
+            if not joined:
+                units.pop().close()
+                exact = False
+                break
+            total += unit.size
+            exact = exact and unit.exact
+            joined = unit.whole or not unit.segments
+            if shrinking or total >= limit:
+                break
+        segments = [segment for unit in units for segment in unit.segments]
+        if not segments:
+            raise directory.not_found(name)
+        if shrinking:
+            segments = segments[:1]
+            exact = False
+        pieces = _last(segments, limit)
+        data = _read(directory, pieces)
+        if len(data) < sum(size for _, _, size in pieces) and not shrinking:
+            return None
+        end = segments[0].size
+        if shrinking and pieces:
+            end = pieces[0][1] + len(data)
+        return LogRead(
+            data, _position(directory, segments[0], end), exact,
+            total - len(data))
+    finally:
+        for unit in units:
+            unit.close()
+
+
+def _since(
+        directory: Directory, name: str, position: Position | None,
+        limit: int, max_backups: int | None) -> LogSince | None:
+    """None: the files changed too fast."""
+    until = None if position is None else (position.device, position.inode)
+    newer: Snapshot | None = None
+    behind = 0
+    opened: list[Snapshot] = []
+    try:
+        for unit in _units(
+                directory, name, until=until, max_backups=max_backups):
+            opened.append(unit)
+            if not unit.settled:
+                return None
+            index = _find(directory, unit, position)
+            if position is not None and index is not None:
+                pieces = _first(unit.segments[:index + 1], position.offset)
+                if pieces or newer is None:
+                    return _answer(
+                        directory, pieces, position, limit, 0, behind)
+                return _answer(
+                    directory, _first(newer.segments, 0), position, limit,
+                    0 if newer.whole else None, behind - newer.size)
+            if unit.segments:
+                if newer is not None:
+                    opened.remove(newer)
+                    newer.close()
+                newer = unit
+                behind += unit.size
+        if position is not None:
+            newer = snapshot(directory, name, max_backups=max_backups)
+            opened.append(newer)
+            behind = newer.size
+            if not newer.settled:
+                return None
+        if newer is None or not newer.segments:
+            raise directory.not_found(name)
+        return _answer(
+            directory, _first(newer.segments, 0),
+            _position(directory, newer.segments[-1], 0), limit,
+            0 if position is None else None, behind - newer.size)
+    finally:
+        for unit in opened:
+            unit.close()
+
+
+def _units(
+        directory: Directory, name: str, *, max_backups: int | None,
+        limit: int | None = None, until: tuple[int, int] | None = None
+) -> Iterator[Snapshot]:
+    """The live chain, then older histories and chains: the newest first.
+
+    The caller closes them. A log that isn't named as a guest's own has only
+    the one chain.
+    """
+    yield snapshot(
+        directory, name, limit=limit, until=until, max_backups=max_backups)
+    live = parse(name)
+    if live is None or live.history or live.backup is not None:
+        return
+    for generation in range(live.generation, 0, -1):
+        history = history_name(live.port, generation)
+        if not directory.exists(history):
+            older = snapshot(
+                directory, live_name(live.port, generation - 1),
+                limit=limit, until=until, live=False)
+            # The chain is removed once the history that replaces it is there.
+            if not directory.exists(history):
+                yield older
+                if not older.segments:
+                    return
+                continue
+            older.close()
+        yield snapshot(
+            directory, history, limit=limit, until=until, max_backups=0,
+            live=False)
+        return
+
+
+def _find(
+        directory: Directory, unit: Snapshot, position: Position | None
+) -> int | None:
+    """Which file of a snapshot a position is in."""
+    if position is None:
+        return None
+    for index, segment in enumerate(unit.segments):
+        if ((segment.device, segment.inode)
+                == (position.device, position.inode)):
+            if (position.offset <= segment.size
+                    and position == _position(
+                        directory, segment, position.offset)):
+                return index
+            return None
+    return None
+
+
+def _position(
+        directory: Directory, segment: Segment, offset: int) -> Position:
+    before = min(offset, MARKED_BYTES)
+    return Position(segment.device, segment.inode, offset, zlib.crc32(
+        directory.pread(segment.fd, before, offset - before),
+        directory.version(segment.fd)))
+
+
+def _last(segments: list[Segment], limit: int) -> list[_Piece]:
+    """The last bytes of files that are given from the newest to the oldest."""
+    pieces = []
+    for segment in segments:
+        size = min(segment.size, limit)
+        if size > 0:
+            pieces.append((segment, segment.size - size, size))
+            limit -= size
+    pieces.reverse()
+    return pieces
+
+
+def _first(segments: list[Segment], offset: int) -> list[_Piece]:
+    """All bytes of such files, less those before an offset in the oldest."""
+    pieces = []
+    for segment in reversed(segments):
+        if segment.size > offset:
+            pieces.append((segment, offset, segment.size - offset))
+        offset = 0
+    return pieces
+
+
+def _answer(
+        directory: Directory, pieces: list[_Piece], start: Position,
+        limit: int, missed: int | None, behind: int = 0
+) -> LogSince | None:
+    """The first bytes of the pieces. None: a file has become shorter."""
+    total = sum(size for _, _, size in pieces)
+    wanted = []
+    for segment, offset, size in pieces:
+        size = min(size, limit)
+        if size > 0:
+            wanted.append((segment, offset, size))
+            limit -= size
+    data = _read(directory, wanted)
+    if len(data) < sum(size for _, _, size in wanted):
+        return None
+    position = start
+    if wanted:
+        segment, offset, size = wanted[-1]
+        position = _position(directory, segment, offset + size)
+    return LogSince(data, position, missed, behind + total - len(data))
+
+
+def _read(directory: Directory, pieces: list[_Piece]) -> bytes:
+    """Read pieces into one object, once; shorter where a file has ended."""
+    if len(pieces) == 1:
+        segment, offset, size = pieces[0]
+        return directory.pread(segment.fd, size, offset)
+    buffer = io.BytesIO(bytes(sum(size for _, _, size in pieces)))
+    filled = 0
+    with buffer.getbuffer() as view:
+        for segment, offset, size in pieces:
+            end = filled + size
+            while filled < end:
+                got = directory.preadv(
+                    segment.fd, view[filled:end], offset + size - end + filled)
+                if got == 0:
+                    break
+                filled += got
+            if filled < end:
+                break
+    buffer.truncate(filled)
+    return buffer.getvalue()
+
+
+def _failed(
+        directory: Directory, name: str,
+        error: OSError) -> exception.LogError:
+    return exception.LogError(
+        f'{directory.path}/{name} cannot be read: {error.strerror}. See to '
+        f'the file system that it is on.')
