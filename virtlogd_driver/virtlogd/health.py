@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from virtlogd_driver.virtlogd import privileged
-from virtlogd_driver.virtlogd.viewer import Address, Viewer
+from virtlogd_driver.virtlogd.port import Address, Port
+from virtlogd_driver.virtlogd.viewer import Viewer
 
 #: A viewer that took nothing for so many seconds is stuck.
 STUCK_AFTER = 10.0
@@ -48,29 +49,10 @@ class LogState(enum.StrEnum):
     DEAD = 'dead'
     #: QEMU writes it itself, without bound: stdio_handler = "file".
     UNROTATED = 'unrotated'
-    #: The port has no ``<log>``.
+    #: The port has no log.
     NOT_LOGGING = 'not-logging'
     #: virtlogd could not be asked.
     UNKNOWN = 'unknown'
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Port:
-    """A serial port of a running guest."""
-
-    #: UUID of the guest.
-    guest: str
-    #: libvirt's name of it.
-    name: str
-    #: Number of the port, from 0.
-    number: int
-    #: Path of ``<log file>``.
-    log: str | None
-    #: Where it listens for viewers: numeric address and port.
-    listener: Address | None = None
-
-    def __str__(self) -> str:
-        return f'guest {self.guest} ({self.name}), serial port {self.number}'
 
 
 @dataclass(frozen=True, slots=True)

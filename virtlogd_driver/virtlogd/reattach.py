@@ -69,9 +69,8 @@ def find_device(xml: str, log: str) -> Device:
     """
     root = etree.fromstring(xml.encode(), _PARSER)
     for element in root.iterfind('devices/*'):
-        found = element.find('log')
-        if (element.tag not in ('serial', 'console') or found is None
-                or found.get('file') != log):
+        if (element.tag not in ('serial', 'console')
+                or _log_path(element) != log):
             continue
         alias = element.find('alias')
         if alias is None:
@@ -90,6 +89,15 @@ def find_device(xml: str, log: str) -> Device:
             f'The device of {log} is of type {kind}; only tcp and pty can be '
             f'attached again. {_REMEDY}')
     raise exception.ReattachFailed(f'The guest has no device with log {log}.')
+
+
+def _log_path(element: etree._Element) -> str | None:
+    log, source = element.find('log'), element.find('source')
+    if log is not None:
+        return log.get('file')
+    if element.get('type') == 'file' and source is not None:
+        return source.get('path')
+    return None
 
 
 def _socket_backend(element: etree._Element, source: etree._Element,

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from virtlogd_driver import exception
+from virtlogd_driver.virtlogd.port import Address
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
@@ -34,8 +35,6 @@ _SOCKET = struct.Struct('=BBxx48s20x')
 _LAST_DATA_SENT = struct.Struct('=44xI')
 #: sock_diag.h, SK_MEMINFO_*: sndbuf and wmem_queued, in bytes.
 _MEMORY = struct.Struct('=12xI4xI')
-
-Address = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)

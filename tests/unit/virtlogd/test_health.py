@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from virtlogd_driver.virtlogd import health, privileged
-from virtlogd_driver.virtlogd.health import DaemonState, LogState, Port
+from virtlogd_driver.virtlogd.health import DaemonState, LogState
+from virtlogd_driver.virtlogd.port import Port
 from virtlogd_driver.virtlogd.viewer import Viewer
 
 
