@@ -74,6 +74,10 @@ class VirtlogdHung(VirtlogdError):
     """virtlogd accepted a call and did not answer in time."""
 
 
+class LogDiskFull(VirtlogdError):
+    """No room for a console log: virtlogd would close it for good."""
+
+
 class ReattachFailed(VirtlogdError):
     """A dead log could not be brought back; the guest is as it was."""
 

@@ -7,17 +7,26 @@ found; ``changes`` tells what became of it since the report before, so that
 each thing is said once.
 """
 
+import dataclasses
 import enum
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from oslo_privsep import daemon as privsep
+
+from virtlogd_driver import exception
 from virtlogd_driver.virtlogd import privileged
 from virtlogd_driver.virtlogd.port import Address, Port
 from virtlogd_driver.virtlogd.viewer import Viewer
 
 #: A viewer that took nothing for so many seconds is stuck.
 STUCK_AFTER = 10.0
+
+#: A file system with fewer free bytes is full, as far as a log is concerned:
+#: so much may be in a log's pipe.
+FULL_BELOW = 65536
 
 #: As privileged.probe.
 Probe = Callable[[str, list[tuple[str, str]], float],
@@ -78,6 +87,8 @@ class Report:
     daemon: DaemonState
     #: Why the daemon is not up, and the remedy.
     reason: str = ''
+    #: Why libvirt could not be asked for its guests; empty where it could.
+    libvirt: str = ''
     logs: tuple[Log, ...] = ()
     stuck: tuple[Stuck, ...] = ()
     #: Time of the pass, in seconds since the epoch.
@@ -90,6 +101,20 @@ class Report:
         return sum(log.state is state for log in self.logs)
 
 
+def ask(socket_path: str, logs: list[tuple[str, str]],
+        timeout: float) -> tuple[str, str, Sequence[str]]:
+    """privileged.probe, where a helper that does not work is an answer."""
+    try:
+        state, reason, answers = privileged.probe(socket_path, logs, timeout)
+    except (privsep.FailedToDropPrivileges, OSError) as e:
+        return privileged.REFUSED, (
+            f'virtlogd cannot be asked: the privileged helper does not work '
+            f'({e}). Install the rootwrap filters virtlogd-driver.filters, '
+            f'and see helper_command in [{_SECTION}].'), []
+    return state, reason, answers
+
+
+_SECTION = privileged.virtlogd_context.cfg_section
 _BY_ANSWER = {privileged.OPEN: LogState.ALIVE,
               privileged.CLOSED: LogState.DEAD,
               privileged.FILE: LogState.UNROTATED}
@@ -107,7 +132,7 @@ def _states(ports: Sequence[Port], socket_path: str, probe: Probe,
 
 
 def examine(list_ports: Callable[[], Sequence[Port]], socket_path: str,
-            timeout: float, probe: Probe = privileged.probe,
+            timeout: float, probe: Probe = ask,
             list_viewers: Callable[[list[Address]], list[Viewer]]
             | None = None, confirm_after: float = 0.2) -> Report:
     """One pass over all guests of the host.
@@ -115,26 +140,31 @@ def examine(list_ports: Callable[[], Sequence[Port]], socket_path: str,
     Where virtlogd does not answer, libvirt is not asked at all: it may hang
     with virtlogd.
 
-    :param list_ports: the serial ports of all running guests
+    :param list_ports: the serial ports of all running guests; HostError where
+        libvirt does not answer
     :param socket_path: virtlogd's socket
     :param timeout: seconds for virtlogd to answer all that it is asked
     :param probe: asks virtlogd
     :param list_viewers: who is connected; None: do not look
     :param confirm_after: seconds after which a log that seems dead is looked
         at again; its guest may just have ended
-    :raises VirtlogdDriverError: what list_ports raises
     """
     start = time.monotonic()
     ports: Sequence[Port] = ()
     states: list[LogState] = []
+    libvirt = ''
     daemon, reason, _ = _states((), socket_path, probe, timeout)
     if daemon not in _UNASKED:
-        ports = list_ports()
-        daemon, reason, states = _states(ports, socket_path, probe, timeout)
-        if daemon is DaemonState.UP and LogState.DEAD in states:
-            ports, daemon, reason, states = _confirm(
-                ports, states, list_ports, socket_path, timeout, probe,
-                confirm_after)
+        try:
+            ports = list_ports()
+            daemon, reason, states = _states(
+                ports, socket_path, probe, timeout)
+            if daemon is DaemonState.UP and LogState.DEAD in states:
+                ports, daemon, reason, states = _confirm(
+                    ports, states, list_ports, socket_path, timeout, probe,
+                    confirm_after)
+        except exception.HostError as e:
+            libvirt, ports, states = str(e), (), []
     stuck: list[Stuck] = []
     if list_viewers is not None:
         by_listener = {port.listener: port for port in ports if port.listener}
@@ -143,7 +173,7 @@ def examine(list_ports: Callable[[], Sequence[Port]], socket_path: str,
             for viewer in list_viewers(list(by_listener))
             if viewer.stuck(STUCK_AFTER)
             and (port := _port_of(viewer, by_listener))]
-    return Report(daemon, reason,
+    return Report(daemon, reason, libvirt,
                   tuple(map(Log, ports, states)), tuple(stuck),
                   duration=time.monotonic() - start)
 
@@ -180,6 +210,8 @@ class Changes:
 
     #: The daemon's state changed; False at a first pass that finds it up.
     daemon: bool
+    #: libvirt began or ceased to answer.
+    libvirt: bool
     died: tuple[Port, ...]
     back: tuple[Port, ...]
     unrotated: tuple[Port, ...]
@@ -205,6 +237,7 @@ def changes(before: Report | None, now: Report) -> Changes:
     return Changes(
         daemon=now.daemon is not (before.daemon if before
                                   else DaemonState.UP),
+        libvirt=bool(now.libvirt) is not bool(before and before.libvirt),
         died=became(LogState.DEAD),
         back=tuple(log.port for log in now.logs
                    if log.state is LogState.ALIVE
@@ -225,15 +258,48 @@ def remember(before: Report | None, now: Report) -> Report:
     """
     if before is None:
         return now
+    unasked = now.daemon in _UNASKED or bool(now.libvirt)
+    if unasked and not now.logs:
+        return dataclasses.replace(now, logs=before.logs, stuck=before.stuck)
     old = {log.port: log for log in before.logs}
-    if now.logs:
-        logs = tuple(old.get(log.port, log)
-                     if log.state is LogState.UNKNOWN else log
-                     for log in now.logs)
-    elif now.daemon in _UNASKED:
-        logs = before.logs
-    else:
-        logs = ()
-    return Report(now.daemon, now.reason, logs,
-                  before.stuck if now.daemon in _UNASKED else now.stuck,
-                  now.time, now.duration)
+    return dataclasses.replace(now, logs=tuple(
+        old.get(log.port, log) if log.state is LogState.UNKNOWN else log
+        for log in now.logs))
+
+
+def free_space(log: str) -> int | None:
+    """Free bytes where a log is, for root; None where that is not known.
+
+    virtlogd runs as root: what is reserved for root counts as free.
+    """
+    try:
+        found = os.statvfs(os.path.dirname(log))
+    except OSError:
+        return None
+    return found.f_bfree * found.f_frsize
+
+
+def check_ready(socket_path: str, logs: Sequence[str], timeout: float,
+                probe: Probe = ask) -> None:
+    """Before a guest starts: its logs will be written.
+
+    libvirt starts no guest while virtlogd is down, hangs with it without
+    limit, and starts one into a dead log where the disk is full.
+
+    :param logs: the paths that the guest is going to log to
+    :raises VirtlogdDown: virtlogd is down
+    :raises VirtlogdHung: it did not answer in time
+    :raises LogDiskFull: there is no room for a log
+    """
+    state, reason, _ = probe(socket_path, [], timeout)
+    if state == DaemonState.DOWN:
+        raise exception.VirtlogdDown(reason)
+    if state == DaemonState.HUNG:
+        raise exception.VirtlogdHung(reason)
+    for log in logs:
+        free = free_space(log)
+        if free is not None and free < FULL_BELOW:
+            raise exception.LogDiskFull(
+                f'The file system of {os.path.dirname(log)} is full ({free} '
+                'bytes free): the guest would start without its console log, '
+                'for good. Free some space.')

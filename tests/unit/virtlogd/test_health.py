@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
+import pathlib
 import time
 from collections.abc import Sequence
 
 import pytest
+from oslo_privsep import daemon as privsep
 
+from virtlogd_driver import exception
 from virtlogd_driver.virtlogd import health, privileged
 from virtlogd_driver.virtlogd.health import DaemonState, LogState
 from virtlogd_driver.virtlogd.port import Port
@@ -164,7 +167,7 @@ class Passes:
         return changes
 
 
-NOTHING = health.Changes(False, (), (), (), (), ())
+NOTHING = health.Changes(False, False, (), (), (), (), ())
 
 
 def test_a_log_that_dies_is_said_once_and_so_is_its_return() -> None:
@@ -224,6 +227,58 @@ def test_log_of_a_guest_that_is_gone_is_forgotten() -> None:
     passes.next(port(0))
     assert passes.next() == NOTHING
     assert passes.next(port(0)).died == (port(0),)
+
+
+def test_libvirt_that_does_not_answer_is_said_once() -> None:
+    passes = Passes()
+    passes.next(port(0), viewers=[viewer(0, 60)])
+
+    def list_ports() -> Sequence[Port]:
+        raise exception.HostError('libvirtd is down')
+
+    for first in (True, False):
+        found = health.examine(list_ports, '/sock', 1, passes.virtlogd)
+        assert found.libvirt == 'libvirtd is down'
+        changes = health.changes(passes.report, found)
+        passes.report = health.remember(passes.report, found)
+        assert changes.libvirt is first
+        assert changes.died == ()
+        assert states(passes.report) == [LogState.DEAD]
+    changes = passes.next(port(0), viewers=[viewer(0, 60)])
+    assert changes.libvirt
+    assert changes.died == changes.stuck == ()
+
+
+def test_ready_for_a_guest(tmp_path: pathlib.Path) -> None:
+    virtlogd = FakeVirtlogd()
+    health.check_ready('/sock', [str(tmp_path / 'log')], 1, virtlogd)
+    # A directory that is not there yet, or out of sight, says nothing.
+    health.check_ready('/sock', ['/no/such/log'], 1, virtlogd)
+    virtlogd.daemon = privileged.REFUSED
+    health.check_ready('/sock', [], 1, virtlogd)
+
+
+@pytest.mark.parametrize(('state', 'error'), [
+    (privileged.DOWN, exception.VirtlogdDown),
+    (privileged.HUNG, exception.VirtlogdHung)])
+def test_not_ready_for_a_guest(state: str,
+                               error: type[Exception]) -> None:
+    virtlogd = FakeVirtlogd()
+    virtlogd.daemon = state
+    with pytest.raises(error, match='because'):
+        health.check_ready('/sock', [], 1, virtlogd)
+
+
+def test_helper_that_does_not_work_is_an_answer(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object) -> None:
+        raise privsep.FailedToDropPrivileges('exit status 1')
+
+    monkeypatch.setattr(privileged, 'probe', fails)
+    state, reason, answers = health.ask('/sock', [], 1)
+    assert state == privileged.REFUSED
+    assert 'virtlogd_privileged_daemon' in reason
+    assert answers == []
 
 
 def test_viewer_that_leaves_is_said() -> None:
