@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures of the functional tests. They need ``tests.lab.namespace``."""
 
+from tests.lab import concurrency  # noqa: F401
+
+# isort: split
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

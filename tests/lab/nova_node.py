@@ -7,8 +7,10 @@ nova's functional tests. nova-compute is real to the bottom: its driver, its
 privsep daemons, libvirt, QEMU and the guest.
 """
 
+from tests.lab import concurrency  # noqa: F401
+
+# isort: split
 import contextlib
-import importlib.metadata
 import io
 import logging
 import os
@@ -21,7 +23,18 @@ from typing import Any, TypeAlias
 
 import fixtures
 import libvirt
+import os_brick.privileged
+import os_vif
 from lxml import etree
+from nova import context as nova_context
+from nova import objects
+from nova.compute import rpcapi as compute_rpcapi
+from nova.conf import CONF
+from nova.console import serial as nova_serial
+from nova.tests.functional import integrated_helpers
+from nova.tests.functional.api import client as api_client
+from nova.virt.libvirt import host as libvirt_host
+from oslo_privsep import priv_context
 
 from tests.lab.daemons import LibvirtHost
 from tests.lab.guest import boot_sector, disk_image
@@ -29,23 +42,8 @@ from tests.lab.terminal import Terminal
 from tests.lab.wait import until
 from virtlogd_driver import conf
 
-if int(importlib.metadata.version('nova').split('.')[0]) >= 34:
-    # nova-compute runs on native threads since then; nova's tests do only if
-    # they are told. Before, it is eventlet. nova decides when it is imported.
-    os.environ.setdefault('OS_NOVA_DISABLE_EVENTLET_PATCHING', '1')
-
-from nova.tests.functional import integrated_helpers  # noqa: I001
-import os_brick.privileged
-import os_vif
-from nova import context as nova_context
-from nova import objects
-from nova.compute import rpcapi as compute_rpcapi
-from nova.conf import CONF
-from nova.console import serial as nova_serial
-from nova.tests.functional.api import client as api_client
-from nova.virt.libvirt import host as libvirt_host
-from oslo_privsep import priv_context
-
+#: What the REST API answers when it refuses.
+ApiError = api_client.OpenStackApiException
 #: A server, as the REST API shows it.
 Server: TypeAlias = dict[str, Any]
 #: Options of nova.conf: {(group or None, name): value}
@@ -213,11 +211,13 @@ class NovaNode(fixtures.Fixture):
             # A boot sector does not listen to ACPI.
             (None, 'shutdown_timeout'): 0,
             (None, 'state_path'): str(self.directory / 'state'),
+            (None, 'use_cow_images'): False,
             ('libvirt', 'connection_uri'): self.host.uri,
             ('libvirt', 'cpu_mode'): 'none',
             ('libvirt', 'images_type'): 'raw',
             ('libvirt', 'inject_partition'): -2,
             ('libvirt', 'virt_type'): 'qemu',
+            ('libvirt', 'wait_soft_reboot_seconds'): 1,
             ('serial_console', 'enabled'): True,
             ('spice', 'enabled'): False,
             ('vnc', 'enabled'): False,
@@ -333,12 +333,10 @@ class NovaNode(fixtures.Fixture):
 
     # Consoles
 
-    def console_output(self, server: Server,
-                       length: int | None = None) -> str:
+    def console_output(self, server: Server) -> str:
         """What os-getConsoleOutput answers."""
-        arguments = {} if length is None else {'length': length}
         answer: str = self.api.post_server_action(
-            server['id'], {'os-getConsoleOutput': arguments})['output']
+            server['id'], {'os-getConsoleOutput': {}})['output']
         return answer
 
     def wait_for_output(self, server: Server, text: str,

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""To be imported first: native threads or eventlet, as nova-compute runs.
+
+nova-compute runs on native threads since nova 34, on eventlet before. nova
+decides that once, and some libraries choose by what is loaded already.
+"""
+
+import importlib.metadata
+import os
+
+if int(importlib.metadata.version('nova').split('.')[0]) >= 34:
+    # nova's tests have another default than nova-compute.
+    os.environ.setdefault('OS_NOVA_DISABLE_EVENTLET_PATCHING', '1')
+
+import nova.tests.functional  # noqa: F401
