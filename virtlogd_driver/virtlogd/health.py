@@ -28,6 +28,9 @@ STUCK_AFTER = 10.0
 #: so much may be in a log's pipe.
 FULL_BELOW = 65536
 
+#: What a call raises whose privileged helper does not work.
+PRIVSEP_ERRORS = (privsep.FailedToDropPrivileges, OSError)
+
 #: As privileged.probe.
 Probe = Callable[[str, list[tuple[str, str]], float],
                  tuple[str, str, Sequence[str]]]
@@ -106,7 +109,7 @@ def ask(socket_path: str, logs: list[tuple[str, str]],
     """privileged.probe, where a helper that does not work is an answer."""
     try:
         state, reason, answers = privileged.probe(socket_path, logs, timeout)
-    except (privsep.FailedToDropPrivileges, OSError) as e:
+    except PRIVSEP_ERRORS as e:
         return privileged.REFUSED, (
             f'virtlogd cannot be asked: the privileged helper does not work '
             f'({e}). Install the rootwrap filters virtlogd-driver.filters, '

@@ -6,40 +6,12 @@ from collections.abc import Sequence
 import pytest
 from oslo_privsep import daemon as privsep
 
+from tests.unit.virtlogd.fake_virtlogd import FakeVirtlogd, port
 from virtlogd_driver import exception
 from virtlogd_driver.virtlogd import health, privileged
 from virtlogd_driver.virtlogd.health import DaemonState, LogState
 from virtlogd_driver.virtlogd.port import Port
 from virtlogd_driver.virtlogd.viewer import Viewer
-
-
-class FakeVirtlogd:
-    """A virtlogd that writes some logs; answers as privileged.probe does."""
-
-    def __init__(self, *logs: str) -> None:
-        self.daemon = privileged.UP
-        self.open = set(logs)
-        self.by_qemu: set[str] = set()
-        self.calls = 0
-
-    def __call__(self, socket_path: str, logs: list[tuple[str, str]],
-                 timeout: float) -> tuple[str, str, Sequence[str]]:
-        self.calls += 1
-        if self.daemon in (privileged.HUNG, privileged.REFUSED):
-            return self.daemon, 'because', []
-        closed = [privileged.FILE if log in self.by_qemu
-                  else privileged.CLOSED for _, log in logs]
-        if self.daemon == privileged.DOWN:
-            return self.daemon, 'because', closed
-        return self.daemon, '', [
-            privileged.OPEN if log in self.open else answer
-            for (_, log), answer in zip(logs, closed, strict=True)]
-
-
-def port(number: int, log: str | None = '', guest: str = 'a') -> Port:
-    path = f'/{guest}/{number}' if log == '' else log
-    return Port(guest, f'instance-{guest}', number, path,
-                ('127.0.0.1', 10000 + number))
 
 
 def examine(virtlogd: FakeVirtlogd, *ports: Port,

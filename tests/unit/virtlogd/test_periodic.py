@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: Apache-2.0
+import logging
+import pathlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from tests.unit.virtlogd.fake_virtlogd import FakeVirtlogd, port
+from virtlogd_driver import exception
+from virtlogd_driver.virtlogd import health, periodic, privileged, viewer
+from virtlogd_driver.virtlogd.health import DaemonState, LogState, Report
+from virtlogd_driver.virtlogd.port import Port
+
+
+@pytest.fixture
+def virtlogd(monkeypatch: pytest.MonkeyPatch) -> FakeVirtlogd:
+    fake = FakeVirtlogd('/a/0', '/a/1')
+    monkeypatch.setattr(privileged, 'probe', fake)
+    monkeypatch.setattr(viewer, 'viewers', lambda listeners: [])
+    real = health.examine
+
+    def examine(*args: object, **kwargs: object) -> Report:
+        return real(*args, confirm_after=0, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(health, 'examine', examine)
+    return fake
+
+
+class Host:
+    """A task with its surroundings."""
+
+    def __init__(self, virtlogd: FakeVirtlogd,
+                 caplog: pytest.LogCaptureFixture) -> None:
+        self.virtlogd = virtlogd
+        self.caplog = caplog
+        self.ports: Sequence[Port] = [port(0), port(1)]
+        self.published: list[tuple[Report, periodic.Totals]] = []
+        self.attempts: list[Port] = []
+        self.failing = False
+        self.note = ''
+        caplog.set_level(logging.INFO)
+
+    def list_ports(self) -> Sequence[Port]:
+        return self.ports
+
+    def reattach(self, one: Port) -> str:
+        self.attempts.append(one)
+        if self.failing:
+            raise exception.ReattachFailed('QEMU refuses')
+        assert one.log
+        self.virtlogd.open.add(one.log)
+        return self.note
+
+    def publish(self, report: Report, totals: periodic.Totals) -> None:
+        self.published.append((report, totals))
+
+    def task(self, heal: bool = False, interval: float = 60,
+             viewer_timeout: float = 0) -> periodic.HealthTask:
+        return periodic.HealthTask(
+            periodic.Settings('/sock', interval, 1, viewer_timeout),
+            self.list_ports, self.reattach if heal else None, self.publish)
+
+    def said(self) -> list[str]:
+        """Levels and messages since the last time."""
+        found = [f'{record.levelname} {record.getMessage()}'
+                 for record in self.caplog.records]
+        self.caplog.clear()
+        return found
+
+
+@pytest.fixture
+def host(virtlogd: FakeVirtlogd,
+         caplog: pytest.LogCaptureFixture) -> Host:
+    return Host(virtlogd, caplog)
+
+
+def test_one_error_when_a_log_dies_and_one_info_when_it_is_back(
+        host: Host) -> None:
+    task = host.task()
+    task.run_once()
+    assert host.said() == []
+    host.virtlogd.open.remove('/a/1')
+    task.run_once()
+    (said,) = host.said()
+    assert said.startswith('ERROR Console log /a/1 of guest a')
+    assert 'managed save' in said
+    task.run_once()
+    assert host.said() == []
+    host.virtlogd.open.add('/a/1')
+    task.run_once()
+    (said,) = host.said()
+    assert said.startswith('INFO Console log /a/1 of guest a')
+    assert host.published[-1][1] == periodic.Totals(died=1)
+
+
+def test_daemon_is_said_with_its_reason(host: Host) -> None:
+    task = host.task()
+    host.virtlogd.daemon = privileged.HUNG
+    task.run_once()
+    task.run_once()
+    assert host.said() == ['ERROR virtlogd is hung: because']
+    host.virtlogd.daemon = privileged.UP
+    task.run_once()
+    assert host.said() == ['INFO virtlogd answers.']
+
+
+def test_unrotated_logs_are_one_warning(host: Host) -> None:
+    host.virtlogd.open = set()
+    host.virtlogd.by_qemu = {f'/a/{number}' for number in range(5)}
+    host.ports = [port(number) for number in range(5)]
+    task = host.task()
+    task.run_once()
+    task.run_once()
+    (said,) = host.said()
+    assert said.startswith('WARNING QEMU writes 5 console logs')
+
+
+def test_dead_log_is_healed_in_the_pass_that_finds_it(host: Host) -> None:
+    task = host.task(heal=True)
+    host.virtlogd.open.remove('/a/0')
+    report = task.run_once()
+    assert report.count(LogState.ALIVE) == 2
+    assert [said.split()[0] for said in host.said()] == ['ERROR', 'INFO']
+    assert host.published[-1][1] == periodic.Totals(died=1, reattached=1)
+
+
+def test_note_of_healing_is_passed_on(host: Host) -> None:
+    host.note = 'its console moved'
+    host.virtlogd.open.remove('/a/0')
+    host.task(heal=True).run_once()
+    assert any('its console moved' in said for said in host.said())
+
+
+def test_nothing_is_healed_unless_asked_for(host: Host) -> None:
+    host.virtlogd.open.remove('/a/0')
+    host.task().run_once()
+    assert host.attempts == []
+
+
+@pytest.mark.parametrize('state', [privileged.DOWN, privileged.HUNG])
+def test_nothing_is_healed_without_virtlogd(host: Host, state: str) -> None:
+    host.virtlogd.daemon = state
+    host.task(heal=True).run_once()
+    assert host.attempts == []
+
+
+def test_failed_healing_is_said_once_and_tried_ever_more_rarely(
+        host: Host) -> None:
+    task = host.task(heal=True)
+    host.failing = True
+    host.virtlogd.open.remove('/a/0')
+    passes = []
+    for number in range(20):
+        before = len(host.attempts)
+        task.run_once()
+        if len(host.attempts) > before:
+            passes.append(number)
+    assert passes == [0, 2, 5, 10, 19]
+    assert [said for said in host.said() if 'QEMU refuses' in said] == [
+        'ERROR Console log /a/0 of guest a (instance-a), serial port 0 could '
+        'not be brought back: QEMU refuses']
+    assert host.published[-1][1].reattach_failed == 4
+
+
+def test_log_that_dies_again_and_again_is_healed_ever_more_rarely(
+        host: Host) -> None:
+    task = host.task(heal=True)
+    for _ in range(20):
+        host.virtlogd.open.discard('/a/0')
+        task.run_once()
+    assert len(host.attempts) < 8
+
+
+def test_log_that_stayed_alive_is_healed_at_once_again(host: Host) -> None:
+    task = host.task(heal=True)
+    host.virtlogd.open.remove('/a/0')
+    task.run_once()
+    task.run_once()
+    host.virtlogd.open.remove('/a/0')
+    task.run_once()
+    assert len(host.attempts) == 2
+
+
+def test_log_is_not_healed_into_a_full_disk(
+        host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, 'free_space', lambda log: 4096)
+    host.virtlogd.open.remove('/a/0')
+    host.task(heal=True).run_once()
+    assert host.attempts == []
+    assert 'file system is full' in host.said()[0]
+
+
+def stuck_at(one: Port, silent: float) -> viewer.Viewer:
+    assert one.listener
+    return viewer.Viewer(one.listener, ('192.0.2.1', 999), silent, True,
+                         b'id')
+
+
+@pytest.mark.parametrize(('limit', 'silent', 'ended'), [
+    (0, 1000, False), (60, 59, False), (60, 60, True)])
+def test_stuck_viewer_is_said_and_disconnected_in_time(
+        host: Host, monkeypatch: pytest.MonkeyPatch, limit: float,
+        silent: float, ended: bool) -> None:
+    found = [stuck_at(port(1), silent)]
+    calls: list[tuple[object, ...]] = []
+
+    def disconnect(*args: object) -> bool:
+        calls.append(args)
+        found.clear()
+        return True
+
+    monkeypatch.setattr(viewer, 'viewers', lambda listeners: list(found))
+    monkeypatch.setattr(privileged, 'disconnect', disconnect)
+    host.task(viewer_timeout=limit).run_once()
+    said = host.said()
+    assert said[0].startswith('WARNING Viewer 192.0.2.1:999 of guest a')
+    assert bool(calls) is ended
+    if ended:
+        assert calls == [(('127.0.0.1', 10001), b'id', limit)]
+        assert 'was disconnected' in said[1]
+        assert said[2].startswith('INFO No viewer stops guest a')
+        assert host.published[-1][1].viewers_disconnected == 1
+
+
+def test_disconnecting_that_fails_is_said_once(
+        host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def disconnect(*args: object) -> bool:
+        raise exception.VirtlogdDriverError('needs CAP_NET_ADMIN')
+
+    monkeypatch.setattr(viewer, 'viewers',
+                        lambda listeners: [stuck_at(port(0), 100)])
+    monkeypatch.setattr(privileged, 'disconnect', disconnect)
+    task = host.task(viewer_timeout=60)
+    task.run_once()
+    task.run_once()
+    assert len([said for said in host.said() if 'CAP_NET_ADMIN' in said]) == 1
+
+
+def test_metrics_that_cannot_be_written_are_said_once(
+        host: Host, tmp_path: pathlib.Path) -> None:
+    def publish(report: Report, totals: periodic.Totals) -> None:
+        raise PermissionError(13, 'Permission denied', '/metrics.prom')
+
+    task = periodic.HealthTask(periodic.Settings('/sock', 60, 1),
+                               host.list_ports, None, publish)
+    task.run_once()
+    task.run_once()
+    (said,) = host.said()
+    assert 'metrics_file' in said
+    assert '/metrics.prom' in said
+
+
+# The thread
+
+@pytest.fixture
+def started(host: Host) -> Iterator[Callable[..., periodic.HealthTask]]:
+    tasks: list[periodic.HealthTask] = []
+
+    def start(interval: float) -> periodic.HealthTask:
+        task = host.task(interval=interval)
+        tasks.append(task)
+        task.start()
+        return task
+
+    yield start
+    for task in tasks:
+        task.stop()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_passes_are_made_at_once_and_every_interval(
+        host: Host, started: Callable[..., periodic.HealthTask]) -> None:
+    task = started(0.05)
+    wait_for(lambda: len(host.published) >= 3)
+    task.stop()
+    time.sleep(0.2)
+    made = len(host.published)
+    time.sleep(0.2)
+    assert len(host.published) == made
+
+
+def test_pass_that_fails_is_not_the_last(
+        host: Host, started: Callable[..., periodic.HealthTask]) -> None:
+    host.ports = [None]  # type: ignore[list-item]
+    task = started(0.05)
+    wait_for(lambda: any('Traceback' in (record.exc_text or '')
+                         or record.exc_info
+                         for record in host.caplog.records))
+    host.ports = [port(0)]
+    wait_for(lambda: host.published)
+    assert task.report is not None
+
+
+def test_libvirt_that_hangs_is_said_once_and_hangs_nothing_else(
+        host: Host, started: Callable[..., periodic.HealthTask]) -> None:
+    release = threading.Event()
+    ports = host.ports
+    passes = []
+
+    def hang() -> Sequence[Port]:
+        passes.append(None)
+        release.wait(30)
+        return ports
+
+    host.list_ports = hang  # type: ignore[method-assign]
+    start = time.monotonic()
+    task = started(0.1)
+    assert time.monotonic() - start < 0.5
+    wait_for(lambda: len(host.published) >= 3)
+    assert len(passes) == 1
+    assert task.report is not None
+    assert task.report.libvirt
+    host.virtlogd.daemon = privileged.HUNG
+    wait_for(lambda: task.report
+             and task.report.daemon is DaemonState.HUNG)
+    host.virtlogd.daemon = privileged.UP
+    release.set()
+    wait_for(lambda: task.report and not task.report.libvirt)
+    said = [line for line in host.said() if 'watched' in line]
+    assert [line.split(':')[0] for line in said] == [
+        'ERROR Console logs are not watched',
+        'INFO Console logs are watched again']
+
+
+def test_stop_does_not_wait_for_a_pass_that_hangs(host: Host) -> None:
+    release = threading.Event()
+
+    def hang() -> Sequence[Port]:
+        release.wait(30)
+        return []
+
+    host.list_ports = hang  # type: ignore[method-assign]
+    task = host.task(interval=60)
+    task.start()
+    start = time.monotonic()
+    task.stop()
+    assert time.monotonic() - start < 2
+    release.set()

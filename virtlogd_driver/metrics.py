@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A health report as a text file for Prometheus.
+
+node_exporter's textfile collector reads it. It is replaced as a whole.
+"""
+
+import os
+import stat
+
+import prometheus_client
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+)
+
+from virtlogd_driver.virtlogd.health import DaemonState, LogState, Report
+from virtlogd_driver.virtlogd.periodic import Totals
+
+#: Each name in the file begins with this.
+PREFIX = 'virtlogd_driver'
+LAST_PASS = f'{PREFIX}_health_pass_timestamp_seconds'
+
+
+class _Collected:
+    """What prometheus_client asks for metrics."""
+
+    def __init__(self, report: Report, totals: Totals) -> None:
+        self._report = report
+        self._totals = totals
+
+    def collect(self) -> list[Metric]:
+        report, totals = self._report, self._totals
+        daemon = GaugeMetricFamily(
+            f'{PREFIX}_virtlogd', 'Whether virtlogd is in this state.',
+            labels=['state'])
+        for state in DaemonState:
+            daemon.add_metric([state], report.daemon is state)
+        logs = GaugeMetricFamily(
+            f'{PREFIX}_console_logs', 'Console logs of running guests.',
+            labels=['state'])
+        for log_state in LogState:
+            logs.add_metric([log_state], report.count(log_state))
+        alive = GaugeMetricFamily(
+            f'{PREFIX}_console_log_alive',
+            'Whether what a guest writes on a serial port is logged.',
+            labels=['guest', 'port'])
+        for log in report.logs:
+            if log.state in (LogState.ALIVE, LogState.DEAD):
+                alive.add_metric([log.port.guest, str(log.port.number)],
+                                 log.state is LogState.ALIVE)
+        return [
+            daemon, logs, alive,
+            GaugeMetricFamily(
+                f'{PREFIX}_stuck_viewers',
+                'Viewers that stop the output of a guest.',
+                len(report.stuck)),
+            GaugeMetricFamily(
+                f'{PREFIX}_libvirt_up',
+                'Whether libvirt told its guests to the health pass.',
+                not report.libvirt),
+            GaugeMetricFamily(
+                LAST_PASS, 'When the last health pass was made.',
+                report.time),
+            GaugeMetricFamily(
+                f'{PREFIX}_health_pass_duration_seconds',
+                'What the last health pass took.', report.duration),
+            CounterMetricFamily(
+                f'{PREFIX}_console_logs_died', 'Console logs that died.',
+                totals.died),
+            CounterMetricFamily(
+                f'{PREFIX}_console_logs_reattached',
+                'Console logs that were brought back.', totals.reattached),
+            CounterMetricFamily(
+                f'{PREFIX}_console_log_reattachments_failed',
+                'Attempts to bring a console log back that failed.',
+                totals.reattach_failed),
+            CounterMetricFamily(
+                f'{PREFIX}_viewers_disconnected',
+                'Viewers that were disconnected because they did not read.',
+                totals.viewers_disconnected),
+        ]
+
+
+def write(path: str, report: Report, totals: Totals) -> None:
+    """Write the metrics file, readable for node_exporter's user.
+
+    :raises OSError: it cannot be written
+    """
+    registry = prometheus_client.CollectorRegistry()
+    registry.register(_Collected(report, totals))
+    prometheus_client.write_to_textfile(path, registry)
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    os.chmod(path, mode | stat.S_IRGRP | stat.S_IROTH)
+
+
+def last_pass(path: str) -> float | None:
+    """When the health pass that wrote a metrics file was made.
+
+    :returns: seconds since the epoch; None for a file without it
+    :raises OSError: it cannot be read
+    """
+    with open(path, encoding='utf-8') as metrics:
+        for line in metrics:
+            name, _, value = line.partition(' ')
+            if name == LAST_PASS:
+                return float(value)
+    return None

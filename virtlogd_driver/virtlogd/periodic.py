@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The health pass, again and again beside nova-compute's work.
+
+It runs on ``threading``'s threads, native or eventlet's, whichever the
+process has. What it is given to call may block a thread, but under eventlet
+must not block the process: a libvirt connection is a tpool proxy there.
+
+A pass that does not end (libvirt hangs) is left to itself; it is said, and no
+other is begun until it has ended. Nothing waits for it.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from oslo_log import log as logging
+
+from virtlogd_driver import exception
+from virtlogd_driver.virtlogd import health, privileged, viewer
+from virtlogd_driver.virtlogd.health import (
+    DaemonState,
+    LogState,
+    Report,
+    Stuck,
+)
+from virtlogd_driver.virtlogd.port import Port
+
+LOG = logging.getLogger(__name__)
+
+#: The most passes between two attempts to bring one log back.
+_MAX_PAUSE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the host is watched."""
+
+    #: virtlogd's socket.
+    socket_path: str
+    #: Seconds from one pass to the next.
+    interval: float
+    #: Seconds for virtlogd to answer.
+    timeout: float
+    #: Seconds after which a stuck viewer is disconnected; 0 is never.
+    viewer_timeout: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What happened since the start of the process."""
+
+    died: int = 0
+    reattached: int = 0
+    reattach_failed: int = 0
+    viewers_disconnected: int = 0
+
+
+@dataclass(slots=True)
+class _Attempts:
+    """How often a log was tried to be brought back, and when to try again."""
+
+    count: int = 0
+    passes_to_wait: int = 0
+
+
+class HealthTask:
+    """Watches virtlogd and the logs of all guests of the host.
+
+    :param settings: how
+    :param list_ports: the serial ports of all running guests; HostError where
+        libvirt does not answer
+    :param reattach: brings the log of a port back and returns a note for the
+        operator, or raises VirtlogdError; None: do not
+    :param publish: gets each report, for metrics; may raise OSError
+    """
+
+    def __init__(self, settings: Settings,
+                 list_ports: Callable[[], Sequence[Port]],
+                 reattach: Callable[[Port], str] | None = None,
+                 publish: Callable[[Report, Totals], None] | None = None
+                 ) -> None:
+        self._settings = settings
+        self._list_ports = list_ports
+        self._reattach = reattach
+        self._publish = publish
+        self._totals = Totals()
+        self._report: Report | None = None
+        self._attempts: dict[Port, _Attempts] = {}
+        self._disconnectable = True
+        self._publishable = True
+        # A pass that hung may end while another report is taken.
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def report(self) -> Report | None:
+        """The newest report; None before the first pass has ended."""
+        return self._report
+
+    def start(self) -> None:
+        """Begin; the first pass is made at once. Does not wait for it."""
+        self._thread = threading.Thread(
+            target=self._loop, name='virtlogd-health', daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; a pass that is under way ends by itself, unheeded."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(1)
+
+    def _loop(self) -> None:
+        while not self._stop.is_set():
+            done = threading.Event()
+            threading.Thread(target=self._guarded_pass, args=(done,),
+                             name='virtlogd-health-pass', daemon=True).start()
+            self._stop.wait(self._settings.interval)
+            while not done.is_set() and not self._stop.is_set():
+                self._say_overdue()
+                done.wait(self._settings.interval)
+
+    def _guarded_pass(self, done: threading.Event) -> None:
+        try:
+            self.run_once()
+        except Exception:
+            # The next pass may do better; nova-compute must go on.
+            LOG.exception('The health pass of virtlogd failed')
+        finally:
+            done.set()
+
+    def _say_overdue(self) -> None:
+        """libvirt hangs, as it does with a hung virtlogd: ask that alone."""
+        daemon, reason, _ = health.ask(
+            self._settings.socket_path, [], self._settings.timeout)
+        found = Report(
+            DaemonState(daemon), reason,
+            'libvirt did not answer a health pass within '
+            f'{self._settings.interval:g} s')
+        self._take(found)
+
+    def run_once(self) -> Report:
+        """One pass: look, say, heal, publish."""
+        found = self._examine()
+        self._take(found)
+        healed, ended = self._heal(found), self._disconnect(found)
+        if healed or ended:
+            self._take(self._examine())
+        assert self._report is not None
+        return self._report
+
+    def _examine(self) -> Report:
+        return health.examine(
+            self._list_ports, self._settings.socket_path,
+            self._settings.timeout, list_viewers=viewer.viewers)
+
+    def _take(self, found: Report) -> None:
+        """Say what has changed, and publish the report."""
+        with self._lock:
+            changes = health.changes(self._report, found)
+            self._report = health.remember(self._report, found)
+            self._totals = replace(
+                self._totals, died=self._totals.died + len(changes.died))
+            _say(changes, found)
+            self._publish_report(self._report)
+
+    def _publish_report(self, report: Report) -> None:
+        if self._publish is None:
+            return
+        try:
+            self._publish(report, self._totals)
+            self._publishable = True
+        except OSError as e:
+            if self._publishable:
+                LOG.error('[virtlogd] metrics_file cannot be written: %s', e)
+            self._publishable = False
+
+    # Healing
+
+    def _heal(self, found: Report) -> bool:
+        """Bring back what is dead; whether anything was."""
+        dead = {log.port for log in found.logs if log.state is LogState.DEAD}
+        self._forget_attempts(dead)
+        if self._reattach is None or found.daemon is not DaemonState.UP:
+            return False
+        back = [self._bring_back(port) for port in sorted(
+            dead, key=lambda port: (port.guest, port.number))]
+        return any(back)
+
+    def _forget_attempts(self, dead: set[Port]) -> None:
+        """A log that stays alive for long enough starts over."""
+        for port in self._attempts.keys() - dead:
+            self._attempts[port].passes_to_wait -= 1
+            if self._attempts[port].passes_to_wait <= 0:
+                del self._attempts[port]
+
+    def _bring_back(self, port: Port) -> bool:
+        attempts = self._attempts.setdefault(port, _Attempts())
+        if attempts.passes_to_wait:
+            attempts.passes_to_wait -= 1
+            return False
+        assert self._reattach is not None
+        assert port.log is not None
+        free = health.free_space(port.log)
+        if free is not None and free < health.FULL_BELOW:
+            # It would die of its first write.
+            return False
+        attempts.count += 1
+        attempts.passes_to_wait = min(2 ** (attempts.count - 1), _MAX_PAUSE)
+        try:
+            note = self._reattach(port)
+        except exception.VirtlogdDriverError as e:
+            self._totals = replace(
+                self._totals,
+                reattach_failed=self._totals.reattach_failed + 1)
+            log = LOG.error if attempts.count == 1 else LOG.debug
+            log('Console log %s of %s could not be brought back: %s',
+                port.log, port, e, instance_uuid=port.guest)
+            return False
+        self._totals = replace(
+            self._totals, reattached=self._totals.reattached + 1)
+        if note:
+            LOG.warning('Console log %s of %s was attached again; %s.',
+                        port.log, port, note, instance_uuid=port.guest)
+        return True
+
+    def _disconnect(self, found: Report) -> bool:
+        """End the connections of viewers that stop a guest for too long."""
+        limit = self._settings.viewer_timeout
+        ended = [self._end(stuck, limit) for stuck in found.stuck
+                 if limit and stuck.viewer.stuck(limit)]
+        return any(ended)
+
+    def _end(self, stuck: Stuck, limit: float) -> bool:
+        try:
+            ended = bool(privileged.disconnect(
+                stuck.viewer.local, stuck.viewer.socket_id, limit))
+        except (exception.VirtlogdDriverError, *health.PRIVSEP_ERRORS) as e:
+            if self._disconnectable:
+                LOG.error('[virtlogd] viewer_timeout cannot be kept: %s', e)
+            self._disconnectable = False
+            return False
+        self._disconnectable = True
+        if ended:
+            LOG.warning(
+                'Viewer %s:%s of %s had not read for %.0f s and was '
+                'disconnected.', *stuck.viewer.peer, stuck.port,
+                stuck.viewer.silent, instance_uuid=stuck.port.guest)
+            self._totals = replace(
+                self._totals, viewers_disconnected=(
+                    self._totals.viewers_disconnected + 1))
+        return ended
+
+
+def _say(changes: health.Changes, found: Report) -> None:
+    """Each change once: errors as errors, what is well again as info."""
+    if changes.daemon:
+        if found.daemon is DaemonState.UP:
+            LOG.info('virtlogd answers.')
+        else:
+            LOG.error('virtlogd is %s: %s', found.daemon, found.reason)
+    if changes.libvirt:
+        if found.libvirt:
+            LOG.error('Console logs are not watched: %s', found.libvirt)
+        else:
+            LOG.info('Console logs are watched again: libvirt answers.')
+    for port in changes.died:
+        LOG.error(
+            'Console log %s of %s is dead: what the guest writes is lost. %s',
+            port.log, port, _why_dead(port), instance_uuid=port.guest)
+    for port in changes.back:
+        LOG.info('Console log %s of %s is back.', port.log, port,
+                 instance_uuid=port.guest)
+    if changes.unrotated:
+        LOG.warning(
+            'QEMU writes %d console logs itself, without bound (%s): set '
+            'stdio_handler to "logd" in qemu.conf, restart libvirtd, and '
+            'stop and start the guests.', len(changes.unrotated),
+            _some([str(port.log) for port in changes.unrotated]))
+    for stuck in changes.stuck:
+        LOG.warning(
+            'Viewer %s:%s of %s has not read for %.0f s: the output of the '
+            'guest, and its log, wait for it. Disconnect it, or see '
+            '[virtlogd] viewer_timeout.', *stuck.viewer.peer, stuck.port,
+            stuck.viewer.silent, instance_uuid=stuck.port.guest)
+    for port in changes.freed:
+        LOG.info('No viewer stops %s any more.', port,
+                 instance_uuid=port.guest)
+
+
+def _why_dead(port: Port) -> str:
+    free = health.free_space(port.log or '')
+    if free is not None and free < health.FULL_BELOW:
+        return 'Its file system is full: free some space.'
+    return ('virtlogd was restarted (reload it instead), or its disk was '
+            'full. See [virtlogd] reattach; a managed save and start, or a '
+            'live migration, brings it back as well.')
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    shown = ', '.join(names[:most])
+    return shown if len(names) <= most else f'{shown}, ...'
