@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nova's test modules, for unittest's discovery.
+
+``VIRTLOGD_PEERS`` names them; ``VIRTLOGD_PEERS_DRIVER`` is "ours" or
+"upstream": which class they find as ``LibvirtDriver``.
+"""
+
+import importlib
+import os
+import sys
+import unittest
+from typing import Any
+
+PACKAGE = 'nova.tests.'
+
+
+def _prepare() -> None:
+    # First, because it decides about eventlet before anything else is loaded.
+    importlib.import_module('nova.tests.unit')
+    from nova.conf import paths
+    # The wheel's api-paste.ini; nova's tests expect a checkout.
+    for option in paths.ALL_OPTS:
+        if option.name == 'state_path':
+            option.default = sys.prefix
+    if os.environ['VIRTLOGD_PEERS_DRIVER'] == 'ours':
+        _rebind()
+
+
+def _rebind() -> None:
+    from nova.tests.fixtures import libvirt as fakelibvirt
+    from nova.virt.libvirt import driver as module
+
+    from tests.peers.rebind import rebind
+    from virtlogd_driver import driver, host
+    # As nova's fixture does with nova's own modules.
+    host.libvirt = fakelibvirt
+    asked = host.console_capability
+
+    def console_capability(connection: Any,
+                           stdio_handler: str) -> host.ConsoleCapability:
+        """Some tests' connections are mocks, whose version is no number."""
+        versions = [getattr(connection, name, int)()
+                    for name in ('getLibVersion', 'getVersion')]
+        if all(isinstance(v, int) and v for v in versions):
+            return asked(connection, stdio_handler)
+        return host.ConsoleCapability(
+            host.MIN_LIBVIRT_VERSION, host.MIN_QEMU_VERSION, stdio_handler)
+
+    host.console_capability = console_capability
+    rebind(module, module.LibvirtDriver, driver.VirtlogdDriver)
+
+
+def load_tests(loader: unittest.TestLoader, _tests: unittest.TestSuite,
+               _pattern: str | None) -> unittest.TestSuite:
+    _prepare()
+    return loader.loadTestsFromNames(
+        [PACKAGE + name for name in os.environ['VIRTLOGD_PEERS'].split()])
