@@ -66,6 +66,45 @@ Related options:
 * ``[serial_console] enabled``: where it is false a guest without virtlogd
   always gets the file.
 """),
+    cfg.Opt(
+        'max_history_bytes',
+        type=_Integer(min=0),
+        default=8 * 1024 * 1024,
+        help="""
+The most bytes of older output that follow a guest's serial port to where it
+goes on after a migration, a resize or a rebuild.
+
+They are held in the memory of nova-compute while they are copied.
+
+Possible values:
+
+* Any integer from 0. The default is what virtlogd's own defaults keep of one
+  log; (``max_backups`` + 1) x ``max_size`` of ``virtlogd.conf`` keeps all.
+* 0: nothing follows.
+
+Related options:
+
+* ``[libvirt] remote_filesystem_transport``: how it is copied to another host.
+"""),
+    cfg.BoolOpt(
+        'upgrade_on_migration',
+        default=False,
+        help="""
+Give a guest its log, and its TCP port, when it is migrated live.
+
+A guest that was booted without them, by a host that could not have both, keeps
+its serial ports as they are until it is rebuilt or hard rebooted. With this
+option it gets what it would be booted with on its destination, without a
+restart.
+
+Possible values:
+
+* True or False. Set it on the host that the guest leaves.
+
+Related options:
+
+* ``[serial_console] enabled`` on the destination.
+"""),
     cfg.StrOpt(
         'qemu_conf',
         default='/etc/libvirt/qemu.conf',

@@ -6,29 +6,40 @@ that knows how. This is the only module that imports nova.
 """
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
 
 import nova.conf
 from nova import exception as nova_exception
+from nova import objects
 from nova import version as nova_version
+from nova.compute import task_states
+from nova.console import serial as serial_console
 from nova.console import type as ctype
+from nova.scheduler.client import report
 from nova.virt import hardware
 from nova.virt.libvirt import config as vconfig
 from nova.virt.libvirt import driver as libvirt_driver
 from nova.virt.libvirt import utils as libvirt_utils
+from oslo_concurrency import processutils
 from oslo_log import log as logging
 
 from virtlogd_driver import conf, exception, host
-from virtlogd_driver.console_log import generation, reader
-from virtlogd_driver.guest import char_device, plan, serial_port
+from virtlogd_driver.console_log import chain, generation, reader, transfer
+from virtlogd_driver.guest import (
+    char_device, migration, plan, serial_port)
 from virtlogd_driver.virtlogd import settings
 
 LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
 conf.register_opts(CONF)
+
+#: A host that runs this driver and can have both consoles at once.
+TRAIT = 'CUSTOM_CONSOLE_LOG_VIRTLOGD'
+ANY_IPV4 = '0.0.0.0'  # noqa: S104
 
 
 class VirtlogdDriver(libvirt_driver.LibvirtDriver):
@@ -38,6 +49,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # Guests on their way to another host, by UUID.
+        self._departing: dict[str, transfer.Departure] = {}
         LOG.info('Compute driver virtlogd_driver %s on nova %s',
                  metadata.version('virtlogd-driver'),
                  nova_version.version_string())
@@ -108,6 +121,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             instance: Any) -> tuple[char_device.CharDevice, ...]:
         log_files = [self._live_log(instance, port)
                      for port in range(wanted.ports)]
+        _begin_logs(log_files)
         if wanted.backend != 'tcp':
             return wanted.devices(log_files)
         address = CONF.serial_console.proxyclient_address
@@ -189,6 +203,228 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         super().post_live_migration_at_source(context, instance, network_info)
         self._ports.release(instance.uuid)
 
+    # Live migration: a new log on the destination, its history after it
+
+    def update_provider_tree(self, provider_tree: Any, nodename: str,
+                             *args: Any, **kwargs: Any) -> None:
+        """Let other hosts, and flavors, know what this one can do."""
+        super().update_provider_tree(provider_tree, nodename, *args, **kwargs)
+        with _nova_errors():
+            if self._console_capability().capable:
+                provider_tree.add_traits(nodename, TRAIT)
+            else:
+                provider_tree.remove_traits(nodename, TRAIT)
+
+    def pre_live_migration(self, context: Any, instance: Any,
+                           block_device_info: Any, network_info: Any,
+                           disk_info: Any, migrate_data: Any) -> Any:
+        """At the destination: the ports and the logs that are to be.
+
+        nova's own search for ports knows IPv4 alone, and not which guest
+        holds which; what it finds is given back at once.
+        """
+        address = migrate_data.serial_listen_addr
+        if address is not None:
+            migrate_data.serial_listen_addr = ANY_IPV4
+        try:
+            data = super().pre_live_migration(
+                context, instance, block_device_info, network_info, disk_info,
+                migrate_data)
+        finally:
+            migrate_data.serial_listen_addr = address
+        for port in data.serial_listen_ports:
+            serial_console.release_port(ANY_IPV4, port)
+        with _nova_errors(instance):
+            wanted = self._console_plan(instance.flavor, instance.image_meta)
+            if address is not None:
+                data.serial_listen_ports = list(self._ports.acquire(
+                    instance.uuid, address, wanted.ports))
+            if wanted.logged:
+                directory = libvirt_utils.get_instance_path_at_destination(
+                    instance, migrate_data)
+                _begin_logs([
+                    os.path.join(directory, generation.live_name(
+                        port, transfer.next_generation(directory, port)))
+                    for port in range(wanted.ports)])
+        return data
+
+    def _live_migration_operation(
+            self, context: Any, instance: Any, dest: str,
+            block_migration: bool, migrate_data: Any, guest: Any,
+            device_names: Any) -> None:
+        """At the source: the guest's XML is rewritten for its destination."""
+        departure = transfer.Departure(
+            dest if migrate_data.target_connect_addr is None
+            else migrate_data.target_connect_addr,
+            libvirt_utils.get_instance_path(instance),
+            migrate_data.is_shared_instance_path)
+        self._departing[instance.uuid] = departure
+        destination = migration.Destination(
+            capable=self._is_capable(context, dest),
+            address=migrate_data.serial_listen_addr,
+            tcp_ports=migrate_data.serial_listen_ports)
+
+        def rewrite(domain_xml: str) -> str:
+            with _nova_errors(instance):
+                return migration.for_destination(
+                    domain_xml, destination, departure.next_log,
+                    CONF.virtlogd.upgrade_on_migration)
+
+        super()._live_migration_operation(
+            context, instance, dest, block_migration, migrate_data,
+            _DepartingGuest(guest, rewrite), device_names)
+
+    def _verify_serial_console_is_disabled(self) -> None:
+        """A destination without serial consoles is no reason to refuse."""
+
+    def _is_capable(self, context: Any, dest: str) -> bool:
+        """Whether another host runs this driver and can have both consoles.
+
+        Its trait tells, as nova asks for those of another host itself
+        (nova/virt/hardware.py, check_shares_supported).
+        """
+        try:
+            node = objects.ComputeNode.get_first_node_by_host_for_old_compat(
+                context, dest)
+            found = report.report_client_singleton().get_provider_traits(
+                context, node.uuid).traits
+        except Exception:
+            # Whatever it is, it must not stop the guest from moving.
+            LOG.exception('What host %s can do is not known: the guest moves '
+                          'without its log', dest)
+            return False
+        return TRAIT in found
+
+    def post_live_migration(self, context: Any, instance: Any, *args: Any,
+                            **kwargs: Any) -> None:
+        """At the source, which the guest has left: send its history."""
+        super().post_live_migration(context, instance, *args, **kwargs)
+        departure = self._departing.pop(instance.uuid, None)
+        if departure is not None:
+            self._carry(instance, departure.moves(),
+                        None if departure.shared else departure.host)
+
+    def post_live_migration_at_destination(
+            self, context: Any, instance: Any, *args: Any,
+            **kwargs: Any) -> None:
+        """Put the history that was sent in place."""
+        super().post_live_migration_at_destination(
+            context, instance, *args, **kwargs)
+        self._receive(instance, libvirt_utils.get_instance_path(instance))
+
+    def rollback_live_migration_at_source(
+            self, context: Any, instance: Any, migrate_data: Any) -> None:
+        """The guest has stayed: what was begun for it elsewhere is not."""
+        super().rollback_live_migration_at_source(
+            context, instance, migrate_data)
+        departure = self._departing.pop(instance.uuid, None)
+        if departure is not None and departure.shared:
+            for here, _ in departure.moves():
+                transfer.remove_empty(*os.path.split(here))
+
+    # Cold migration, resize, rebuild: the history goes along
+
+    def migrate_disk_and_power_off(self, context: Any, instance: Any,
+                                   dest: str, flavor: Any, *args: Any,
+                                   **kwargs: Any) -> Any:
+        with _nova_errors():
+            self._console_plan(flavor, instance.image_meta)
+        disk_info = super().migrate_disk_and_power_off(
+            context, instance, dest, flavor, *args, **kwargs)
+        there = libvirt_utils.get_instance_path(instance)
+        # nova has made the directory anew where the storage is shared.
+        self._carry(instance, transfer.moves(f'{there}_resize', there),
+                    None if os.path.isdir(there) else dest)
+        return disk_info
+
+    def finish_migration(self, context: Any, migration: Any, instance: Any,
+                         *args: Any, **kwargs: Any) -> None:
+        self._receive(instance, libvirt_utils.get_instance_path(instance))
+        super().finish_migration(context, migration, instance, *args,
+                                 **kwargs)
+
+    def finish_revert_migration(self, context: Any, instance: Any,
+                                *args: Any, **kwargs: Any) -> None:
+        """What was written meanwhile comes back with the guest."""
+        there = libvirt_utils.get_instance_path(instance)
+        if os.path.isdir(there) and os.path.isdir(f'{there}_resize'):
+            self._carry(instance, transfer.moves(there, f'{there}_resize'))
+        self._receive(instance, f'{there}_resize')
+        super().finish_revert_migration(context, instance, *args, **kwargs)
+
+    def cleanup(self, context: Any, instance: Any, network_info: Any,
+                block_device_info: Any = None, destroy_disks: bool = True,
+                *args: Any, **kwargs: Any) -> None:
+        """Before nova deletes the directory: save what is to stay."""
+        directory = libvirt_utils.get_instance_path(instance)
+        kept = None
+        if destroy_disks:
+            if instance.task_state == task_states.RESIZE_REVERTING:
+                self._carry(
+                    instance,
+                    transfer.moves(directory, f'{directory}_resize'),
+                    _reverted_to(context, instance))
+            elif instance.task_state == task_states.REBUILDING:
+                kept = self._set_aside(instance, directory)
+        try:
+            super().cleanup(context, instance, network_info,
+                            block_device_info, destroy_disks, *args, **kwargs)
+        finally:
+            if kept is not None:
+                transfer.put_back(kept, directory)
+
+    def _set_aside(self, instance: Any, directory: str) -> str:
+        kept = f'{directory}_console'
+        os.makedirs(kept, mode=0o700, exist_ok=True)
+        self._carry(instance, transfer.moves(directory, kept))
+        return kept
+
+    def _carry(self, instance: Any, moves: list[transfer.Move],
+               to_host: str | None = None) -> None:
+        """Carry history. Whatever fails, the guest goes on without it.
+
+        :param to_host: None: it is this one, or its storage is shared
+        """
+        limit = CONF.virtlogd.max_history_bytes
+        for move in moves if limit else ():
+            try:
+                transfer.carry(
+                    move, limit,
+                    lambda path, size: reader.read_tail(path, size).data,
+                    to_host and functools.partial(
+                        libvirt_utils.copy_image, host=to_host))
+            except exception.LogNotFound:
+                continue
+            except (exception.LogError,
+                    processutils.ProcessExecutionError) as e:
+                LOG.warning('The output of the guest from before does not '
+                            'follow it: %s', e, instance=instance)
+            if to_host is None:
+                transfer.prune(os.path.dirname(move[1]))
+
+    def _receive(self, instance: Any, directory: str) -> None:
+        for name in transfer.receive(directory):
+            LOG.warning('The output of the guest from before has not come '
+                        'whole, and is left out: %s', name, instance=instance)
+        transfer.prune(directory)
+
+
+class _DepartingGuest:
+    """nova's guest, but for the XML that its destination is given."""
+
+    def __init__(self, guest: Any, rewrite: Callable[[str], str]) -> None:
+        self._guest = guest
+        self._rewrite = rewrite
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._guest, name)
+
+    def get_xml_desc(self, *args: Any, **kwargs: Any) -> str:
+        domain_xml: str = self._guest.get_xml_desc(*args, **kwargs)
+        if kwargs.get('dump_migratable'):
+            return self._rewrite(domain_xml)
+        return domain_xml
+
 
 class _NovaCharDevice(vconfig.LibvirtConfigGuestSerial):
     """A device of ours among those of nova's guest configuration.
@@ -215,6 +451,20 @@ class _NovaCharDevice(vconfig.LibvirtConfigGuestSerial):
 
     def format_dom(self) -> Any:
         return self._device.to_element()
+
+
+def _begin_logs(log_files: list[str]) -> None:
+    """Mark where each log begins, before virtlogd opens it."""
+    for log_file in log_files:
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
+            chain.begin(log_file)
+
+
+def _reverted_to(context: Any, instance: Any) -> str:
+    """The host that a resized instance goes back to."""
+    name: str = objects.Migration.get_by_instance_and_status(
+        context.elevated(), instance.uuid, 'reverting').source_compute
+    return name
 
 
 def _check_options() -> None:
