@@ -18,6 +18,16 @@ class InvalidOption(VirtlogdDriverError):
             f'Option {option} = {value!r} is not valid: {allowed}.')
 
 
+class UnsupportedNova(VirtlogdDriverError):
+    """A nova that is older than the oldest one supported."""
+
+    def __init__(self, version: str, oldest: int) -> None:
+        super().__init__(
+            f'nova {version} is too old for this compute driver, which needs '
+            f'{oldest}.0.0 or newer: upgrade nova, or set compute_driver = '
+            'libvirt.LibvirtDriver.')
+
+
 class HostError(VirtlogdDriverError):
     """libvirt could not be asked. Says nothing of what the host can do."""
 
