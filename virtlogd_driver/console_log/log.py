@@ -46,12 +46,12 @@ class Position:
     inode: int
     #: Bytes from the start of that file.
     offset: int
-    #: Checksum of the file's version and of the bytes before the offset.
+    #: The file's version, and a checksum of the bytes before the offset.
     mark: int
 
     def __str__(self) -> str:
         return (f'{self.device:x}-{self.inode:x}-{self.offset:x}-'
-                f'{self.mark:08x}')
+                f'{self.mark:x}')
 
     @classmethod
     def parse(cls, token: str) -> Self:
@@ -182,11 +182,14 @@ def _tail(
         data = _read(directory, pieces)
         if len(data) < sum(size for _, _, size in pieces) and not shrinking:
             return None
-        end = segments[0].size
+        # Not the start of an empty file, where nothing tells it from a later
+        # one with its inode.
+        newest = next(filter(_has_bytes, segments), segments[0])
+        end = newest.size
         if shrinking and pieces:
             end = pieces[0][1] + len(data)
         return LogRead(
-            data, _position(directory, segments[0], end), exact,
+            data, _position(directory, newest, end), exact,
             total - len(data))
     finally:
         for unit in units:
@@ -292,9 +295,14 @@ def _find(
 def _position(
         directory: Directory, segment: Segment, offset: int) -> Position:
     before = min(offset, MARKED_BYTES)
-    return Position(segment.device, segment.inode, offset, zlib.crc32(
-        directory.pread(segment.fd, before, offset - before),
-        directory.version(segment.fd)))
+    return Position(
+        segment.device, segment.inode, offset,
+        directory.version(segment.fd) << 32 | zlib.crc32(
+            directory.pread(segment.fd, before, offset - before)))
+
+
+def _has_bytes(segment: Segment) -> bool:
+    return segment.size > 0
 
 
 def _last(segments: list[Segment], limit: int) -> list[_Piece]:

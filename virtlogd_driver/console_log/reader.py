@@ -78,4 +78,5 @@ def _daemon(path: str) -> Iterator[None]:
         raise exception.LogRefused(
             f'{path} may only be read with privilege, and privsep-helper '
             f'could not be started or went away ({error}). See to the '
-            f'rootwrap filter or to [virtlogd_privileged] helper_command.') from error
+            f'rootwrap filter or to [virtlogd_privileged] helper_command.'
+        ) from error

@@ -9,14 +9,16 @@ import errno
 import os
 import random
 import stat
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from virtlogd_driver.console_log.chain import FIRST_OF_CHAIN
 from virtlogd_driver.console_log.directory import Directory
+from virtlogd_driver.console_log.log import MARKED_BYTES, Position
 
 #: What the guest writes. Random, so that no other run of it looks the same.
-STREAM = random.Random('console').randbytes(1 << 16)  # noqa: S311
+STREAM = random.Random('console').randbytes(1 << 22)  # noqa: S311
 
 #: One step of the rotator takes so many nanoseconds.
 STEP_NS = 1_000_000
@@ -39,7 +41,8 @@ class MemoryDirectory(Directory):
     The inode number of a file that is gone is the first to be used again.
     """
 
-    __slots__ = ('_next_fd', 'before', 'clock_ns', 'files', 'opened')
+    __slots__ = (
+        '_next_fd', '_versions', 'before', 'clock_ns', 'files', 'opened')
 
     def __init__(self) -> None:
         super().__init__(-1, '/memory')
@@ -50,6 +53,7 @@ class MemoryDirectory(Directory):
         self.before: Callable[[], None] = lambda: None
         self.clock_ns = 0
         self._next_fd = 3
+        self._versions = 0
 
     # The reader's side.
 
@@ -95,8 +99,10 @@ class MemoryDirectory(Directory):
         used = {file.inode for file in (
             *self.files.values(), *self.opened.values())}
         inode = next(n for n in range(1, len(used) + 2) if n not in used)
+        self._versions += 1
         file = self.files[name] = File(
-            inode, stat.S_IFREG | mode, start=start, ctime_ns=self.clock_ns)
+            inode, stat.S_IFREG | mode, start=start, ctime_ns=self.clock_ns,
+            version=self._versions)
         return file
 
     def rename(self, old: str, new: str) -> None:
@@ -131,11 +137,14 @@ class Rotator:
         self.written = 0
         #: Complete rotations.
         self.rotations = 0
+        #: All files that there ever were.
+        self.created: list[File] = []
 
     def open(self) -> None:
         """What virtlogd does for a new QEMU process, with append on."""
         if self.name not in self.directory.files:
-            self.directory.create(self.name, self.written)
+            self.created.append(
+                self.directory.create(self.name, self.written))
 
     def steps(self, sizes: Iterator[int]) -> Iterator[None]:
         """Write files of these sizes; each step is one system call."""
@@ -146,6 +155,7 @@ class Rotator:
             yield from self.rotate()
 
     def write(self, size: int) -> None:
+        assert self.written + size <= len(STREAM)
         file = self.directory.files[self.name]
         file.data += STREAM[self.written:self.written + size]
         self.written += size
@@ -163,7 +173,7 @@ class Rotator:
             self._tick()
             directory.rename(old, f'{self.name}.{number}')
             yield
-        directory.create(self.name, self.written)
+        self.created.append(directory.create(self.name, self.written))
         self.rotations += 1
         self._tick()
         yield
@@ -174,6 +184,20 @@ class Rotator:
             (file.start for name, file in self.directory.files.items()
              if name.startswith(self.name)),
             default=self.written)
+
+    def is_stream(self, start: int, data: bytes) -> bool:
+        """Whether the guest wrote this from there on."""
+        return (start + len(data) <= self.written
+                and STREAM[start:start + len(data)] == data)
+
+    def start_of(self, position: Position, data: bytes) -> int:
+        """Where data begins that ends at a position."""
+        for file in self.created:
+            marked = file.data[:position.offset][-MARKED_BYTES:]
+            if (file.inode == position.inode and position.mark
+                    == file.version << 32 | zlib.crc32(marked)):
+                return file.start + position.offset - len(data)
+        raise AssertionError(f'no file ever had {position}')
 
     def _tick(self) -> None:
         self.directory.clock_ns += STEP_NS

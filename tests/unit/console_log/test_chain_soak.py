@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random schedules, as many as asked for: ``--schedules 1000000``."""
+
+import random
+import time
+
+import pytest
+
+from tests.unit.console_log.schedule import Schedule
+
+
+@pytest.mark.soak
+def test_random_schedules(schedules: int) -> None:
+    began = time.monotonic()
+    shorter = lost = 0
+    every = max(schedules // 50, 1)
+    for seed in range(schedules):
+        schedule = Schedule(random.Random(seed))  # noqa: S311
+        try:
+            shorter += not schedule.tail()
+            if seed % 4 == 0:
+                lost += schedule.follow(8)
+        except BaseException:
+            print(f'\nschedule {seed}')
+            raise
+        if (seed + 1) % every == 0:
+            seconds = time.monotonic() - began
+            left = seconds / (seed + 1) * (schedules - seed - 1)
+            print(f'{seed + 1} schedules, 0 wrong, {shorter} shorter, '
+                  f'{lost} positions rotated away, {seconds:.0f} s, '
+                  f'{left:.0f} s left')

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virtlogd_driver.console_log import generation
+from virtlogd_driver.console_log.generation import FileName
+
+
+@pytest.mark.parametrize(('name', 'file'), [
+    ('console.log', FileName(0, 0)),
+    ('console.log.0', FileName(0, 0, 0)),
+    ('console.g1.log', FileName(0, 1)),
+    ('console.g12.log.31', FileName(0, 12, 31)),
+    ('console.port1.log', FileName(1, 0)),
+    ('console.port3.g2.log.1', FileName(3, 2, 1)),
+    ('console.g1.history', FileName(0, 1, history=True)),
+    ('console.port1.g1.history', FileName(1, 1, history=True)),
+])
+def test_names(name: str, file: FileName) -> None:
+    assert generation.parse(name) == file
+    assert str(file) == name
+
+
+@pytest.mark.parametrize('name', [
+    '', 'disk', 'console', 'console.logs', 'console.log.', 'console.log.01',
+    'console.log.-1', 'console.g0.log', 'console.port0.log', 'console.history',
+    'console.g1.history.0', 'console.g1.history.tmp', 'console.log\n',
+    'console.log.1.gz', 'xconsole.log', 'console.g1.port1.log',
+])
+def test_other_files(name: str) -> None:
+    assert generation.parse(name) is None
+
+
+@given(st.integers(0, 99), st.integers(0, 99), st.none() | st.integers(0, 31))
+def test_every_name_is_understood(
+        port: int, number: int, backup: int | None) -> None:
+    file = FileName(port, number, backup)
+    assert generation.parse(str(file)) == file
+
+
+@given(st.text(max_size=30))
+def test_any_text(text: str) -> None:
+    file = generation.parse(text)
+    assert file is None or str(file) == text
+
+
+def test_one_generation_in_the_order_it_was_written() -> None:
+    names = [
+        'console.g1.log', 'console.log', 'console.g1.log.10', 'disk',
+        'console.g1.log.0', 'console.g1.history', 'console.g1.log.2',
+        'console.port1.g1.log', 'console.g2.log']
+    assert generation.files_of(names, 0, 1) == [
+        'console.g1.history', 'console.g1.log.10', 'console.g1.log.2',
+        'console.g1.log.0', 'console.g1.log']
+    assert generation.newest(names, 0) == 2
+    assert generation.newest(names, 1) == 1
+    assert generation.newest(names, 2) is None
+
+
+def test_no_such_port() -> None:
+    with pytest.raises(ValueError, match='port -1'):
+        generation.live_name(-1, 0)

@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole logs on real files: what is joined, and what a position finds."""
+
+import os
+import pathlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.console_log.rotating import (
+    STREAM,
+    MemoryDirectory,
+    Rotator,
+    ends,
+)
+from virtlogd_driver import exception
+from virtlogd_driver.console_log import chain, log, reader
+
+
+class Files:
+    """A directory with a guest's logs."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self.directory = directory
+
+    def write(self, name: str, data: bytes) -> None:
+        with (self.directory / name).open('ab') as file:
+            file.write(data)
+
+    def begin(self, name: str) -> None:
+        chain.begin(str(self.directory / name))
+
+    def rotate(self, name: str = 'console.log', backups: int = 3) -> None:
+        for number in range(backups - 1, -1, -1):
+            old = self.directory / (
+                f'{name}.{number - 1}' if number else name)
+            if old.exists():
+                old.rename(self.directory / f'{name}.{number}')
+        self.write(name, b'')
+
+    def tail(
+            self, name: str = 'console.log', limit: int = 1000,
+            max_backups: int | None = None) -> log.LogRead:
+        return reader.read_tail(
+            str(self.directory / name), limit, max_backups=max_backups)
+
+    def since(
+            self, position: log.Position | None, name: str = 'console.log',
+            limit: int = 1000) -> log.LogSince:
+        return reader.read_from(str(self.directory / name), position, limit)
+
+
+@pytest.fixture
+def files(tmp_path: pathlib.Path) -> Files:
+    return Files(tmp_path)
+
+
+class TestTail:
+
+    def test_one_file(self, files: Files) -> None:
+        files.write('console.log', b'abcdef')
+        assert files.tail(limit=4).data == b'cdef'
+        assert files.tail(limit=4).older == 2
+        assert files.tail().data == b'abcdef'
+        assert files.tail().exact
+
+    def test_nothing_written_yet(self, files: Files) -> None:
+        files.write('console.log', b'')
+        assert files.tail().data == b''
+
+    def test_no_bytes_wanted(self, files: Files) -> None:
+        files.write('console.log', b'abc')
+        assert files.tail(limit=0).data == b''
+
+    def test_all_backups_over_a_hole(self, files: Files) -> None:
+        files.write('console.log.31', b'1')
+        files.write('console.log.10', b'2')
+        files.write('console.log.9', b'3')
+        files.write('console.log.1', b'4')
+        files.write('console.log', b'5')
+        assert files.tail().data == b'12345'
+        assert files.tail(limit=3).data == b'345'
+
+    def test_live_file_is_missing_after_a_crash(self, files: Files) -> None:
+        files.write('console.log.1', b'1')
+        files.write('console.log.0', b'2')
+        assert files.tail().data == b'12'
+
+    def test_no_log(self, files: Files) -> None:
+        with pytest.raises(exception.LogNotFound, match=r'console\.log'):
+            files.tail()
+
+    def test_no_directory(self, files: Files) -> None:
+        with pytest.raises(exception.LogNotFound, match='no directory'):
+            files.tail('gone/console.log')
+
+    def test_any_bytes(self, files: Files) -> None:
+        data = bytes(range(256)) * 3
+        files.write('console.log', data)
+        assert files.tail().data == data
+
+    def test_max_backups_was_lowered(self, files: Files) -> None:
+        """Known by the setting: leftovers are no part of the log."""
+        files.write('console.log.1', b'leftover')
+        files.write('console.log.0', b'1')
+        files.write('console.log', b'2')
+        assert files.tail(max_backups=1).data == b'12'
+        assert files.tail(max_backups=1).exact
+        assert files.tail(max_backups=0).data == b'2'
+        assert files.tail(max_backups=99).data == b'leftover12'
+
+    def test_max_backups_was_lowered_unknown_to_the_reader(self) -> None:
+        """Known by the change times: the others were renamed since."""
+        directory = MemoryDirectory()
+        rotator = Rotator(directory, 4)
+        rotator.open()
+        for _ in rotator.steps(iter([5] * 6)):
+            pass
+        rotator.max_backups = 2
+        assert len(log.read_tail(directory, 'console.log', 99).data) == 20
+        directory.clock_ns += 2 * chain.ROTATION_NS
+        for _ in rotator.steps(iter([5])):
+            pass
+        read = log.read_tail(directory, 'console.log', 99)
+        assert read.data == STREAM[rotator.written - 10:rotator.written]
+        assert not read.exact
+
+    def test_other_files_of_the_directory(self, files: Files) -> None:
+        files.write('console.log', b'1')
+        files.write('console.log.x', b'x')
+        files.write('console.logs', b'x')
+        files.write('console.port1.log', b'x')
+        assert files.tail().data == b'1'
+
+
+class TestGenerations:
+
+    def test_history_and_chain(self, files: Files) -> None:
+        files.write('console.g2.history', b'old')
+        files.begin('console.g2.log')
+        files.write('console.g2.log', b'1')
+        files.rotate('console.g2.log')
+        files.write('console.g2.log', b'2')
+        read = files.tail('console.g2.log')
+        assert (read.data, read.exact) == (b'old12', True)
+        assert files.tail('console.g2.log', limit=4).data == b'ld12'
+
+    def test_beginning_was_rotated_away(self, files: Files) -> None:
+        """History and chain are not adjacent: they are not joined."""
+        files.write('console.g1.history', b'old')
+        files.begin('console.g1.log')
+        for number in range(6):
+            files.write('console.g1.log', b'%d' % number)
+            files.rotate('console.g1.log', backups=2)
+        read = files.tail('console.g1.log')
+        assert (read.data, read.exact) == (b'45', False)
+
+    def test_chain_of_the_generation_before(self, files: Files) -> None:
+        files.write('console.log.0', b'1')
+        files.write('console.log', b'2')
+        files.begin('console.g1.log')
+        files.write('console.g1.log', b'3')
+        files.begin('console.g2.log')
+        assert files.tail('console.g2.log').data == b'123'
+
+    def test_history_replaces_the_chain_it_was_made_of(
+            self, files: Files) -> None:
+        files.write('console.log', b'1')
+        files.write('console.g1.history', b'1')
+        files.begin('console.g1.log')
+        assert files.tail('console.g1.log').data == b'1'
+
+    def test_not_started_on_this_host_yet(self, files: Files) -> None:
+        files.write('console.g1.history', b'old')
+        assert files.tail('console.g1.log').data == b'old'
+
+    def test_generation_that_is_lost(self, files: Files) -> None:
+        files.write('console.log', b'1')
+        files.begin('console.g2.log')
+        files.write('console.g2.log', b'3')
+        assert files.tail('console.g2.log').data == b'3'
+
+    def test_ports_are_apart(self, files: Files) -> None:
+        files.write('console.g1.history', b'0')
+        files.begin('console.port1.g1.log')
+        files.write('console.port1.g1.history', b'1')
+        assert files.tail('console.port1.g1.log').data == b'1'
+
+    def test_begin_twice(self, files: Files) -> None:
+        files.begin('console.log')
+        with pytest.raises(FileExistsError):
+            files.begin('console.log')
+
+    def test_read_on_over_the_borders(self, files: Files) -> None:
+        files.write('console.g1.history', b'old')
+        files.begin('console.g1.log')
+        files.write('console.g1.log', b'1')
+        files.rotate('console.g1.log')
+        files.write('console.g1.log', b'2')
+        got, behind, position = [], [], None
+        for _ in range(4):
+            since = files.since(position, 'console.g1.log', limit=2)
+            assert since.missed == 0
+            position = since.position
+            got.append(since.data)
+            behind.append(since.behind)
+        assert got == [b'ol', b'd', b'12', b'']
+        assert behind == [3, 2, 0, 0]
+
+    def test_border_that_may_have_a_gap(self, files: Files) -> None:
+        files.write('console.g1.history', b'old')
+        files.write('console.g1.log', b'1')
+        since = files.since(None, 'console.g1.log')
+        assert since.data == b'old'
+        since = files.since(since.position, 'console.g1.log')
+        assert (since.data, since.missed) == (b'1', None)
+
+
+class TestPosition:
+
+    def test_token(self, files: Files) -> None:
+        files.write('console.log', b'abc')
+        position = files.tail().position
+        assert position is not None
+        assert log.Position.parse(str(position)) == position
+
+    @pytest.mark.parametrize('token', [
+        '', 'x', '1-2-3', '1-2-3-', '1-2-3-4-5', '-1-2-3-4', '1-2-3-G',
+        '1-2-3-4\n', '11111111111111111-2-3-4'])
+    def test_no_token(self, token: str) -> None:
+        with pytest.raises(exception.InvalidPosition, match='no position'):
+            log.Position.parse(token)
+
+    def test_follows_rotation(self, files: Files) -> None:
+        files.write('console.log', b'abc')
+        position = files.tail().position
+        files.write('console.log', b'de')
+        files.rotate()
+        files.write('console.log', b'f')
+        files.rotate()
+        files.write('console.log', b'g')
+        since = files.since(position)
+        assert (since.data, since.missed) == (b'defg', 0)
+        since = files.since(since.position)
+        assert (since.data, since.missed, since.behind) == (b'', 0, 0)
+
+    def test_pages(self, files: Files) -> None:
+        for data in (b'abc', b'', b'defgh', b'ij'):
+            files.write('console.log', data)
+            files.rotate(backups=9)
+        data, position = b'', None
+        while True:
+            since = files.since(position, limit=2)
+            if not since.data:
+                break
+            assert len(since.data) == 2
+            data += since.data
+            assert since.behind == 10 - len(data)
+            position = since.position
+        assert data == b'abcdefghij'
+
+    def test_rotated_away(self, files: Files) -> None:
+        files.write('console.log', b'abc')
+        position = files.tail().position
+        for data in (b'1', b'2', b'3'):
+            files.rotate(backups=2)
+            files.write('console.log', data)
+        since = files.since(position)
+        assert (since.data, since.missed) == (b'123', None)
+
+    def test_inode_is_used_again(self) -> None:
+        """The file of a position is gone; another has its inode."""
+        directory = MemoryDirectory()
+        for version in (0, 1):
+            directory.files.clear()
+            directory.create('console.log', 0).data += b'first' * 20
+            position = log.read_tail(directory, 'console.log', 1).position
+            assert position is not None
+            directory.files.clear()
+            file = directory.create('console.log', 0)
+            file.version = version
+            file.data += (b'first', b'other')[not version] * 30
+            assert file.inode == position.inode
+            since = log.read_from(directory, 'console.log', position, 1000)
+            assert (since.missed, len(since.data)) == (None, 150)
+
+    def test_truncated(self, files: Files) -> None:
+        files.write('console.log', b'abc')
+        position = files.tail().position
+        os.truncate(files.directory / 'console.log', 1)
+        since = files.since(position)
+        assert (since.data, since.missed) == (b'a', None)
+
+    def test_nothing_yet(self, files: Files) -> None:
+        files.write('console.log', b'')
+        since = files.since(None)
+        assert (since.data, since.missed) == (b'', 0)
+        files.write('console.log', b'abc')
+        assert files.since(since.position).data == b'abc'
+
+    def test_no_log(self, files: Files) -> None:
+        files.write('console.log', b'abc')
+        position = files.tail().position
+        (files.directory / 'console.log').unlink()
+        for at in (None, position):
+            with pytest.raises(exception.LogNotFound):
+                files.since(at)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    max_backups=st.integers(0, 5),
+    sizes=st.lists(st.integers(1, 40), max_size=12),
+    crashes=st.sets(st.integers(0, 60), max_size=3),
+    limit=st.integers(0, 120),
+    last=st.integers(0, 30))
+def test_any_log_at_rest(
+        max_backups: int, sizes: list[int], crashes: set[int], limit: int,
+        last: int) -> None:
+    """Whatever has happened to it before, what is there is read."""
+    directory = MemoryDirectory()
+    rotator = Rotator(directory, max_backups)
+    rotator.open()
+    step = 0
+    for size in sizes:
+        for _ in rotator.steps(iter([size])):
+            step += 1
+            if step in crashes:
+                rotator.open()
+                break
+    rotator.open()
+    rotator.write(last)
+    kept = rotator.written - rotator.kept_from()
+    read = log.read_tail(directory, 'console.log', limit)
+    assert read.exact
+    assert ends(read.data, rotator.written, rotator.written)
+    assert len(read.data) == min(limit, kept)
+    since = log.read_from(directory, 'console.log', None, limit)
+    assert rotator.is_stream(rotator.kept_from(), since.data)
+    assert len(since.data) == min(limit, kept)
+    assert since.behind == kept - len(since.data)
