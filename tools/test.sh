@@ -1,0 +1,45 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
+# All tests, after installing what is missing. Goes on after a failure; ends
+# with a summary, and with status 1 if anything failed.
+
+set -eu
+cd "$(dirname "$0")/.."
+
+begin=$(date +%s)
+tools/bindep.sh
+tools/venv.sh
+python=$PWD/.venv/bin/python
+
+as_root=
+# Root leaves no compiled files in the tree of somebody else.
+[ "$(id -u)" = 0 ] || as_root="sudo env PYTHONDONTWRITEBYTECODE=1"
+summary="set-up: $(($(date +%s) - begin)) s"
+failed=0
+
+# run NAME COMMAND...
+run() {
+    name=$1
+    shift
+    printf '\n== %s ==\n' "$name"
+    start=$(date +%s)
+    if "$@"; then
+        result=passed
+    else
+        result=FAILED
+        failed=1
+    fi
+    summary="$summary
+$name: $result, $(($(date +%s) - start)) s"
+}
+
+run unit "$python" -m pytest --quiet tests/unit
+run install "$python" -m pytest --quiet tests/install
+# shellcheck disable=SC2086  # empty, or words
+run functional $as_root "$python" -m tests.lab.namespace \
+    "$python" -m pytest --quiet -p no:cacheprovider tests/functional
+
+printf '\n== Summary ==\n%s\nall: %s s\n' \
+    "$summary" "$(($(date +%s) - begin))"
+exit $failed
