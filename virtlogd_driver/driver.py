@@ -6,8 +6,8 @@ that knows how. This is the only module that imports nova.
 """
 
 import contextlib
-import functools
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
@@ -301,8 +301,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         super().post_live_migration(context, instance, *args, **kwargs)
         departure = self._departing.pop(instance.uuid, None)
         if departure is not None:
-            self._carry(instance, departure.moves(),
-                        None if departure.shared else departure.host)
+            self._send(instance, departure.moves(),
+                       None if departure.shared else departure.host)
 
     def post_live_migration_at_destination(
             self, context: Any, instance: Any, *args: Any,
@@ -333,8 +333,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             context, instance, dest, flavor, *args, **kwargs)
         there = libvirt_utils.get_instance_path(instance)
         # nova has made the directory anew where the storage is shared.
-        self._carry(instance, transfer.moves(f'{there}_resize', there),
-                    None if os.path.isdir(there) else dest)
+        self._send(instance, transfer.moves(f'{there}_resize', there),
+                   None if os.path.isdir(there) else dest)
         return disk_info
 
     def finish_migration(self, context: Any, migration: Any, instance: Any,
@@ -348,7 +348,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         """What was written meanwhile comes back with the guest."""
         there = libvirt_utils.get_instance_path(instance)
         if os.path.isdir(there) and os.path.isdir(f'{there}_resize'):
-            self._carry(instance, transfer.moves(there, f'{there}_resize'))
+            self._send(instance, transfer.moves(there, f'{there}_resize'),
+                       None)
         self._receive(instance, f'{there}_resize')
         super().finish_revert_migration(context, instance, *args, **kwargs)
 
@@ -357,56 +358,65 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                 *args: Any, **kwargs: Any) -> None:
         """Before nova deletes the directory: save what is to stay."""
         directory = libvirt_utils.get_instance_path(instance)
-        kept = None
-        if destroy_disks:
-            if instance.task_state == task_states.RESIZE_REVERTING:
-                self._carry(
-                    instance,
-                    transfer.moves(directory, f'{directory}_resize'),
-                    _reverted_to(context, instance))
-            elif instance.task_state == task_states.REBUILDING:
-                kept = self._set_aside(instance, directory)
+        rebuilt = destroy_disks and (
+            instance.task_state == task_states.REBUILDING)
+        if rebuilt:
+            aside = f'{directory}_console'
+            os.makedirs(aside, mode=0o700, exist_ok=True)
+            self._stage(instance, transfer.moves(directory, directory), aside)
+        elif destroy_disks and (
+                instance.task_state == task_states.RESIZE_REVERTING):
+            self._send(instance,
+                       transfer.moves(directory, f'{directory}_resize'),
+                       _reverted_to(context, instance))
         try:
             super().cleanup(context, instance, network_info,
                             block_device_info, destroy_disks, *args, **kwargs)
         finally:
-            if kept is not None:
-                transfer.put_back(kept, directory)
+            if rebuilt:
+                os.makedirs(directory, exist_ok=True)
+                transfer.receive(aside, directory)
 
-    def _set_aside(self, instance: Any, directory: str) -> str:
-        kept = f'{directory}_console'
-        os.makedirs(kept, mode=0o700, exist_ok=True)
-        self._carry(instance, transfer.moves(directory, kept))
-        return kept
+    def _stage(self, instance: Any, moves: list[transfer.Move],
+               directory: str) -> None:
+        """Whatever fails with its log, the guest goes on."""
+        try:
+            failed = transfer.stage(
+                moves, directory, CONF.virtlogd.max_history_bytes,
+                lambda path, limit: reader.read_tail(path, limit).data)
+        except OSError as e:
+            failed = [exception.LogError(str(e))]
+        for error in failed:
+            LOG.warning('The output of the guest from before does not follow '
+                        'it: %s', error, instance=instance)
 
-    def _carry(self, instance: Any, moves: list[transfer.Move],
-               to_host: str | None = None) -> None:
-        """Carry history. Whatever fails, the guest goes on without it.
+    def _send(self, instance: Any, moves: list[transfer.Move],
+              to_host: str | None) -> None:
+        """Carry the history of a guest.
 
-        :param to_host: None: it is this one, or its storage is shared
+        :param to_host: None: this one, or one that shares its storage
         """
-        limit = CONF.virtlogd.max_history_bytes
-        for move in moves if limit else ():
-            try:
-                transfer.carry(
-                    move, limit,
-                    lambda path, size: reader.read_tail(path, size).data,
-                    to_host and functools.partial(
-                        libvirt_utils.copy_image, host=to_host))
-            except exception.LogNotFound:
-                continue
-            except (exception.LogError,
-                    processutils.ProcessExecutionError) as e:
-                LOG.warning('The output of the guest from before does not '
-                            'follow it: %s', e, instance=instance)
-            if to_host is None:
-                transfer.prune(os.path.dirname(move[1]))
+        if not moves:
+            return
+        here, there = (os.path.dirname(path) for path in moves[0])
+        if to_host is None:
+            self._stage(instance, moves, there)
+            self._receive(instance, there)
+            return
+        self._stage(instance, moves, here)
+        staging = os.path.join(here, transfer.STAGING)
+        try:
+            libvirt_utils.copy_image(staging, f'{there}/', host=to_host)
+        except (OSError, processutils.ProcessExecutionError) as e:
+            LOG.warning('The output of the guest from before does not follow '
+                        'it to %s: %s', to_host, e, instance=instance)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
     def _receive(self, instance: Any, directory: str) -> None:
-        for name in transfer.receive(directory):
+        for name in transfer.receive(directory, directory):
             LOG.warning('The output of the guest from before has not come '
                         'whole, and is left out: %s', name, instance=instance)
-        transfer.prune(directory)
 
 
 class _DepartingGuest:

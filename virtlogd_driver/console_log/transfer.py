@@ -3,26 +3,30 @@
 
 A guest that moves starts a new generation (generation.py), and everything
 older is carried there as one file per port. Nobody writes the old files any
-more by then, and the carried file is never seen half:
-
-* on this host it is written under another name and renamed;
-* another host gets it under a name that says how long it is to be
-  (``console.g1.history.arriving-<bytes>``), and renames it itself once it is
-  that long. Neither ssh nor rsync needs to rename anything.
+more by then. They are staged in a directory of their own, each under a name
+that says how long it is; that directory is copied to the other host at one go
+(or made in place), and the receiving side takes out of it what is whole. So a
+history is never seen half, and nothing has to be renamed from afar.
 """
 
-import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterable
 
 from virtlogd_driver import exception
 from virtlogd_driver.console_log import generation
 
-_ARRIVING = re.compile(r'(?P<name>.+\.history)\.arriving-(?P<size>[0-9]+)')
+#: The staging directory; it is copied as a whole, under the same name.
+STAGING = 'console.moving'
+
+_STAGED = re.compile(r'(?P<name>.+)\.(?P<size>[0-9]+)')
 
 #: Path of a log here, and of the log there that goes on from it.
 Move = tuple[str, str]
+
+#: Gives the newest bytes of the log with a path, at most so many.
+Read = Callable[[str, int], bytes]
 
 
 def moves(here: str, there: str) -> list[Move]:
@@ -90,110 +94,71 @@ def next_generation(directory: str, port: int) -> int:
     return (generation.newest(_names(directory), port) or 0) + 1
 
 
-def carry(move: Move, limit: int, read: Callable[[str, int], bytes],
-          send: Callable[[str, str], None] | None = None) -> None:
-    """Make the history of a log that goes on elsewhere.
+def stage(moves: Iterable[Move], directory: str, limit: int,
+          read: Read) -> list[exception.LogError]:
+    """Fill a staging directory with the histories of logs.
 
-    :param limit: the most bytes to carry, the newest
-    :param read: gives that many bytes of the log with a path
-    :param send: copies a file of this host to a path of the other one; None:
-        it is this host, or storage that both share
-    :raises LogNotFound: there is no such log
-    :raises LogError: it could not be read or written
+    :param directory: path of the directory that it is made in, anew
+    :param limit: the most bytes to carry of one port, the newest
+    :returns: why ports are left out
+    :raises OSError: nothing can be written
     """
-    here, there = move
-    data = read(here, limit)
-    directory, name = os.path.split(there)
-    file = generation.parse(name)
-    if file is None or file.generation == 0:
-        raise exception.LogError(
-            f'{there} is not the log of a guest that has moved.')
-    history = generation.history_name(file.port, file.generation)
-    if send is None:
-        store(directory, history, data)
-        return
-    sent = f'{history}.arriving-{len(data)}'
-    copy = f'{here}.leaving'
-    with _writing(copy):
-        _write_new(copy, data)
-        send(copy, os.path.join(directory, sent))
+    staging = os.path.join(directory, STAGING)
+    shutil.rmtree(staging, ignore_errors=True)
+    os.mkdir(staging, mode=0o700)
+    failed = []
+    for here, there in moves:
+        file = generation.parse(os.path.basename(there))
+        assert file is not None and file.generation > 0, there
+        try:
+            data = read(here, limit)
+        except exception.LogNotFound:
+            continue
+        except exception.LogError as e:
+            failed.append(e)
+            continue
+        name = generation.history_name(file.port, file.generation)
+        with open(os.path.join(staging, f'{name}.{len(data)}'), 'xb') as out:
+            out.write(data)
+    return failed
 
 
-def store(directory: str, name: str, data: bytes) -> None:
-    """Put a history in place, whole.
+def receive(staged_in: str, directory: str) -> list[str]:
+    """Put what was staged in place.
 
-    :raises LogError: it could not be written
-    """
-    path = os.path.join(directory, name)
-    with _writing(f'{path}.new'):
-        _write_new(f'{path}.new', data)
-        os.rename(f'{path}.new', path)
-
-
-@contextlib.contextmanager
-def _writing(path: str) -> Iterator[None]:
-    """Leave nothing of a file behind, and say why it failed."""
-    try:
-        yield
-    except OSError as e:
-        raise exception.LogError(
-            f'The history of a console log could not be written to {path}: '
-            f'{e.strerror}. The older output does not follow the '
-            f'guest.') from e
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-
-
-def _write_new(path: str, data: bytes) -> None:
-    """Write a file that is not there yet; no link is followed."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW,
-                 0o600)
-    with open(fd, 'wb') as file:
-        file.write(data)
-
-
-def put_back(kept: str, directory: str) -> None:
-    """Move histories that were set aside into a directory made anew."""
-    os.makedirs(directory, exist_ok=True)
-    for name in _names(kept):
-        os.rename(os.path.join(kept, name), os.path.join(directory, name))
-    os.rmdir(kept)
-
-
-def receive(directory: str) -> list[str]:
-    """Put in place what was sent here.
+    :param staged_in: path of the directory that it was staged in; the
+        instance directory itself, or one beside it, which is removed
+    :param directory: path of the instance directory
 
     What is not whole is removed; there is nothing to resume it from.
 
-    :returns: the names of files that had not come whole
+    :returns: the names of histories that had not come whole
     """
+    staging = os.path.join(staged_in, STAGING)
     broken = []
-    for sent in _names(directory):
-        match = _ARRIVING.fullmatch(sent)
-        if match is None:
-            continue
-        path = os.path.join(directory, sent)
-        if os.lstat(path).st_size == int(match['size']):
+    for staged in _names(staging):
+        path = os.path.join(staging, staged)
+        match = _STAGED.fullmatch(staged)
+        if match is not None and os.lstat(path).st_size == int(match['size']):
             os.rename(path, os.path.join(directory, match['name']))
         else:
-            os.unlink(path)
-            broken.append(sent)
+            broken.append(staged)
+    shutil.rmtree(staging if staged_in == directory else staged_in,
+                  ignore_errors=True)
+    _prune(directory)
     return broken
 
 
-def prune(directory: str) -> None:
+def _prune(directory: str) -> None:
     """Remove what a history that is in place has made superfluous."""
     names = _names(directory)
     for name in names:
         file = generation.parse(name)
         if file is None:
             continue
-        live = generation.newest(names, file.port) or 0
-        if (file.generation < live and generation.history_name(
-                file.port, live) in names):
+        newest = generation.newest(names, file.port) or 0
+        if (file.generation < newest and generation.history_name(
+                file.port, newest) in names):
             os.unlink(os.path.join(directory, name))
 
 

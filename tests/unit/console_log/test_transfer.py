@@ -44,12 +44,17 @@ def test_moves(here, there) -> None:
     assert transfer.moves(f'{here}/gone', str(there)) == []
 
 
-class TestCarryHere:
+def _stage(here, there, directory, limit=LIMIT) -> list[exception.LogError]:
+    return transfer.stage(transfer.moves(str(here), str(there)),
+                          str(directory), limit, _read)
+
+
+class TestSameHost:
 
     def test_the_history_is_read_before_what_follows(self, here,
                                                      there) -> None:
-        for move in transfer.moves(str(here), str(there)):
-            transfer.carry(move, LIMIT, _read)
+        assert _stage(here, there, there) == []
+        assert transfer.receive(str(there), str(there)) == []
         assert _names(there) == ['console.g1.history',
                                  'console.port1.g3.history']
         chain.begin(str(there / 'console.g1.log'))
@@ -59,62 +64,77 @@ class TestCarryHere:
             b'older\nnewer\nnewest\n')
 
     def test_bounded(self, here, there) -> None:
-        move = transfer.moves(str(here), str(there))[0]
-        transfer.carry(move, 8, _read)
+        _stage(here, there, there, 8)
+        transfer.receive(str(there), str(there))
         assert (there / 'console.g1.history').read_bytes() == b'r\nnewer\n'
 
-    def test_no_log(self, here, there) -> None:
-        with pytest.raises(exception.LogNotFound):
-            transfer.carry((f'{here}/console.port3.log',
-                            f'{there}/console.port3.g1.log'), LIMIT, _read)
-        assert _names(there) == []
+    def test_a_port_that_cannot_be_read_leaves_the_others(self, here,
+                                                          there) -> None:
+        (here / 'console.log').unlink()
+        (here / 'console.log').symlink_to('disk')
+        (failed,) = _stage(here, there, there)
+        assert isinstance(failed, exception.LogNotRegular)
+        transfer.receive(str(there), str(there))
+        assert _names(there) == ['console.port1.g3.history']
 
     def test_disk_full(self, here, there) -> None:
-        move = transfer.moves(str(here), str(there))[0]
         there.rmdir()
-        there.symlink_to('/dev/full')   # a directory that takes nothing
-        with pytest.raises(exception.LogError, match='could not be written'):
-            transfer.carry(move, LIMIT, _read)
+        with pytest.raises(OSError, match='No such file'):
+            _stage(here, there, there)
 
     def test_a_link_in_the_way_is_not_written_through(self, here, there,
                                                       tmp_path) -> None:
         victim = tmp_path / 'victim'
-        victim.write_bytes(b'mine')
-        for name in ('console.g1.history', 'console.g1.history.new'):
-            (there / name).symlink_to(victim)
-        transfer.carry(transfer.moves(str(here), str(there))[0], LIMIT, _read)
-        assert victim.read_bytes() == b'mine'
+        victim.mkdir()
+        (there / 'console.g1.history').symlink_to(victim / 'file')
+        (there / transfer.STAGING).symlink_to(victim)
+        with pytest.raises(FileExistsError):
+            _stage(here, there, there)
+        (there / transfer.STAGING).unlink()
+        _stage(here, there, there)
+        transfer.receive(str(there), str(there))
+        assert _names(victim) == []
         assert (there / 'console.g1.history').read_bytes() == (
             b'older\nnewer\n')
 
+    def test_set_aside_while_the_directory_is_made_anew(self, here,
+                                                        tmp_path) -> None:
+        aside = tmp_path / 'here_console'
+        aside.mkdir()
+        _stage(here, here, aside)
+        shutil.rmtree(here)
+        here.mkdir()
+        transfer.receive(str(aside), str(here))
+        assert _names(here) == ['console.g1.history',
+                                'console.port1.g3.history']
+        assert not aside.exists()
 
-class TestCarryElsewhere:
 
-    def test_received_whole(self, here, there) -> None:
-        for move in transfer.moves(str(here), str(there)):
-            transfer.carry(move, LIMIT, _read, shutil.copyfile)
-        assert _names(there) == ['console.g1.history.arriving-12',
-                                 'console.port1.g3.history.arriving-7']
-        assert transfer.receive(str(there)) == []
+class TestOtherHost:
+
+    @pytest.fixture
+    def sent(self, here, there) -> pathlib.Path:
+        """As "scp -r" and "rsync -r" copy it."""
+        _stage(here, there, here)
+        return pathlib.Path(shutil.copytree(
+            here / transfer.STAGING, there / transfer.STAGING))
+
+    def test_received_whole(self, sent, there) -> None:
+        assert transfer.receive(str(there), str(there)) == []
         assert _names(there) == ['console.g1.history',
                                  'console.port1.g3.history']
-        assert not [n for n in _names(here) if 'leaving' in n]
 
-    def test_half_a_file_is_never_shown(self, here, there) -> None:
-        def half(source: str, target: str) -> None:
-            data = pathlib.Path(source).read_bytes()
-            pathlib.Path(target).write_bytes(data[:len(data) // 2])
-            raise OSError(28, 'No space left on device')
-
-        move = transfer.moves(str(here), str(there))[0]
-        with pytest.raises(exception.LogError, match='No space left'):
-            transfer.carry(move, LIMIT, _read, half)
+    def test_half_a_file_is_never_shown(self, sent, there) -> None:
+        os.truncate(sent / 'console.g1.history.12', 6)
         (there / 'console.g1.log').write_bytes(b'newest\n')
         assert _read(str(there / 'console.g1.log'), LIMIT) == b'newest\n'
-        assert transfer.receive(str(there)) == [
-            'console.g1.history.arriving-12']
-        assert _names(there) == ['console.g1.log']
-        assert not [n for n in _names(here) if 'leaving' in n]
+        assert transfer.receive(str(there), str(there)) == [
+            'console.g1.history.12']
+        assert _names(there) == ['console.g1.log',
+                                 'console.port1.g3.history']
+
+    def test_nothing_was_sent(self, there) -> None:
+        assert transfer.receive(str(there), str(there)) == []
 
 
 class TestDeparture:
@@ -144,14 +164,15 @@ class TestDeparture:
             (f'{here}/console.port1.g2.log', f'{here}/console.port1.g3.log')]
 
 
-def test_prune_waits_for_the_history(here) -> None:
-    (here / 'console.g1.log').touch()
-    transfer.prune(str(here))
-    assert 'console.log' in _names(here)
-    transfer.store(str(here), 'console.g1.history', b'older\nnewer\n')
-    transfer.prune(str(here))
-    assert _names(here) == ['console.g1.history', 'console.g1.log',
-                            'console.port1.g2.log', 'disk']
+def test_old_files_stay_until_their_history_is_there(here) -> None:
+    chain.begin(str(here / 'console.g1.log'))
+    transfer.receive(str(here), str(here))
+    assert 'console.log.0' in _names(here)
+    _stage(here, here, here)
+    transfer.receive(str(here), str(here))
+    assert _names(here) == ['console.g2.history', 'console.port1.g3.history',
+                            'disk']
+    assert (here / 'console.g2.history').read_bytes() == b'older\nnewer\n'
 
 
 def test_remove_empty(here) -> None:
@@ -161,11 +182,3 @@ def test_remove_empty(here) -> None:
     assert 'console.g1.log' not in _names(here)
     assert 'console.g2.log' in _names(here)
     assert 'console.log' in _names(here)
-
-
-def test_put_back(here, there) -> None:
-    transfer.store(str(there), 'console.g1.history', b'x')
-    shutil.rmtree(here)
-    transfer.put_back(str(there), str(here))
-    assert _names(here) == ['console.g1.history']
-    assert not there.exists()
