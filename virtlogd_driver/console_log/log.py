@@ -162,11 +162,11 @@ def _tail(
     try:
         for unit in _units(
                 directory, name, limit=limit, max_backups=max_backups):
-            units.append(unit)
             if not joined:
-                units.pop().close()
-                exact = False
+                exact = exact and not unit.segments
+                unit.close()
                 break
+            units.append(unit)
             total += unit.size
             exact = exact and unit.exact
             joined = unit.whole or not unit.segments

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are not what a log should be: one clear error, or right bytes."""
+
+import os
+import pathlib
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from tests.unit.console_log.rotating import MemoryDirectory
+from virtlogd_driver import exception
+from virtlogd_driver.console_log import log, reader
+from virtlogd_driver.console_log.directory import Directory
+
+
+def link(path: pathlib.Path) -> None:
+    secret = path.parent / 'secret'
+    secret.write_bytes(b'secret')
+    path.symlink_to(secret)
+
+
+def dangling(path: pathlib.Path) -> None:
+    path.symlink_to(path.parent / 'nothing')
+
+
+def unix_socket(path: pathlib.Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+Damage = Callable[[pathlib.Path], None]
+
+damages = pytest.mark.parametrize('damage', [
+    link, dangling, unix_socket, os.mkfifo, os.mkdir])
+
+
+@damages
+def test_live_file(damage: Damage, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / 'console.log'
+    damage(path)
+    (tmp_path / 'console.log.0').write_bytes(b'backup')
+    for read in (
+            lambda: reader.read_tail(str(path), 99),
+            lambda: reader.read_from(str(path), None, 99)):
+        with pytest.raises(exception.LogNotRegular, match=r'console\.log is'):
+            read()
+
+
+@damages
+def test_backup(damage: Damage, tmp_path: pathlib.Path) -> None:
+    """What is newer than it is still there to be read."""
+    (tmp_path / 'console.log').write_bytes(b'3')
+    (tmp_path / 'console.log.0').write_bytes(b'2')
+    damage(tmp_path / 'console.log.1')
+    (tmp_path / 'console.log.2').write_bytes(b'1')
+    read = reader.read_tail(str(tmp_path / 'console.log'), 99)
+    assert (read.data, read.exact) == (b'23', False)
+    assert reader.read_tail(str(tmp_path / 'console.log'), 2).exact
+    assert reader.read_from(
+        str(tmp_path / 'console.log'), None, 99).data == b'23'
+
+
+def test_device() -> None:
+    with pytest.raises(exception.LogNotRegular, match='/dev/zero'):
+        reader.read_tail('/dev/zero', 99)
+
+
+def test_directory_is_a_file(tmp_path: pathlib.Path) -> None:
+    (tmp_path / 'file').touch()
+    with pytest.raises(exception.LogRefused):
+        reader.read_tail(str(tmp_path / 'file' / 'console.log'), 99)
+
+
+def test_name_too_long(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(exception.LogError, match='too long'):
+        reader.read_tail(str(tmp_path / ('x' * 300)), 99)
+
+
+def test_file_of_1_tib(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / 'console.log'
+    for name in ('console.log.0', 'console.log'):
+        with (tmp_path / name).open('wb') as file:
+            file.seek(1 << 40)
+            file.write(b'end')
+    read = reader.read_tail(str(path), 5)
+    assert read.data == b'\0\0end'
+    assert read.older == (1 << 40) - 2
+    since = reader.read_from(str(path), None, 5)
+    assert since.data == bytes(5)
+    assert since.behind == 2 * (1 << 40) + 6 - 5
+
+
+class Shrinking(Directory):
+    """A file becomes shorter each time after it was looked at."""
+
+    __slots__ = ('path_of_file', 'times')
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        self._shrink()
+        return super().pread(fd, size, offset)
+
+    def preadv(self, fd: int, into: memoryview, offset: int) -> int:
+        self._shrink()
+        return super().preadv(fd, into, offset)
+
+    def _shrink(self) -> None:
+        if self.times:
+            self.times -= 1
+            size = os.stat(self.path_of_file).st_size
+            os.truncate(self.path_of_file, size * 2 // 3)
+
+
+@pytest.mark.parametrize('times', [1, 100])
+@pytest.mark.parametrize('shrinks', ['console.log', 'console.log.0'])
+def test_file_shrinks(
+        shrinks: str, times: int, tmp_path: pathlib.Path) -> None:
+    (tmp_path / 'console.log.0').write_bytes(b'a' * 10000)
+    (tmp_path / 'console.log').write_bytes(b'b' * 10000)
+    directory = Shrinking(
+        os.open(tmp_path, os.O_PATH | os.O_DIRECTORY), str(tmp_path))
+    directory.path_of_file = str(tmp_path / shrinks)
+    directory.times = times
+    with directory:
+        read = log.read_tail(directory, 'console.log', 99999)
+        assert set(read.data) <= {ord('a'), ord('b')}
+        assert read.data == bytes(sorted(read.data))
+        assert read.exact == (times == 1)
+        if shrinks == 'console.log.0':
+            assert read.data.count(b'b') == 10000
+        directory.times = times
+        since = log.read_from(directory, 'console.log', None, 99999)
+        assert since.data == bytes(sorted(since.data))
+        assert since.missed == 0
+
+
+def test_file_vanishes() -> None:
+    """Each file is gone once it is open, until there is none."""
+    directory = MemoryDirectory()
+    for name in ('console.log', 'console.log.0', 'console.log.1'):
+        directory.create(name, 0).data += b'x'
+
+    def vanish() -> None:
+        if directory.opened:
+            directory.files.pop('console.log', None)
+
+    directory.before = vanish
+    read = log.read_tail(directory, 'console.log', 99)
+    assert read.data == b'xx'
+    assert not directory.opened
+
+
+def test_error_of_the_file_system() -> None:
+    class Broken(MemoryDirectory):
+        __slots__ = ()
+
+        def pread(self, fd: int, size: int, offset: int) -> bytes:
+            raise OSError(5, 'Input/output error')
+
+    directory = Broken()
+    directory.create('console.log', 0).data += b'x'
+    with pytest.raises(exception.LogError, match='Input/output error'):
+        log.read_tail(directory, 'console.log', 99)
+    with pytest.raises(exception.LogError, match='Input/output error'):
+        log.read_from(directory, 'console.log', None, 99)
+    assert not directory.opened
