@@ -47,10 +47,11 @@ def devices(nova: NovaNode, server: Server) -> list[dict[str, str | None]]:
     return found
 
 
-def assert_one_port_with_its_log(nova: NovaNode, server: Server) -> None:
+def assert_one_port_with_its_log(nova: NovaNode, server: Server,
+                                 log: str = 'console.log') -> None:
     assert devices(nova, server) == [{
         'type': 'tcp', 'port': str(PORT), 'append': 'on',
-        'log': str(nova.instance_directory(server) / 'console.log')}]
+        'log': str(nova.instance_directory(server) / log)}]
 
 
 def type_text(nova: NovaNode, server: Server, text: str) -> None:
@@ -117,32 +118,35 @@ def test_rescue_and_unrescue(nova: NovaNode) -> None:
 def test_resize_on_the_same_host_confirmed(nova: NovaNode) -> None:
     server = boot(nova)
     nova.resize(server)
-    assert_one_port_with_its_log(nova, server)
+    assert_one_port_with_its_log(nova, server, 'console.g1.log')
+    wait_for_boot(nova, server, f'{BOOT}first\n')
     type_text(nova, server, 'resized')
     nova.confirm_resize(server)
-    assert_one_port_with_its_log(nova, server)
+    assert_one_port_with_its_log(nova, server, 'console.g1.log')
     type_text(nova, server, 'confirmed')
     nova.reboot(server)
-    nova.wait_for_output(server, f'confirmed\n{BOOT}')
+    wait_for_boot(nova, server,
+                  f'{BOOT}first\n{BOOT}resized\nconfirmed\n')
 
 
 def test_resize_on_the_same_host_reverted(nova: NovaNode) -> None:
     server = boot(nova)
     nova.resize(server)
-    assert_one_port_with_its_log(nova, server)
+    wait_for_boot(nova, server, f'{BOOT}first\n')
     type_text(nova, server, 'resized')
     nova.revert_resize(server)
-    assert_one_port_with_its_log(nova, server)
-    nova.wait_for_output(server, LAST_LINE)
+    assert_one_port_with_its_log(nova, server, 'console.g2.log')
+    wait_for_boot(nova, server, f'{BOOT}first\n{BOOT}resized\n')
     type_text(nova, server, 'reverted')
 
 
 def test_rebuild(nova: NovaNode) -> None:
     server = boot(nova)
     nova.rebuild(server)
-    assert_one_port_with_its_log(nova, server)
-    nova.wait_for_output(server, LAST_LINE)
+    assert_one_port_with_its_log(nova, server, 'console.g1.log')
+    wait_for_boot(nova, server, f'{BOOT}first\n')
     type_text(nova, server, 'rebuilt')
+    assert not list(nova.instances_path.glob('*_console'))
 
 
 def test_stop_and_start(nova: NovaNode) -> None:
