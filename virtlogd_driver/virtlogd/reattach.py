@@ -12,6 +12,7 @@ is not: the device is changed for one that only logs first, as the TCP port
 has to be free before a new device can listen on it. A viewer is disconnected.
 """
 
+import itertools
 import json
 import os
 import socket
@@ -152,11 +153,8 @@ def attach(domain: libvirt.virDomain, device: Device, pipe: int) -> str:
     :raises ReattachFailed: the device is as it was
     """
     try:
-        fdsets = {one['fdset-id'] for one in _qmp(domain, 'query-fdsets')}
-        fdset = next(number for number in range(
-            _FIRST_FDSET, _FIRST_FDSET + len(fdsets) + 1)
-            if number not in fdsets)
-        _qmp(domain, 'add-fd', [pipe], fdset_id=fdset, opaque=device.chardev)
+        fdset = _free_fdset(_qmp(domain, 'query-fdsets'))
+        _add_fd(domain, fdset, pipe)
         try:
             return _exchange(domain, device, f'/dev/fdset/{fdset}')
         finally:
@@ -168,6 +166,25 @@ def attach(domain: libvirt.virDomain, device: Device, pipe: int) -> str:
             f'not be attached to its log again ({e}). {_REMEDY}') from e
 
 
+def _free_fdset(fdsets: list[dict[str, Any]]) -> int:
+    """A number for an fdset. QEMU keeps empty ones; those serve again."""
+    taken = {one['fdset-id'] for one in fdsets if one['fds']}
+    return next(number for number in itertools.count(_FIRST_FDSET)
+                if number not in taken)
+
+
+def _add_fd(domain: libvirt.virDomain, fdset: int, pipe: int) -> None:
+    try:
+        _qmp(domain, 'add-fd', [pipe], fdset_id=fdset)
+    except _MonitorError:
+        # QEMU has received the pipe all the same, and keeps it until it is
+        # sent another descriptor; virtlogd would take the log for alive.
+        with open(os.devnull, 'rb') as null:
+            _qmp(domain, 'getfd', [null.fileno()], fdname='virtlogd-driver')
+        _qmp(domain, 'closefd', fdname='virtlogd-driver')
+        raise
+
+
 def _exchange(domain: libvirt.virDomain, device: Device,
               logfile: str) -> str:
     # QEMU makes the new device before it drops the old one: where this fails
@@ -177,7 +194,12 @@ def _exchange(domain: libvirt.virDomain, device: Device,
         result = _open_again(domain, device, logfile)
     except (_MonitorError, libvirt.libvirtError):
         # Interactive without a log is what it was before.
-        _open_again(domain, device, None)
+        try:
+            _open_again(domain, device, None)
+        except _MonitorError as e:
+            raise _MonitorError(
+                f'{e}; it logs, but is not interactive until its next start'
+            ) from e
         raise
     pty = (result or {}).get('pty')
     if device.pty is not None and pty != device.pty:

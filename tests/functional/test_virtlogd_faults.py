@@ -1,0 +1,478 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each way in which virtlogd fails, for real, with guests running.
+
+For each: is the guest unharmed, is it found within one interval, is it said
+once, is it back after healing, and are only the lines of the dead period
+missing, in a number that is known.
+"""
+
+import contextlib
+import itertools
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fixtures
+import libvirt
+import pytest
+
+from tests.lab import guest
+from tests.lab.daemons import LibvirtHost
+from tests.lab.terminal import Terminal
+from tests.lab.wait import until
+from virtlogd_driver import exception, watch
+from virtlogd_driver.virtlogd import health, periodic, privileged, reattach
+from virtlogd_driver.virtlogd.health import DaemonState, LogState
+
+Use = Callable[[fixtures.Fixture], fixtures.Fixture]
+
+#: Seconds from one health pass to the next, here.
+INTERVAL = 0.5
+#: Seconds for virtlogd to answer, here.
+TIMEOUT = 1.0
+#: Seconds within which a fault must be found: the interval, and what a pass
+#: takes at most, on a machine that does other things as well.
+FOUND_WITHIN = INTERVAL + TIMEOUT + 1.0
+
+
+@pytest.fixture(autouse=True)
+def _in_process() -> Iterator[None]:
+    """The tests are root already; the helper has tests of its own."""
+    contexts = (privileged.virtlogd_context, privileged.viewer_context)
+    for context in contexts:
+        context.set_client_mode(False)
+    yield
+    for context in contexts:
+        context.set_client_mode(True)
+
+
+class Watched(fixtures.Fixture):
+    """A host with a guest on it, and what nova-compute says about them."""
+
+    def __init__(self, host: LibvirtHost,
+                 caplog: pytest.LogCaptureFixture) -> None:
+        super().__init__()
+        self.host = host
+        self.caplog = caplog
+        self.log = host.log_directory / 'console.log'
+        self.port = guest.free_port()
+
+    def _setUp(self) -> None:
+        self.caplog.set_level(logging.INFO)
+        self.connection = self.host.connect()
+        self.task: periodic.HealthTask | None = None
+
+    def start_guest(self, interval: float = 0.1, **kwargs: int
+                    ) -> libvirt.virDomain:
+        """A guest that writes numbered lines on a TCP port with a log."""
+        domain = self.connection.createXML(guest.domain_xml(
+            self.host.directory,
+            guest.boot_sector(interval=interval, **kwargs),
+            [guest.tcp_serial(self.port, self.log)]))
+        until(lambda: self.log.exists() and self.log.stat().st_size > 100,
+              'the guest writes')
+        return domain
+
+    def settings(self, viewer_timeout: float = 0) -> periodic.Settings:
+        return periodic.Settings(str(self.host.virtlogd_socket), INTERVAL,
+                                 TIMEOUT, viewer_timeout)
+
+    def watch(self, heal: bool = False, viewer_timeout: float = 0
+              ) -> periodic.HealthTask:
+        """As when nova-compute starts, once its first pass has ended."""
+        self.stop_watching()
+        self.task = watch.health_task(
+            lambda: self.connection, self.settings(viewer_timeout), heal)
+        self.task.start()
+        self.addCleanup(self.task.stop)
+        until(lambda: self.task and self.task.report, 'the first pass')
+        return self.task
+
+    def stop_watching(self) -> None:
+        if self.task is not None:
+            self.task.stop()
+
+    def said(self, text: str) -> list[str]:
+        """Lines with this text, so far."""
+        return [f'{record.levelname} {record.getMessage()}'
+                for record in self.caplog.records
+                if text in record.getMessage()]
+
+    def until_said(self, text: str, seconds: float = FOUND_WITHIN) -> str:
+        return until(lambda: self.said(text), f'"{text}" said', seconds)[0]
+
+    def passes(self, count: int = 3) -> None:
+        """Let some more passes go by."""
+        assert self.task is not None
+        for _ in range(count):
+            before = self.task.report
+            until(lambda before=before: self.task and (
+                self.task.report is not before), 'another pass')
+
+    def state(self) -> LogState:
+        assert self.task is not None
+        assert self.task.report is not None
+        (log,) = self.task.report.logs
+        return log.state
+
+    def whole_log(self) -> bytes:
+        """The log and what was rotated, oldest first."""
+        backups = sorted(self.log.parent.glob(f'{self.log.name}.*'),
+                         key=lambda path: -int(path.suffix[1:]))
+        return b''.join(path.read_bytes() for path in [*backups, self.log])
+
+    def grows(self, seconds: float = 10) -> None:
+        """:raises TimeoutError: nothing is added to the log."""
+        size = len(self.whole_log())
+        until(lambda: len(self.whole_log()) > size + 100, 'the log grows',
+              seconds)
+
+
+@pytest.fixture
+def watched(libvirt_host: LibvirtHost, use: Use,
+            caplog: pytest.LogCaptureFixture) -> Watched:
+    return use(Watched(libvirt_host, caplog))
+
+
+def numbers(log: bytes) -> list[int]:
+    """The numbers of the whole lines."""
+    return [int(found) for found in re.findall(rb'line (\d{8})\r\n', log)]
+
+
+def contiguous(found: list[int]) -> bool:
+    return found == list(range(found[0], found[0] + len(found)))
+
+
+def gaps(found: list[int]) -> list[tuple[int, int]]:
+    """Neighbours that are not."""
+    return [(one, other) for one, other in itertools.pairwise(found)
+            if other != one + 1]
+
+
+def answers(watched: Watched) -> None:
+    """The guest is unharmed: it echoes what is typed."""
+    with Terminal('127.0.0.1', watched.port) as terminal:
+        terminal.type(b'are you well?\r')
+        terminal.read_until(b'are you well?\r\n')
+
+
+def test_reexec_while_the_guest_writes_loses_nothing_and_is_not_said(
+        watched: Watched) -> None:
+    watched.start_guest(interval=0.055, burst=20)
+    watched.watch()
+    for _ in range(20):
+        os.kill(watched.host.virtlogd_pid, signal.SIGUSR1)
+        time.sleep(0.25)
+    watched.passes()
+    assert watched.state() is LogState.ALIVE
+    watched.stop_watching()
+    found = numbers(watched.whole_log())
+    assert found[0] == 1
+    assert contiguous(found)
+    assert watched.caplog.records == []
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
+def test_log_that_died_with_virtlogd_is_found_said_and_brought_back(
+        watched: Watched, use: Use, number: signal.Signals) -> None:
+    watched.start_guest()
+    watched.watch(heal=True)
+    terminal = use(Terminal('127.0.0.1', watched.port))
+    watched.host.stop_virtlogd(number)
+    died_at = len(watched.whole_log())
+    watched.until_said('virtlogd is down')
+    watched.until_said('is dead')
+    assert watched.state() is LogState.DEAD
+    terminal.type(b'are you well?\r')
+    terminal.read_until(b'are you well?\r\n')
+
+    watched.host.start_virtlogd()
+    watched.until_said('is back')
+    watched.grows()
+    watched.passes()
+    with contextlib.suppress(ConnectionError, TimeoutError):
+        terminal.read_until(b'no such text', seconds=1)
+    answers(watched)
+    watched.stop_watching()
+
+    log = watched.whole_log()
+    before, after = numbers(log[:died_at]), numbers(log[died_at:])
+    assert before[0] == 1
+    assert contiguous(before)
+    assert contiguous(after)
+    lost = set(range(before[-1] + 1, after[0]))
+    assert 0 < len(lost) < 200
+    assert lost - {before[-1] + 1, after[0] - 1} <= set(
+        numbers(terminal.seen))
+    for text in ('virtlogd is down', 'is dead', 'virtlogd answers',
+                 'is back'):
+        assert len(watched.said(text)) == 1, text
+
+
+def test_restart_between_two_passes_is_found_as_well(
+        watched: Watched) -> None:
+    watched.start_guest()
+    watched.watch()
+    watched.host.stop_virtlogd()
+    watched.host.start_virtlogd()
+    assert watched.until_said('is dead').startswith('ERROR')
+    watched.passes()
+    assert len(watched.said('is dead')) == 1
+    assert watched.state() is LogState.DEAD
+    answers(watched)
+
+
+def test_nova_compute_restarted_says_a_dead_log_once_more_and_heals_it(
+        watched: Watched) -> None:
+    watched.start_guest()
+    watched.watch()
+    watched.host.stop_virtlogd()
+    watched.host.start_virtlogd()
+    watched.until_said('is dead')
+    watched.watch(heal=True)
+    watched.until_said('is back')
+    watched.passes()
+    assert len(watched.said('is dead')) == 2
+    assert len(watched.said('is back')) == 1
+    watched.grows()
+
+
+def test_stopped_virtlogd_is_found_and_nothing_hangs_with_it(
+        watched: Watched) -> None:
+    watched.start_guest(interval=0.055, burst=10)
+    watched.watch(heal=True)
+    os.kill(watched.host.virtlogd_pid, signal.SIGSTOP)
+    try:
+        watched.until_said('virtlogd is hung')
+        start = time.monotonic()
+        with pytest.raises(exception.VirtlogdHung, match='SIGCONT'):
+            health.check_ready(str(watched.host.virtlogd_socket), [],
+                               TIMEOUT)
+        assert time.monotonic() - start < TIMEOUT + 0.5
+        watched.passes()
+    finally:
+        os.kill(watched.host.virtlogd_pid, signal.SIGCONT)
+    watched.until_said('virtlogd answers')
+    watched.grows()
+    watched.passes()
+    assert watched.state() is LogState.ALIVE
+    assert watched.said('is dead') == []
+    assert len(watched.said('virtlogd is hung')) == 1
+    answers(watched)
+    watched.stop_watching()
+    found = numbers(watched.whole_log())
+    assert found[0] == 1
+    assert contiguous(found)
+
+
+def test_libvirt_that_hangs_with_virtlogd_does_not_hang_the_pass(
+        watched: Watched) -> None:
+    """Worst case: virtlogd stops while a guest starts."""
+    watched.start_guest()
+    task = watched.watch()
+    other = watched.host.connect()
+    xml = guest.domain_xml(
+        watched.host.directory, guest.boot_sector(interval=1),
+        [guest.pty_serial(watched.host.log_directory / 'other.log')],
+        name='guest2')
+    os.kill(watched.host.virtlogd_pid, signal.SIGSTOP)
+    starting = threading.Thread(target=other.createXML, args=(xml,))
+    starting.start()
+    try:
+        watched.until_said('virtlogd is hung')
+        listing = subprocess.run(
+            ['timeout', '3', 'virsh', '-c', watched.host.uri, 'dumpxml',
+             'guest2'], capture_output=True, check=False)
+        assert listing.returncode == 124, 'libvirt hangs'
+        watched.passes(2)
+        assert task.report is not None
+        assert task.report.daemon is DaemonState.HUNG
+    finally:
+        os.kill(watched.host.virtlogd_pid, signal.SIGCONT)
+    starting.join(30)
+    assert not starting.is_alive()
+    watched.until_said('virtlogd answers')
+    until(lambda: task.report and len(task.report.logs) == 2, 'both guests')
+    assert {log.state for log in task.report.logs} == {LogState.ALIVE}
+    assert watched.said('is dead') == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, use: Use, caplog: pytest.LogCaptureFixture
+               ) -> Iterator[Watched]:
+    """A host whose guests log to a file system of 1 MiB."""
+    directory = tmp_path / 'host' / 'guests'
+    directory.mkdir(parents=True)
+    # Before the host takes its own copy of the mounts.
+    subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=1m', 'disk',
+                    str(directory)], check=True)
+    try:
+        with LibvirtHost(tmp_path / 'host') as host:
+            yield use(Watched(host, caplog))
+    finally:
+        subprocess.run(['umount', '--lazy', str(directory)], check=True)
+
+
+def fill(directory: Path) -> Path:
+    """Take all that is left of a file system."""
+    filler = directory / 'filler'
+    with filler.open('wb', buffering=0) as file:
+        with contextlib.suppress(OSError):
+            while file.write(bytes(65536)):
+                pass
+        with contextlib.suppress(OSError):
+            while file.write(b'x'):
+                pass
+    return filler
+
+
+def test_disk_full_and_freed(small_disk: Watched) -> None:
+    watched = small_disk
+    watched.start_guest(interval=0.055, burst=10)
+    watched.watch(heal=True)
+    filler = fill(watched.log.parent)
+    said = watched.until_said('is dead', FOUND_WITHIN + 10)
+    assert 'file system is full' in said
+    died_at = len(watched.whole_log())
+    with pytest.raises(exception.LogDiskFull, match='full'):
+        health.check_ready(str(watched.host.virtlogd_socket),
+                           [str(watched.log)], TIMEOUT)
+    watched.passes()
+    answers(watched)
+    assert watched.state() is LogState.DEAD
+
+    filler.unlink()
+    watched.until_said('is back')
+    watched.grows()
+    watched.passes()
+    watched.stop_watching()
+    log = watched.whole_log()
+    before, after = numbers(log[:died_at]), numbers(log[died_at:])
+    assert contiguous(before)
+    assert contiguous(after)
+    assert after[0] > before[-1] + 1
+    for text in ('is dead', 'is back'):
+        assert len(watched.said(text)) == 1, text
+    assert watched.said('could not be brought back') == []
+
+
+def test_virtlogd_absent_at_a_start(watched: Watched) -> None:
+    watched.watch()
+    watched.host.stop_virtlogd()
+    watched.until_said('virtlogd is down')
+    with pytest.raises(exception.VirtlogdDown, match='systemctl start'):
+        health.check_ready(str(watched.host.virtlogd_socket), [], TIMEOUT)
+    with pytest.raises(libvirt.libvirtError, match='virtlogd-sock'):
+        watched.start_guest()
+    watched.host.start_virtlogd()
+    watched.until_said('virtlogd answers')
+    health.check_ready(str(watched.host.virtlogd_socket),
+                       [str(watched.log)], TIMEOUT)
+    watched.start_guest()
+    watched.passes()
+    assert watched.state() is LogState.ALIVE
+    assert watched.said('is dead') == []
+
+
+def test_file_handler_is_found_and_not_taken_for_dead(
+        tmp_path: Path, use: Use,
+        caplog: pytest.LogCaptureFixture) -> None:
+    host = use(LibvirtHost(tmp_path / 'host', stdio_handler='file'))
+    watched = use(Watched(host, caplog))
+    domain = watched.start_guest()
+    watched.watch(heal=True)
+    watched.passes()
+    assert watched.state() is LogState.UNROTATED
+    assert len(watched.said('without bound')) == 1
+    with pytest.raises(exception.ReattachFailed, match='stdio_handler'):
+        reattach.reattach(domain, str(watched.log),
+                          str(host.virtlogd_socket), TIMEOUT)
+    # The same where virtlogd is down: QEMU does not need it.
+    host.stop_virtlogd()
+    watched.until_said('virtlogd is down')
+    assert watched.state() is LogState.UNROTATED
+    watched.grows()
+
+
+def test_viewer_that_never_reads(
+        watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, 'STUCK_AFTER', 3.0)
+    domain = watched.start_guest(interval=0)
+    watched.watch(viewer_timeout=9)
+    with socket.socket() as viewer:
+        viewer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        viewer.connect(('127.0.0.1', watched.port))
+        said = watched.until_said('has not read', 60)
+        assert f'127.0.0.1:{viewer.getsockname()[1]}' in said
+
+        def waits() -> bool:
+            size = len(watched.whole_log())
+            time.sleep(1)
+            return len(watched.whole_log()) == size
+
+        # The kernels' buffers may take some more, now and then.
+        until(waits, 'the guest waits')
+        assert watched.state() is LogState.ALIVE
+        watched.until_said('was disconnected', 60)
+        watched.until_said('No viewer stops')
+        watched.grows()
+        with pytest.raises(ConnectionError):
+            all(iter(lambda: viewer.recv(1 << 20), b''))
+    watched.stop_watching()
+    answers(watched)
+    domain.suspend()
+    time.sleep(1)
+    # The character that QEMU's UART was trying to send when the connection
+    # ended is lost, as it is when a viewer leaves by itself.
+    assert [other - one for one, other in gaps(
+        numbers(watched.whole_log()))] in ([], [2])
+    for text in ('has not read', 'was disconnected', 'No viewer stops'):
+        assert len(watched.said(text)) == 1, text
+
+
+def test_libvirtd_killed_and_restarted(watched: Watched) -> None:
+    watched.start_guest()
+    watched.watch(heal=True)
+    watched.host.stop_libvirtd(signal.SIGKILL)
+    watched.until_said('are not watched')
+    watched.grows()
+    watched.passes()
+    watched.host.start_libvirtd()
+    watched.connection = watched.host.connect()
+    watched.until_said('are watched again')
+    watched.passes()
+    assert watched.state() is LogState.ALIVE
+    assert len(watched.said('are not watched')) == 1
+    assert watched.said('is dead') == []
+    answers(watched)
+
+
+def test_dead_log_while_libvirtd_is_down_is_healed_when_it_is_back(
+        watched: Watched) -> None:
+    watched.start_guest()
+    watched.watch(heal=True)
+    watched.host.stop_libvirtd(signal.SIGKILL)
+    watched.until_said('are not watched')
+    watched.host.stop_virtlogd(signal.SIGKILL)
+    watched.host.start_virtlogd()
+    watched.host.start_libvirtd()
+    watched.connection = watched.host.connect()
+    watched.until_said('is back')
+    watched.grows()
+
+
+def test_guests_that_come_and_go_are_no_dead_logs(watched: Watched) -> None:
+    watched.watch()
+    for _ in range(6):
+        domain = watched.start_guest()
+        domain.destroy()
+        time.sleep(0.1)
+    watched.passes()
+    assert watched.caplog.records == []

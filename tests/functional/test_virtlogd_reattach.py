@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A dead log attached again, and attempts that fail, on real guests."""
+
+import json
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fixtures
+import libvirt
+import libvirt_qemu
+import pytest
+
+from tests.lab import guest
+from tests.lab.daemons import LibvirtHost
+from tests.lab.terminal import Terminal
+from tests.lab.wait import until
+from virtlogd_driver import exception, watch
+from virtlogd_driver.virtlogd import privileged, reattach, rpc
+from virtlogd_driver.virtlogd.port import Port, serial_ports
+
+Use = Callable[[fixtures.Fixture], fixtures.Fixture]
+
+
+@pytest.fixture(autouse=True)
+def _in_process() -> Iterator[None]:
+    privileged.virtlogd_context.set_client_mode(False)
+    yield
+    privileged.virtlogd_context.set_client_mode(True)
+
+
+class DeadLogs(fixtures.Fixture):
+    """A guest with a TCP port and a pseudo terminal, whose logs are dead."""
+
+    def __init__(self, host: LibvirtHost, burst: int = 1) -> None:
+        super().__init__()
+        self.host = host
+        self.burst = burst
+        self.logs = [host.log_directory / f'{number}.log'
+                     for number in range(2)]
+        self.port = guest.free_port()
+
+    def _setUp(self) -> None:
+        self.connection = self.host.connect()
+        self.domain = self.connection.createXML(guest.domain_xml(
+            self.host.directory,
+            guest.boot_sector(interval=0.1, burst=self.burst, ports=2),
+            [guest.tcp_serial(self.port, self.logs[0]),
+             guest.pty_serial(self.logs[1])]))
+        until(lambda: all(log.exists() and log.stat().st_size > 100
+                          for log in self.logs), 'the guest writes')
+        self.host.stop_virtlogd(signal.SIGKILL)
+        self.host.start_virtlogd()
+
+    def reattach(self, number: int) -> str:
+        return reattach.reattach(
+            self.domain, str(self.logs[number]),
+            str(self.host.virtlogd_socket), 2)
+
+    def ports(self) -> list[Port]:
+        return serial_ports(self.domain.UUIDString(), self.domain.name(),
+                            self.domain.XMLDesc())
+
+    def alive(self, number: int) -> bool:
+        with rpc.Connection(str(self.host.virtlogd_socket), 2) as virtlogd:
+            return virtlogd.position(str(self.logs[number])) is not None
+
+    def monitor(self, command: str) -> Any:
+        answer = libvirt_qemu.qemuMonitorCommand(
+            self.domain, json.dumps({'execute': command}), 0)
+        return json.loads(answer)['return']
+
+    def grows(self, number: int) -> None:
+        size = self.logs[number].stat().st_size
+        until(lambda: self.logs[number].stat().st_size > size + 50,
+              'the log grows')
+
+    def tainted(self) -> bool:
+        output = self.host.directory / 'log' / 'qemu' / 'guest1.log'
+        return 'tainted: custom-monitor' in output.read_text()
+
+
+@pytest.fixture
+def dead(libvirt_host: LibvirtHost, use: Use) -> DeadLogs:
+    return use(DeadLogs(libvirt_host))
+
+
+@pytest.mark.parametrize('number', [0, 1], ids=['tcp', 'pty'])
+def test_dead_log_comes_back_and_the_console_stays(
+        dead: DeadLogs, number: int) -> None:
+    before = dead.domain.XMLDesc()
+    assert not dead.alive(number)
+    assert dead.reattach(number) == ''
+    assert dead.alive(number)
+    assert not dead.alive(1 - number)
+    dead.grows(number)
+    assert dead.domain.XMLDesc() == before
+    with Terminal('127.0.0.1', dead.port) as terminal:
+        terminal.type(b'typed\r')
+        terminal.read_until(b'typed\r\n')
+    # libvirtd's lock files for consoles.
+    Path('/run/lock').mkdir(exist_ok=True)
+    stream = dead.connection.newStream(0)
+    dead.domain.openConsole('serial1', stream, 0)
+    assert stream.recv(100)
+    stream.finish()
+    if number == 0:
+        until(lambda: b'typed\r\n' in dead.logs[0].read_bytes(),
+              'what was typed in the log')
+
+
+def test_again_is_nothing_to_do(dead: DeadLogs) -> None:
+    dead.reattach(0)
+    taken = dead.monitor('query-fdsets')
+    assert dead.reattach(0) == ''
+    assert dead.monitor('query-fdsets') == taken
+
+
+def test_twenty_times(dead: DeadLogs) -> None:
+    descriptors, fdsets = set(), set()
+    for _ in range(20):
+        dead.host.stop_virtlogd(signal.SIGKILL)
+        dead.host.start_virtlogd()
+        for number in range(2):
+            assert dead.reattach(number) == ''
+        descriptors.add(len(os.listdir(
+            f'/proc/{dead.host.qemu_pid("guest1")}/fd')))
+        fdsets.add(len(dead.monitor('query-fdsets')))
+    dead.grows(0)
+    dead.grows(1)
+    assert len(descriptors) == len(fdsets) == 1, 'nothing piles up'
+    found = [int(line) for line in re.findall(
+        rb'line (\d{8})\r\n', dead.logs[0].read_bytes())]
+    assert found == sorted(set(found))
+
+
+def test_rotation_goes_on(tmp_path: Path, use: Use) -> None:
+    host = use(LibvirtHost(tmp_path / 'host', max_size=4096, max_backups=2))
+    dead = use(DeadLogs(host, burst=20))
+    dead.reattach(0)
+    backup = dead.logs[0].with_name('0.log.1')
+    until(backup.exists, 'two rotations', 60)
+    assert not dead.logs[0].with_name('0.log.2').exists()
+
+
+def test_it_dies_with_its_guest_and_a_new_process_logs(
+        dead: DeadLogs, tmp_path: Path) -> None:
+    """Managed save and start of a guest whose log was attached again."""
+    domain = dead.connection.defineXML(dead.domain.XMLDesc(
+        libvirt.VIR_DOMAIN_XML_INACTIVE))
+    dead.reattach(0)
+    assert dead.tainted()
+    domain.managedSave()
+    assert not dead.alive(0)
+    domain.create()
+    assert dead.alive(0)
+    dead.grows(0)
+
+
+def test_managed_save_and_start_brings_it_back_too(dead: DeadLogs) -> None:
+    """The remedy that messages name, where a log cannot be attached."""
+    domain = dead.connection.defineXML(dead.domain.XMLDesc(
+        libvirt.VIR_DOMAIN_XML_INACTIVE))
+    domain.managedSave()
+    domain.create()
+    assert dead.alive(0)
+    assert dead.alive(1)
+    dead.grows(0)
+    found = [int(line) for line in re.findall(
+        rb'line (\d{8})\r\n', dead.logs[0].read_bytes())]
+    assert found[0] == 1, 'the guest was not rebooted'
+    assert found == sorted(set(found))
+    assert not dead.tainted()
+
+
+def test_libvirtd_restarted_after_it(dead: DeadLogs) -> None:
+    dead.reattach(0)
+    dead.host.stop_libvirtd(signal.SIGKILL)
+    dead.host.start_libvirtd()
+    dead.domain = dead.host.connect().lookupByName('guest1')
+    assert dead.alive(0)
+    dead.grows(0)
+    assert dead.reattach(1) == ''
+    dead.grows(1)
+
+
+def test_viewer_is_disconnected_and_may_come_again(dead: DeadLogs) -> None:
+    with Terminal('127.0.0.1', dead.port) as terminal:
+        terminal.read_until(b'line')
+        dead.reattach(0)
+        with pytest.raises(ConnectionError):
+            terminal.read_until(b'no such text')
+    with Terminal('127.0.0.1', dead.port) as terminal:
+        terminal.read_until(b'line')
+
+
+def test_pseudo_terminal_that_moves_is_said(dead: DeadLogs) -> None:
+    """Its number is not free while somebody has it open."""
+    (path,) = re.findall(r"<serial type='pty'>\s*<source path='([^']+)'",
+                         dead.domain.XMLDesc())
+    # The domain's own /dev: the lab's, as namespaces are off.
+    with open(path, 'rb', buffering=0):
+        note = dead.reattach(1)
+    assert path in note
+    assert 'virsh console' in note
+    assert dead.alive(1)
+    dead.grows(1)
+
+
+# Attempts that fail
+
+class Listening(fixtures.Fixture):
+    """Another program takes the guest's port when it is free for a moment."""
+
+    def __init__(self, port: int,
+                 monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self._port = port
+        self._monkeypatch = monkeypatch
+
+    def _setUp(self) -> None:
+        real = reattach._open_again
+
+        def taken(*args: Any) -> Any:
+            self._monkeypatch.setattr(reattach, '_open_again', real)
+            self.socket = socket.create_server(('127.0.0.1', self._port))
+            self.addCleanup(self.socket.close)
+            return real(*args)
+
+        self._monkeypatch.setattr(reattach, '_open_again', taken)
+
+
+def test_port_that_is_taken_meanwhile_is_waited_for(
+        dead: DeadLogs, use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    thief = use(Listening(dead.port, monkeypatch))
+    real = reattach._change
+    tries = []
+
+    def change(*args: Any) -> Any:
+        tries.append(args)
+        if len(tries) == 5:
+            thief.socket.close()
+        return real(*args)
+
+    monkeypatch.setattr(reattach, '_change', change)
+    assert dead.reattach(0) == ''
+    assert len(tries) >= 5
+    with Terminal('127.0.0.1', dead.port) as terminal:
+        terminal.read_until(b'line')
+
+
+def chardevs(dead: DeadLogs) -> list[tuple[str, str]]:
+    return sorted((one['label'], one['filename'])
+                  for one in dead.monitor('query-chardev'))
+
+
+def unharmed(dead: DeadLogs, before: list[tuple[str, str]]) -> None:
+    """As it was: interactive, without a log, nothing left behind."""
+    assert chardevs(dead) == before
+    held = [one for one in dead.monitor('query-fdsets') if one['fds']]
+    assert len(held) == 2, "libvirt's own"
+    until(lambda: not dead.alive(0), 'virtlogd closed the log again')
+    with Terminal('127.0.0.1', dead.port) as terminal:
+        terminal.type(b'typed\r')
+        terminal.read_until(b'typed\r\n')
+
+
+@pytest.mark.parametrize('failing', ['add-fd', 'chardev-change'])
+def test_attempt_that_qemu_refuses_leaves_the_guest_as_it_was(
+        dead: DeadLogs, monkeypatch: pytest.MonkeyPatch,
+        failing: str) -> None:
+    before = chardevs(dead)
+    real = reattach._qmp
+
+    def refuse(domain: libvirt.virDomain, command: str, *args: Any,
+               **kwargs: Any) -> Any:
+        if command == failing:
+            kwargs |= {'no_such_argument': 1}
+        return real(domain, command, *args, **kwargs)
+
+    monkeypatch.setattr(reattach, '_qmp', refuse)
+    with pytest.raises(exception.ReattachFailed, match='managed save'):
+        dead.reattach(0)
+    unharmed(dead, before)
+
+
+def test_attempt_that_fails_half_way_opens_the_port_again(
+        dead: DeadLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = chardevs(dead)
+    real = reattach._change
+    monkeypatch.setattr(reattach, '_PORT_TIMEOUT', 0.2)
+
+    def change(domain: libvirt.virDomain, chardev: str,
+               backend: dict[str, Any], logfile: str | None) -> Any:
+        if backend['type'] == 'socket' and logfile is not None:
+            logfile = '/dev/fdset/999999'
+        return real(domain, chardev, backend, logfile)
+
+    monkeypatch.setattr(reattach, '_change', change)
+    with pytest.raises(exception.ReattachFailed, match='fdset'):
+        dead.reattach(0)
+    unharmed(dead, before)
+
+
+def test_port_that_is_taken_for_good_is_said(
+        dead: DeadLogs, use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(Listening(dead.port, monkeypatch))
+    monkeypatch.setattr(reattach, '_PORT_TIMEOUT', 0.2)
+    with pytest.raises(exception.ReattachFailed,
+                       match='in use.*not interactive'):
+        dead.reattach(0)
+    assert dead.domain.isActive()
+    dead.grows(0)
+
+
+def test_guest_that_ended(dead: DeadLogs) -> None:
+    (port, _) = dead.ports()
+    dead.domain.destroy()
+    with pytest.raises(exception.GuestNotFound):
+        watch.reattach_log(dead.connection, port,
+                           str(dead.host.virtlogd_socket), 2)
+
+
+def test_virtlogd_down_and_hung(dead: DeadLogs) -> None:
+    dead.host.stop_virtlogd()
+    with pytest.raises(exception.VirtlogdDown):
+        dead.reattach(0)
+    dead.host.start_virtlogd()
+
+    os.kill(dead.host.virtlogd_pid, signal.SIGSTOP)
+    start = time.monotonic()
+    try:
+        with pytest.raises(exception.VirtlogdHung):
+            dead.reattach(0)
+    finally:
+        os.kill(dead.host.virtlogd_pid, signal.SIGCONT)
+    assert time.monotonic() - start < 5
+    assert dead.reattach(0) == ''

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The health of virtlogd and of guests' logs, on a real host.
+
+Here libvirt, the daemon's room and the metrics come together; the driver and
+the status command use it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import libvirt
+
+from virtlogd_driver import exception, host, metrics
+from virtlogd_driver.virtlogd import periodic, reattach
+from virtlogd_driver.virtlogd.port import Port, serial_ports
+
+
+def _direct(function: Callable[[], Any]) -> Any:
+    return function()
+
+
+def list_ports(connection: libvirt.virConnect,
+               run: reattach.Run[Any] = _direct) -> list[Port]:
+    """The serial ports of all running guests.
+
+    A guest whose XML cannot be understood is left out.
+
+    :param run: runs what blocks in libvirt
+    :raises HostError: libvirt does not answer
+    """
+    guests = run(lambda: list(host.list_guests(connection)))
+    found: list[Port] = []
+    for guest in guests:
+        if guest.active:
+            try:
+                found += serial_ports(guest.uuid, guest.name, guest.xml)
+            except exception.InvalidGuestXML:
+                continue
+    return found
+
+
+def reattach_log(connection: libvirt.virConnect, port: Port,
+                 socket_path: str, timeout: float,
+                 run: reattach.Run[Any] = _direct) -> str:
+    """Bring the dead log of a guest's serial port back.
+
+    :param timeout: seconds for virtlogd to answer each time
+    :param run: runs what blocks in libvirt
+    :returns: what an operator should know, or an empty string
+    :raises GuestNotFound: the guest is gone
+    :raises HostError: libvirt does not answer
+    :raises VirtlogdError: it cannot be done; the guest is as it was
+    """
+    if port.log is None:
+        raise exception.ReattachFailed(f'{port} has no log.')
+    with host.translated():
+        domain = run(lambda: connection.lookupByUUIDString(port.guest))
+    return reattach.reattach(domain, port.log, socket_path, timeout, run)
+
+
+def health_task(get_connection: Callable[[], libvirt.virConnect],
+                settings: periodic.Settings, heal: bool = False,
+                metrics_file: str | None = None,
+                run: reattach.Run[Any] = _direct) -> periodic.HealthTask:
+    """What watches this host, not yet started.
+
+    :param get_connection: a libvirt connection; HostError where there is none
+    :param heal: bring dead logs back
+    :param metrics_file: for Prometheus; None: no metrics
+    :param run: runs what blocks in libvirt: eventlet.tpool.execute where
+        nova-compute runs on eventlet
+    """
+    def bring_back(port: Port) -> str:
+        return reattach_log(get_connection(), port, settings.socket_path,
+                            settings.timeout, run)
+
+    return periodic.HealthTask(
+        settings, lambda: list_ports(get_connection(), run),
+        bring_back if heal else None,
+        functools.partial(metrics.write, metrics_file)
+        if metrics_file else None)
