@@ -34,11 +34,12 @@ run() {
 $name: $result, $(($(date +%s) - start)) s"
 }
 
-run unit "$python" -m pytest --quiet tests/unit
-run install "$python" -m pytest --quiet tests/install
+run unit "$python" -m pytest --quiet --disable-warnings tests/unit
+run install "$python" -m pytest --quiet --disable-warnings tests/install
 # shellcheck disable=SC2086  # empty, or words
 run functional $as_root "$python" -m tests.lab.namespace \
-    "$python" -m pytest --quiet -p no:cacheprovider tests/functional
+    "$python" -m pytest --quiet -p no:cacheprovider \
+    --disable-warnings tests/functional
 
 printf '\n== Summary ==\n%s\nall: %s s\n' \
     "$summary" "$(($(date +%s) - begin))"

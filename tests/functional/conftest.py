@@ -20,6 +20,9 @@ def pytest_configure(config: pytest.Config) -> None:
             'functional tests start daemons of their own: run '
             '"python -m tests.lab.namespace python -m pytest '
             'tests/functional" as root, or "tox -e functional"')
+    if config.option.log_level is None:
+        # nova says ten thousand things at DEBUG in each test.
+        config.option.log_level = 'INFO'
 
 
 @pytest.fixture
