@@ -82,6 +82,15 @@ def translated() -> Iterator[None]:
             f'virtqemud) is running.') from e
 
 
+def connect(uri: str) -> libvirt.virConnect:
+    """Open a connection, for a command; the driver has nova's.
+
+    :raises HostError: libvirt does not answer
+    """
+    with translated():
+        return libvirt.open(uri)
+
+
 def console_capability(connection: libvirt.virConnect,
                        stdio_handler: str) -> ConsoleCapability:
     """Ask a connection for the versions behind it.
