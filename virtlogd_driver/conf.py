@@ -15,15 +15,14 @@ GROUP = cfg.OptGroup(
 
 
 
-class _Integer(types.Integer):  # type: ignore[misc]
+class _Integer(types.Integer):
     """Names the value as well; oslo.config says only what is allowed."""
 
-    def __call__(self, value: object) -> int | None:
+    def __call__(self, value: object) -> int | float | None:
         try:
-            number: int | None = super().__call__(value)
+            return super().__call__(value)
         except ValueError as e:
             raise ValueError(f'{value!r}: {e}') from e
-        return number
 
 
 OPTS: list[cfg.Opt] = [

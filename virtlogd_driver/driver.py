@@ -27,10 +27,9 @@ from nova.virt.libvirt import utils as libvirt_utils
 from oslo_concurrency import processutils
 from oslo_log import log as logging
 
-from virtlogd_driver import conf, exception, host
+from virtlogd_driver import conf, exception, host, nova_release
 from virtlogd_driver.console_log import chain, generation, reader, transfer
-from virtlogd_driver.guest import (
-    char_device, migration, plan, serial_port)
+from virtlogd_driver.guest import char_device, migration, plan, serial_port
 from virtlogd_driver.virtlogd import settings
 
 LOG = logging.getLogger(__name__)
@@ -49,19 +48,20 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Guests on their way to another host, by UUID.
-        self._departing: dict[str, transfer.Departure] = {}
+        version = nova_version.version_string()
         LOG.info('Compute driver virtlogd_driver %s on nova %s',
-                 metadata.version('virtlogd-driver'),
-                 nova_version.version_string())
+                 metadata.version('virtlogd-driver'), version)
         with _nova_errors():
+            nova_release.check(version)
             self._ports = serial_port.PortPool(
                 serial_port.PortRange.parse(CONF.serial_console.port_range),
                 host.is_free)
+        # Guests on their way to another host, by UUID.
+        self._departing: dict[str, transfer.Departure] = {}
 
     # The host
 
-    def init_host(self, host: str) -> None:  # noqa: D102
+    def init_host(self, host: str) -> None:
         super().init_host(host)
         with _nova_errors():
             _check_options()

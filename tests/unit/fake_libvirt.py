@@ -64,12 +64,12 @@ class Connection:
             raise self.error
         return getattr(self._connection, name)
 
-    def getLibVersion(self) -> int:  # noqa: N802
+    def getLibVersion(self) -> int:
         if self.error is not None:
             raise self.error
         return self.libvirt_version
 
-    def getVersion(self) -> int:  # noqa: N802
+    def getVersion(self) -> int:
         if self.error is not None:
             raise self.error
         return self.qemu_version

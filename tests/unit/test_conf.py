@@ -42,7 +42,7 @@ def test_defaults() -> None:
     assert found.virtlogd.fallback_device == 'file'
 
 
-@pytest.mark.parametrize('line, value', [
+@pytest.mark.parametrize(('line', 'value'), [
     ('max_console_bytes = 0', '0'),
     ('max_console_bytes = -5', '-5'),
     ('max_console_bytes = many', 'many'),

@@ -86,6 +86,13 @@ def _consoles(made: driver.VirtlogdDriver, instance: objects.Instance,
     return char_device.parse(config.to_xml())
 
 
+def test_a_nova_that_is_too_old(make_driver) -> None:
+    with fixtures.MonkeyPatch(
+            'nova.version.version_string', lambda: '30.3.0'), pytest.raises(
+            nova_exception.InternalError, match='too old for this'):
+        make_driver()
+
+
 class TestWhatAGuestGets:
 
     def test_capable(self, make_driver, instance, directory) -> None:
@@ -107,7 +114,7 @@ class TestWhatAGuestGets:
 
     def test_too_many_ports(self, make_driver, instance) -> None:
         with pytest.raises(nova_exception.SerialPortNumberLimitExceeded,
-                           match='has 1 to 4.*hw:serial_port_count'):
+                           match=r'has 1 to 4.*hw:serial_port_count'):
             _consoles(make_driver(), instance,
                       image=_image(hw_serial_port_count=5))
 
@@ -126,7 +133,7 @@ class TestWhatAGuestGets:
         (device,) = _consoles(made, instance)
         assert device.address == ('127.0.0.1', 10005)
 
-    @pytest.mark.parametrize('fallback, type_', [
+    @pytest.mark.parametrize(('fallback', 'type_'), [
         ('file', 'file'), ('tcp', 'tcp')])
     def test_old_host(self, make_driver, instance, conf, fallback,
                       type_) -> None:
@@ -193,7 +200,7 @@ class TestPorts:
             def __getattr__(self, name: str) -> object:
                 return getattr(domains[0], name)
 
-            def XMLDesc(self) -> str:  # noqa: N802
+            def XMLDesc(self) -> str:
                 return '<domain'
 
         made.connection.listAllDomains = lambda: [Broken(), *domains]
@@ -250,7 +257,7 @@ class TestInitHost:
         conf.config(group='serial_console',
                     proxyclient_address='no-such-host.invalid')
         with pytest.raises(nova_exception.InvalidConfiguration,
-                           match='proxyclient_address.*no-such-host'):
+                           match=r'proxyclient_address.*no-such-host'):
             make_driver().init_host('host')
 
 

@@ -16,7 +16,7 @@ def _capability(libvirt_version=9_000_000, qemu_version=7_002_000,
         return host.console_capability(fake.connection, stdio_handler)
 
 
-@pytest.mark.parametrize('versions, stdio_handler, capable, why', [
+@pytest.mark.parametrize(('versions', 'stdio_handler', 'capable', 'why'), [
     ((1_003_003, 2_007_000), 'logd', True, 'at once'),
     ((1_003_002, 2_007_000), 'logd', False, 'libvirt 1.3.2 is older than'),
     ((1_003_003, 2_006_999), 'logd', False, 'QEMU 2.6.999 is older than'),
@@ -63,7 +63,7 @@ def test_list_guests() -> None:
 
 def test_a_guest_gone_meanwhile_is_left_out() -> None:
     class Gone:
-        def UUIDString(self) -> str:  # noqa: N802
+        def UUIDString(self) -> str:
             raise fake_libvirt.real_error(libvirt.VIR_ERR_NO_DOMAIN)
 
     with fake_libvirt.FakeLibvirt(fake_libvirt.domain_xml()) as fake:
@@ -79,7 +79,7 @@ def test_a_real_missing_domain_is_not_found() -> None:
         fake.connection.lookupByName('nobody')
 
 
-@pytest.mark.parametrize('family, address', [
+@pytest.mark.parametrize(('family', 'address'), [
     (socket.AF_INET, '127.0.0.1'), (socket.AF_INET6, '::1')])
 def test_is_free(family, address) -> None:
     with socket.socket(family) as listener:
@@ -101,7 +101,7 @@ def test_a_lingering_connection_does_not_make_a_port_busy() -> None:
     assert host.is_free('127.0.0.1', port)
 
 
-@pytest.mark.parametrize('address, why', [
+@pytest.mark.parametrize(('address', 'why'), [
     ('no-such-host.invalid', 'does not resolve'),
     ('192.0.2.1', 'cannot be listened on')])
 def test_an_address_that_is_not_ours(address, why) -> None:

@@ -48,4 +48,5 @@ def test_start_up_imports_nothing_but_the_finder() -> None:
         [sys.executable, '-I', '-c',
          f'import sys; sys.path.append({str(pth.parent)!r}); {code}'],
         text=True)
-    assert shown.strip() == "['virtlogd_driver', 'virtlogd_driver.nova_finder']"
+    assert shown.strip() == str(
+        ['virtlogd_driver', 'virtlogd_driver.nova_finder'])

@@ -182,8 +182,8 @@ def parse(domain_xml: str) -> tuple[CharDevice, ...]:
 
 def elements(domain: etree._Element) -> list[etree._Element]:
     """The XML elements of the guest's serial ports (see :func:`parse`)."""
-    return (domain.findall('./devices/serial')
-            or domain.findall('./devices/console'))
+    return list(domain.findall('./devices/serial')
+                or domain.findall('./devices/console'))
 
 
 def _port_number(device: CharDevice) -> int:

@@ -12,7 +12,13 @@ from dataclasses import dataclass, replace
 from lxml import etree
 
 from virtlogd_driver.guest.char_device import (
-    CharDevice, Log, Source, elements, from_element, parse_document)
+    CharDevice,
+    Log,
+    Source,
+    elements,
+    from_element,
+    parse_document,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,7 @@ def for_destination(domain_xml: str, destination: Destination,
         there = _there(here, port, destination,
                        next_log(port, here.log_file), upgrade)
         _rewrite(element, there)
-    return etree.tostring(domain, encoding='unicode')
+    return str(etree.tostring(domain, encoding='unicode'))
 
 
 def _there(here: CharDevice, port: int, destination: Destination,

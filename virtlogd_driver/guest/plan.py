@@ -7,7 +7,12 @@ from typing import Literal
 
 from virtlogd_driver import exception
 from virtlogd_driver.guest.char_device import (
-    CharDevice, Log, Source, Tag, Target)
+    CharDevice,
+    Log,
+    Source,
+    Tag,
+    Target,
+)
 
 Backend = Literal['tcp', 'pty', 'file']
 

@@ -104,7 +104,7 @@ def test_connecting_devices_do_not_listen() -> None:
     assert char_device.addresses(char_device.parse(xml)) == []
 
 
-@pytest.mark.parametrize('xml, message', [
+@pytest.mark.parametrize(('xml', 'message'), [
     ('', 'not well-formed'),
     ('<domain', 'not well-formed'),
     ('<network/>', 'not a <domain>'),

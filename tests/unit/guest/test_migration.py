@@ -60,8 +60,8 @@ def _next(port: int, here: str | None) -> str:
     return os.path.join(os.path.dirname(here or '/i/x'), f'next-{port}')
 
 
-@pytest.mark.parametrize('type_, backend, destination, upgrade, expected',
-                         CASES)
+@pytest.mark.parametrize(
+    ('type_', 'backend', 'destination', 'upgrade', 'expected'), CASES)
 def test_table(type_, backend, destination, upgrade, expected) -> None:
     xml = fake_libvirt.domain_xml(LIVE.format(type=type_, backend=backend))
     moved = migration.for_destination(xml, destination, _next, upgrade)

@@ -18,8 +18,8 @@ from virtlogd_driver.guest import char_device, plan
 
 GOLDEN = pathlib.Path(__file__).with_name('golden')
 
-BASE = dict(capable=True, serial_console=True, fallback='file',
-            architecture='x86_64', ports=1)
+BASE = {'capable': True, 'serial_console': True, 'fallback': 'file',
+        'architecture': 'x86_64', 'ports': 1}
 ROWS = {
     'capable-serial': {},
     'capable-serial-4-ports': {'ports': 4},
@@ -98,7 +98,7 @@ def test_every_log_is_appended_to(row: str) -> None:
             assert device.source.append
 
 
-@pytest.mark.parametrize('architecture, ports, allowed', [
+@pytest.mark.parametrize(('architecture', 'ports', 'allowed'), [
     ('x86_64', 5, 4), ('x86_64', 0, 4), ('x86_64', -1, 4),
     ('aarch64', 5, 4), ('s390x', 33, 32)])
 def test_more_than_the_machine_has(architecture, ports, allowed) -> None:
