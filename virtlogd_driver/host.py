@@ -110,7 +110,20 @@ class Guest:
     uuid: str
     name: str
     active: bool
+    #: "running", "paused", "shut off", as virsh says it.
+    state: str
     xml: str
+
+
+_STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: 'running',
+    libvirt.VIR_DOMAIN_BLOCKED: 'blocked',
+    libvirt.VIR_DOMAIN_PAUSED: 'paused',
+    libvirt.VIR_DOMAIN_SHUTDOWN: 'in shutdown',
+    libvirt.VIR_DOMAIN_SHUTOFF: 'shut off',
+    libvirt.VIR_DOMAIN_CRASHED: 'crashed',
+    libvirt.VIR_DOMAIN_PMSUSPENDED: 'pmsuspended',
+}
 
 
 def list_guests(connection: libvirt.virConnect) -> Iterator[Guest]:
@@ -126,7 +139,9 @@ def list_guests(connection: libvirt.virConnect) -> Iterator[Guest]:
         try:
             with translated():
                 guest = Guest(domain.UUIDString(), domain.name(),
-                              bool(domain.isActive()), domain.XMLDesc())
+                              bool(domain.isActive()),
+                              _STATES.get(domain.state()[0], 'unknown'),
+                              domain.XMLDesc())
         except exception.GuestNotFound:
             continue
         yield guest
