@@ -6,7 +6,7 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        '--schedules', type=int, default=1000, metavar='N',
+        '--schedules', type=int, default=500, metavar='N',
         help='random schedules of rotation to read a console log under')
 
 

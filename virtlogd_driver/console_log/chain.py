@@ -15,7 +15,9 @@ What can go wrong is at the other end: a file that was created after the scan
 began might be met among older ones. It would have had to overtake: the first
 file that was opened then has moved by two or more. So after the scan the first
 file is looked for under its own name and the next one; if it is at neither,
-the scan is done again. Contents need no such care: a backup is never written
+the scan is done again. (If it is at the next one all is sure, but there may be
+more to have: two rotations in the scan can have removed what it began with.)
+Contents need no such care: a backup is never written
 again, and of the live file only what its size was at first is read.
 
 A backup that max_backups no longer covers stays where it is for ever, and is
@@ -44,8 +46,9 @@ FIRST_OF_CHAIN = stat.S_ISVTX
 #: within it, some tens of microseconds.
 SCANS = 16
 
-#: Scans that wait for the live file, which is missing for 12 us in a rotation.
-SCANS_FOR_LIVE = 8
+#: Scans that want more than what is sure: the live file, which is missing for
+#: 12 us in a rotation, and no rotation within the scan.
+PATIENT_SCANS = 8
 
 #: Longest time between the first and the last rename of one rotation, in
 #: nanoseconds. Measured: 13 ms.
@@ -146,9 +149,10 @@ def snapshot(
         else min(max(max_backups, 0), MAX_BACKUPS))
     names = [name, *[backup_name(name, n) for n in range(backups)]]
     for scan in range(SCANS - 1):
+        patient = scan < PATIENT_SCANS
         found = _scan(
             directory, names, limit, until,
-            wait=live and scan < SCANS_FOR_LIVE)
+            wait=live and patient, patient=patient)
         if found is not None:
             return found
         directory.pause(scan)
@@ -160,15 +164,18 @@ def snapshot(
 def _scan(
         directory: Directory, names: list[str],
         limit: int | None, until: tuple[int, int] | None,
-        *, wait: bool = False, cautious: bool = False) -> Snapshot | None:
+        *, wait: bool = False, patient: bool = False,
+        cautious: bool = False) -> Snapshot | None:
     """Open the names once, from the newest to the oldest.
 
     :param wait: None if the live file is missing
+    :param patient: None if a rotation ended within the scan
     :param cautious: look after each file whether the run is still sure, and
         end it where it isn't, instead of None at the end
     """
     segments: list[Segment] = []
     complete = exact = settled = True
+    again = False
     start = 0
     total = 0
     renamed_ns = 0
@@ -193,6 +200,7 @@ def _scan(
             known = next(filter(segment.is_same, segments), None)
             if known is not None:
                 directory.close(segment.fd)
+                again = True
                 # It was the live file, and has been written to its end.
                 total += segment.size - known.size
                 known.size = segment.size
@@ -203,8 +211,8 @@ def _scan(
             segments.append(segment)
             if len(segments) == 1:
                 start = index
-            elif cautious and not _still_there(
-                    directory, names, start, segments[0]):
+            elif cautious and _moved(
+                    directory, names, start, segments[0]) > 1:
                 directory.close(segments.pop().fd)
                 LOG.debug(
                     '%s/%s is rotated faster than it can be read: only its '
@@ -227,8 +235,9 @@ def _scan(
                     limit is not None and total >= limit):
                 complete = False
                 break
-        if len(segments) > 1 and not cautious and not _still_there(
-                directory, names, start, segments[0]):
+        if not cautious and (len(segments) > 1 or again) and _moved(
+                directory, names, start, segments[0]
+        ) > (0 if patient and complete else 1):
             return None
         result = Snapshot(
             directory, segments,
@@ -253,14 +262,20 @@ def _open(
     return Segment(fd, status), status
 
 
-def _still_there(
+def _moved(
         directory: Directory, names: list[str], start: int,
-        first: Segment) -> bool:
-    """Whether the first file has moved by one name at most."""
-    for name in names[start:start + 2]:
+        first: Segment) -> int:
+    """By how many names the first file has moved; 2 stands for any more.
+
+    It is also brought up to date: the more of it there is the less is missed
+    of what was removed at the other end meanwhile.
+    """
+    for moved, name in enumerate(names[start:start + 2]):
         try:
-            if first.is_file(directory.stat(name)):
-                return True
+            status = directory.stat(name)
         except FileNotFoundError:
             continue
-    return False
+        if first.is_file(status):
+            first.size = max(first.size, status.st_size)
+            return moved
+    return 2

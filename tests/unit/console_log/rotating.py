@@ -42,7 +42,8 @@ class MemoryDirectory(Directory):
     """
 
     __slots__ = (
-        '_next_fd', '_versions', 'before', 'clock_ns', 'files', 'opened')
+        '_next_fd', '_versions', 'before', 'clock_ns', 'files', 'opened',
+        'pauses')
 
     def __init__(self) -> None:
         super().__init__(-1, '/memory')
@@ -54,6 +55,8 @@ class MemoryDirectory(Directory):
         self.clock_ns = 0
         self._next_fd = 3
         self._versions = 0
+        #: How often the reader has begun again.
+        self.pauses = 0
 
     # The reader's side.
 
@@ -91,6 +94,7 @@ class MemoryDirectory(Directory):
         del self.opened[fd]
 
     def pause(self, turn: int) -> None:
+        self.pauses += 1
         self.before()
 
     # virtlogd's side.
@@ -137,6 +141,8 @@ class Rotator:
         self.written = 0
         #: Complete rotations.
         self.rotations = 0
+        #: Fewest bytes there were at any instant since this was set.
+        self.least = 0
         #: All files that there ever were.
         self.created: list[File] = []
 
@@ -167,11 +173,14 @@ class Rotator:
         if self.max_backups == 0:
             directory.files.pop(self.name, None)
             self._tick()
+            self.least = 0
             yield
         for number in range(self.max_backups - 1, -1, -1):
             old = f'{self.name}.{number - 1}' if number else self.name
-            self._tick()
             directory.rename(old, f'{self.name}.{number}')
+            self._tick()
+            if number == self.max_backups - 1:
+                self.least = min(self.least, self.written - self.kept_from())
             yield
         self.created.append(directory.create(self.name, self.written))
         self.rotations += 1
@@ -181,8 +190,7 @@ class Rotator:
     def kept_from(self) -> int:
         """Where in the stream the oldest file begins that is still there."""
         return min(
-            (file.start for name, file in self.directory.files.items()
-             if name.startswith(self.name)),
+            (file.start for file in self.directory.files.values()),
             default=self.written)
 
     def is_stream(self, start: int, data: bytes) -> bool:

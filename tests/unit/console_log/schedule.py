@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from tests.unit.console_log.rotating import MemoryDirectory, Rotator, ends
 from virtlogd_driver import exception
 from virtlogd_driver.console_log import log
+from virtlogd_driver.console_log.chain import PATIENT_SCANS
 
 
 class Schedule:
@@ -15,7 +16,8 @@ class Schedule:
 
     The oracle is the stream. What an answer must be: a run of it, that ends
     where it ended at an instant of the call, no shorter than the limit and
-    the files that stayed allow.
+    the files that stayed allow; unless the reader had to begin again often, no
+    shorter than what there was at every instant.
     """
 
     def __init__(self, rng: random.Random) -> None:
@@ -38,6 +40,7 @@ class Schedule:
         limit = self.rng.choice((1, 7, 30, 200, 5000))
         rotator = self.rotator
         before, rotations = rotator.written, rotator.rotations
+        rotator.least = before - rotator.kept_from()
         self.directory.before = self._advance
         try:
             read = log.read_tail(
@@ -54,6 +57,8 @@ class Schedule:
         if read.exact:
             assert len(read.data) >= min(
                 limit, found[-1] - rotator.kept_from()), read
+            if self.directory.pauses < PATIENT_SCANS:
+                assert len(read.data) >= min(limit, rotator.least), read
         else:
             assert rotator.rotations - rotations > 1, read
         assert not self.directory.opened
