@@ -9,8 +9,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import libvirt
-
 from virtlogd_driver import exception, host, metrics
 from virtlogd_driver.virtlogd import periodic, reattach
 from virtlogd_driver.virtlogd.port import Port, serial_ports
@@ -20,12 +18,13 @@ def _direct(function: Callable[[], Any]) -> Any:
     return function()
 
 
-def list_ports(connection: libvirt.virConnect,
+def list_ports(connection: Any,
                run: reattach.Run[Any] = _direct) -> list[Port]:
     """The serial ports of all running guests.
 
     A guest whose XML cannot be understood is left out.
 
+    :param connection: to libvirt
     :param run: runs what blocks in libvirt
     :raises HostError: libvirt does not answer
     """
@@ -40,11 +39,12 @@ def list_ports(connection: libvirt.virConnect,
     return found
 
 
-def reattach_log(connection: libvirt.virConnect, port: Port,
+def reattach_log(connection: Any, port: Port,
                  socket_path: str, timeout: float,
                  run: reattach.Run[Any] = _direct) -> str:
     """Bring the dead log of a guest's serial port back.
 
+    :param connection: to libvirt, on this host
     :param timeout: seconds for virtlogd to answer each time
     :param run: runs what blocks in libvirt
     :returns: what an operator should know, or an empty string
@@ -59,7 +59,7 @@ def reattach_log(connection: libvirt.virConnect, port: Port,
     return reattach.reattach(domain, port.log, socket_path, timeout, run)
 
 
-def health_task(get_connection: Callable[[], libvirt.virConnect],
+def health_task(get_connection: Callable[[], Any],
                 settings: periodic.Settings, heal: bool = False,
                 metrics_file: str | None = None,
                 run: reattach.Run[Any] = _direct) -> periodic.HealthTask:

@@ -312,7 +312,7 @@ def test_port_that_is_taken_for_good_is_said(
     use(Listening(dead.port, monkeypatch))
     monkeypatch.setattr(reattach, '_PORT_TIMEOUT', 0.2)
     with pytest.raises(exception.ReattachFailed,
-                       match='in use.*not interactive'):
+                       match=r'in use.*not interactive'):
         dead.reattach(0)
     assert dead.domain.isActive()
     dead.grows(0)

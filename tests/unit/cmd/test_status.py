@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command without a host; on real ones: tests/functional."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from oslo_config import cfg
+from oslo_upgradecheck import upgradecheck
+
+from tests.unit.test_checks import GOOD, disk
+from virtlogd_driver import checks
+from virtlogd_driver.cmd import status
+
+#: The output that the documentation shows.
+EXAMPLE = pathlib.Path(__file__).parent / 'status_check.txt'
+
+
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path,
+        survey: checks.Survey, *arguments: str) -> int:
+    conf = tmp_path / 'nova.conf'
+    conf.write_text('[DEFAULT]\ninstances_path = /instances\n')
+    monkeypatch.setattr(status, 'survey', lambda *args: survey)
+    monkeypatch.setattr(cfg, 'CONF', cfg.ConfigOpts())
+    monkeypatch.setattr(upgradecheck, 'CONF', None)
+    monkeypatch.setattr(sys, 'argv', [
+        'virtlogd-driver-status', '--config-file', str(conf), *arguments])
+    return status.main()
+
+
+DEAD = dataclasses.replace(GOOD, **disk(type='nfs4'), health_interval=0)
+
+
+def test_the_documented_example(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, tmp_path, DEAD, 'check') == 1
+    output = capsys.readouterr().out
+    assert output == EXAMPLE.read_text()
+    assert all(len(line) <= 80 for line in output.splitlines())
+
+
+@pytest.mark.parametrize(('changes', 'code'), [
+    ({}, 0), ({'compute_driver': ''}, 1), ({'helper_error': 'no'}, 2)])
+def test_exit_status_is_the_worst(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path,
+        changes: dict[str, Any], code: int) -> None:
+    survey = dataclasses.replace(GOOD, **changes)
+    assert run(monkeypatch, tmp_path, survey, 'check') == code
+
+
+def test_json(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path,
+              capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, tmp_path, DEAD, 'check', '--json') == 1
+    found = json.loads(capsys.readouterr().out)['checks']
+    assert [one['check'] for one in found] == [
+        name for name, _ in checks.CHECKS]
+    assert {one['check'] for one in found if one['result']} == {
+        'Log directories', 'Health pass'}
+
+
+def test_error_of_the_command_itself_is_255(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, tmp_path, None, 'check') == 255  # type: ignore[arg-type]
+    assert 'Traceback' in capsys.readouterr().out
+
+
+def test_help_fits_a_terminal() -> None:
+    shown = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-m', 'virtlogd_driver.cmd.status',
+         'check', '--help'], capture_output=True, text=True, check=True,
+        env={'COLUMNS': '80'})
+    assert '--json' in shown.stdout
+    assert all(len(line) <= 80 for line in shown.stdout.splitlines())
