@@ -85,6 +85,7 @@ class LibvirtHost(fixtures.Fixture):
     :param max_backups: rotated files; ``None``: virtlogd's default.
     :param stdio_handler: "logd" or "file"; ``None``: libvirt's default.
     :param name: the host's name, and what tells hosts of one test apart.
+    :param address: what the name resolves to, one of the loopback interface.
     """
 
     _count = 0
@@ -93,10 +94,12 @@ class LibvirtHost(fixtures.Fixture):
                  max_size: int | None = None,
                  max_backups: int | None = None,
                  stdio_handler: str | None = None,
-                 name: str = 'host1') -> None:
+                 name: str = 'host1',
+                 address: str = '127.0.0.1') -> None:
         super().__init__()
         self.directory = Path(directory)
         self.name = name
+        self.address = address
         self.max_size = max_size
         self.max_backups = max_backups
         self.stdio_handler = stdio_handler
@@ -106,7 +109,7 @@ class LibvirtHost(fixtures.Fixture):
 
     def _setUp(self) -> None:
         namespace.require()
-        namespace.add_host_name(self.name)
+        namespace.add_host_name(self.name, self.address)
         LibvirtHost._count += 1
         self.state = namespace.DIRECTORY / f'{LibvirtHost._count}-{self.name}'
         self.uri = ('qemu+unix:///system?socket='
@@ -168,6 +171,11 @@ class LibvirtHost(fixtures.Fixture):
         self.addCleanup(self._holder.stdout.close)
         if self._holder.stdout.readline() != b'ready\n':
             raise RuntimeError(f'{self.name}: no namespaces of its own')
+
+    @property
+    def pid(self) -> int:
+        """A process in the namespaces of this host."""
+        return self._holder.pid
 
     def command(self, *command: str | os.PathLike[str]) -> list[str]:
         """The same command, so that it runs on this host."""

@@ -189,7 +189,7 @@ class NovaNode(fixtures.Fixture):
         self.useFixture(fixtures.MockPatchObject(
             nova_serial, 'ALLOCATED_PORTS', set()))
         os_vif.initialize()
-        self._nova = _Nova(self._configure, self.host.name)
+        self._nova = self._make_nova()
         self.addCleanup(self._nova.tear_down)
         self._nova.setUp()
         self.api = self._nova.api
@@ -198,6 +198,9 @@ class NovaNode(fixtures.Fixture):
         self.flavors: dict[str, str] = {}
         self.create_flavor('small')
         self.create_flavor('large', memory=256)
+
+    def _make_nova(self) -> _Nova:
+        return _Nova(self._configure, self.host.name)
 
     def _configure(self, nova: _Nova) -> None:
         # Ends after the services, and before nova waits for its threads.
