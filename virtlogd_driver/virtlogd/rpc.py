@@ -126,6 +126,11 @@ class Connection:
             'See whether its process is stopped (SIGCONT continues it) or '
             'the disk of the logs stalls.')
 
+    def _gone(self, reason: str) -> exception.VirtlogdDown:
+        return exception.VirtlogdDown(
+            f'virtlogd closed the connection on {self._path} ({reason}): it '
+            'is going down, or this process does not run as its user.')
+
     @contextlib.contextmanager
     def _io(self) -> Iterator[None]:
         try:
@@ -135,9 +140,7 @@ class Connection:
         except TimeoutError as e:
             raise self._hung() from e
         except OSError as e:
-            raise exception.VirtlogdDown(
-                f'virtlogd went away during a call on {self._path} '
-                f'({e.strerror}).') from e
+            raise self._gone(str(e)) from e
 
     def _receive(self, size: int) -> bytes:
         data = b''
@@ -145,9 +148,7 @@ class Connection:
             with self._io():
                 part = self._socket.recv(size - len(data))
             if not part:
-                raise exception.VirtlogdDown(
-                    f'virtlogd closed the connection on {self._path}: it is '
-                    'going down, or this process does not run as its user.')
+                raise self._gone('end of file')
             data += part
         return data
 

@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real virtlogd asked with the least privilege, and the status command."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fixtures
+import pytest
+from oslo_config import cfg
+
+from tests.lab import guest
+from tests.lab.daemons import LibvirtHost
+from tests.lab.wait import until
+from virtlogd_driver import exception, metrics, watch
+from virtlogd_driver.virtlogd import health, periodic, privileged, rpc
+from virtlogd_driver.virtlogd.health import LogState
+
+Use = Callable[[fixtures.Fixture], fixtures.Fixture]
+
+
+def start(host: LibvirtHost, name: str = 'guest1') -> Path:
+    """A guest with one logged port; the path of its log."""
+    log = host.log_directory / f'{name}.log'
+    host.connect().createXML(guest.domain_xml(
+        host.directory, guest.boot_sector(interval=0.1),
+        [guest.tcp_serial(guest.free_port(), log)], name=name))
+    until(lambda: log.exists() and log.stat().st_size > 0, 'the log')
+    return log
+
+
+def test_position_is_exact(libvirt_host: LibvirtHost) -> None:
+    log = start(libvirt_host)
+    with rpc.Connection(str(libvirt_host.virtlogd_socket), 5) as virtlogd:
+        libvirt_host.connect().lookupByName('guest1').suspend()
+        time.sleep(0.2)
+        found = virtlogd.position(str(log))
+        assert found == rpc.Position(log.stat().st_ino, log.stat().st_size)
+        assert virtlogd.position(f'{log}.none') is None
+        virtlogd.ping()
+
+
+def test_log_with_a_name_of_many_bytes(libvirt_host: LibvirtHost) -> None:
+    log = start(libvirt_host, 'gäst-' + 'ü' * 40)
+    with rpc.Connection(str(libvirt_host.virtlogd_socket), 5) as virtlogd:
+        assert virtlogd.position(str(log)) is not None
+
+
+def test_log_opened_twice_is_refused(libvirt_host: LibvirtHost) -> None:
+    log = start(libvirt_host)
+    with rpc.Connection(str(libvirt_host.virtlogd_socket), 5) as virtlogd:
+        with pytest.raises(exception.VirtlogdError, match='busy'):
+            virtlogd.open_log('qemu', uuid.uuid4(), 'other', str(log))
+        virtlogd.ping()
+
+
+def test_virtlogd_answers_500_at_once_in_half_a_second(
+        libvirt_host: LibvirtHost) -> None:
+    log = str(start(libvirt_host))
+    privileged.virtlogd_context.set_client_mode(False)
+    try:
+        begun = time.monotonic()
+        state, _, answers = privileged.probe(
+            str(libvirt_host.virtlogd_socket), [('guest1', log)] * 500, 5)
+        taken = time.monotonic() - begun
+    finally:
+        privileged.virtlogd_context.set_client_mode(True)
+    assert (state, answers) == (privileged.UP, [privileged.OPEN] * 500)
+    assert taken < 0.5
+
+
+# The privileged helper, as nova-compute has it
+
+@pytest.fixture
+def helper(tmp_path: Path) -> Iterator[None]:
+    """privsep's daemons for real, with what they keep of root."""
+    conf = tmp_path / 'helper.conf'
+    conf.write_text('[DEFAULT]\n')
+    command = f'{sys.prefix}/bin/privsep-helper --config-file {conf}'
+    contexts = (privileged.virtlogd_context, privileged.viewer_context)
+    with contextlib.ExitStack() as stack:
+        for context in contexts:
+            cfg.CONF.set_override('helper_command', command,
+                                  group=context.cfg_section)
+            stack.callback(cfg.CONF.clear_override, 'helper_command',
+                           group=context.cfg_section)
+            stack.callback(context.stop)
+        yield
+
+
+def capabilities_of(child: int) -> int:
+    status = Path(f'/proc/{child}/status').read_text()
+    (line,) = [line for line in status.splitlines()
+               if line.startswith('CapEff:')]
+    return int(line.split()[1], 16)
+
+
+def helpers() -> list[int]:
+    """The privsep daemons that run."""
+    found = []
+    for entry in Path('/proc').iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and (
+                    b'privsep-helper' in (entry / 'cmdline').read_bytes()):
+                found.append(int(entry.name))
+    return found
+
+
+def test_root_without_any_capability_is_enough_for_all_but_viewers(
+        libvirt_host: LibvirtHost, helper: None) -> None:
+    log = start(libvirt_host)
+    connection = libvirt_host.connect()
+    libvirt_host.stop_virtlogd(signal.SIGKILL)
+    libvirt_host.start_virtlogd()
+    port = watch.list_ports(connection)[0]
+    socket_path = str(libvirt_host.virtlogd_socket)
+    assert health.ask(socket_path, [('guest1', str(log))], 5) == (
+        'up', '', ('closed',))
+    (daemon,) = helpers()
+    assert capabilities_of(daemon) == 0
+    assert watch.reattach_log(connection, port, socket_path, 5) == ''
+    assert health.ask(socket_path, [('guest1', str(log))], 5) == (
+        'up', '', ('open',))
+
+
+def test_viewers_are_disconnected_with_one_capability(
+        libvirt_host: LibvirtHost, helper: None) -> None:
+    assert not privileged.disconnect(('127.0.0.1', 1), b'x', 0.0)
+    (daemon,) = helpers()
+    assert capabilities_of(daemon) == 1 << 12, 'CAP_NET_ADMIN'
+
+
+def test_errors_cross_the_helper_as_they_are(
+        libvirt_host: LibvirtHost, helper: None) -> None:
+    with pytest.raises(exception.ReattachFailed, match='no-such'):
+        privileged.open_log(str(libvirt_host.virtlogd_socket),
+                            str(uuid.uuid4()), 'no-such', '/log', 'r', 1)
+
+
+def test_virtlogd_refuses_who_is_not_root(
+        libvirt_host: LibvirtHost) -> None:
+    """Even one who may connect: the user id decides, no capability."""
+    libvirt_host.virtlogd_socket.chmod(0o666)
+    asked = subprocess.run(
+        [sys.executable, '-c', textwrap.dedent(f'''\
+            import os
+            from virtlogd_driver.virtlogd import rpc
+            os.setgroups([]); os.setgid(65534)
+            os.setuid(65534)
+            try:
+                with rpc.Connection({str(libvirt_host.virtlogd_socket)!r},
+                                    2) as virtlogd:
+                    virtlogd.ping()
+            except rpc.exception.VirtlogdDown as e:
+                print(e)
+            ''')], capture_output=True, text=True, check=True)
+    assert 'does not run as its user' in asked.stdout
+
+
+# eventlet
+
+def test_pass_under_eventlet_while_libvirt_hangs(
+        libvirt_host: LibvirtHost) -> None:
+    """nova 31 to 33: green threads, and libvirt in eventlet's thread pool."""
+    start(libvirt_host)
+    program = textwrap.dedent(f'''\
+        import eventlet
+        eventlet.monkey_patch()
+        import os, signal, time
+        import libvirt
+        from eventlet import tpool
+        from virtlogd_driver import watch
+        from virtlogd_driver.virtlogd import periodic, privileged
+        from virtlogd_driver.virtlogd.health import LogState
+        privileged.virtlogd_context.set_client_mode(False)
+        connection = libvirt.open({libvirt_host.uri!r})
+        task = watch.health_task(
+            lambda: connection,
+            periodic.Settings({str(libvirt_host.virtlogd_socket)!r}, 0.5, 1),
+            run=tpool.execute)
+        gaps = []
+        def tick():
+            last = time.monotonic()
+            while True:
+                eventlet.sleep(0.01)
+                now = time.monotonic()
+                gaps.append(now - last)
+                last = now
+        eventlet.spawn(tick)
+        task.start()
+        eventlet.sleep(2)
+        print(task.report.count(LogState.ALIVE), task.report.libvirt)
+        os.kill({libvirt_host.libvirtd_pid}, signal.SIGSTOP)
+        eventlet.sleep(3)
+        print(task.report.libvirt)
+        os.kill({libvirt_host.libvirtd_pid}, signal.SIGCONT)
+        eventlet.sleep(2)
+        print(task.report.count(LogState.ALIVE), task.report.libvirt)
+        task.stop()
+        print(max(gaps))
+        os._exit(0)
+        ''')
+    ran = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-u', '-c', program], check=True,
+        capture_output=True, text=True, timeout=60)
+    alive, hanging, again, longest = ran.stdout.splitlines()
+    assert alive.strip() == again.strip() == '1'
+    assert 'did not answer' in hanging
+    assert float(longest) < 0.5
+
+
+def test_metrics_of_a_real_pass(libvirt_host: LibvirtHost, helper: None,
+                                tmp_path: Path) -> None:
+    start(libvirt_host)
+    connection = libvirt_host.connect()
+    path = tmp_path / 'virtlogd.prom'
+    task = watch.health_task(
+        lambda: connection,
+        periodic.Settings(str(libvirt_host.virtlogd_socket), 60, 5),
+        metrics_file=str(path))
+    report = task.run_once()
+    assert report.count(LogState.ALIVE) == 1
+    text = path.read_text()
+    assert 'virtlogd_driver_virtlogd{state="up"} 1.0' in text
+    assert 'virtlogd_driver_console_logs{state="alive"} 1.0' in text
+    assert metrics.last_pass(str(path)) == report.time
+
+
+# virtlogd-driver-status
+
+class Node(fixtures.Fixture):
+    """A compute node as the status command sees it."""
+
+    def __init__(self, host: LibvirtHost) -> None:
+        super().__init__()
+        self.host = host
+
+    def _setUp(self) -> None:
+        self.conf = self.host.directory / 'nova.conf'
+        self.metrics_file = self.host.directory / 'virtlogd.prom'
+        (self.host.directory / 'instances').mkdir()
+        helper = (f'helper_command = {sys.prefix}/bin/privsep-helper '
+                  f'--config-file {self.conf}')
+        self.conf.write_text(textwrap.dedent(f'''\
+            [DEFAULT]
+            compute_driver = virtlogd_driver.VirtlogdDriver
+            instances_path = {self.host.directory}/instances
+            [libvirt]
+            connection_uri = {self.host.uri}
+            [serial_console]
+            enabled = true
+            [virtlogd]
+            virtlogd_socket = {self.host.virtlogd_socket}
+            virtlogd_conf = {self.host.virtlogd_conf}
+            qemu_conf = {self.host.qemu_conf}
+            health_timeout = 1
+            metrics_file = {self.metrics_file}
+            [virtlogd_privileged]
+            {helper}
+            [virtlogd_privileged_daemon]
+            {helper}
+            '''))
+        self.made_pass(0)
+
+    def made_pass(self, seconds_ago: float) -> None:
+        """As if nova-compute had made a health pass."""
+        metrics.write(str(self.metrics_file), health.Report(
+            health.DaemonState.UP, time=time.time() - seconds_ago),
+            periodic.Totals())
+
+    def check(self) -> tuple[int, dict[str, str]]:
+        """Exit status, and the details of what is no success."""
+        ran = subprocess.run(
+            [sys.executable, '-W', 'ignore', '-m',
+             'virtlogd_driver.cmd.status', '--config-file', str(self.conf),
+             'check', '--json'],
+            capture_output=True, text=True, check=False, timeout=120)
+        assert ran.returncode in (0, 1, 2), ran.stdout + ran.stderr
+        return ran.returncode, {
+            one['check']: one['details']
+            for one in json.loads(ran.stdout)['checks'] if one['result']}
+
+
+@pytest.fixture
+def node(libvirt_host: LibvirtHost, use: Use) -> Node:
+    return use(Node(libvirt_host))
+
+
+def test_status_of_a_good_node_and_of_a_dead_log(node: Node) -> None:
+    start(node.host)
+    assert node.check() == (0, {})
+    node.host.stop_virtlogd(signal.SIGKILL)
+    node.host.start_virtlogd()
+    node.made_pass(1000)
+    status, found = node.check()
+    assert status == 2
+    assert set(found) == {'Logs', 'Health pass'}
+    assert 'guest1' in found['Logs']
+
+
+def test_status_while_virtlogd_is_down(node: Node) -> None:
+    start(node.host)
+    node.host.stop_virtlogd()
+    status, found = node.check()
+    assert status == 2
+    assert set(found) == {'virtlogd', 'Logs'}
+    assert 'systemctl start' in found['virtlogd']
+
+
+def test_status_while_virtlogd_hangs(node: Node) -> None:
+    start(node.host)
+    os.kill(node.host.virtlogd_pid, signal.SIGSTOP)
+    try:
+        status, found = node.check()
+    finally:
+        os.kill(node.host.virtlogd_pid, signal.SIGCONT)
+    assert status == 2
+    assert set(found) == {'Versions', 'virtlogd', 'Logs'}
+    assert 'SIGCONT' in found['virtlogd']
+
+
+def test_status_while_libvirtd_is_down(node: Node) -> None:
+    node.host.stop_libvirtd()
+    status, found = node.check()
+    assert status == 2
+    assert set(found) == {'Versions', 'Logs'}
+    assert 'virtqemud' in found['Versions']
+
+
+def test_status_of_unbounded_logs(tmp_path: Path, use: Use) -> None:
+    host = use(LibvirtHost(tmp_path / 'host', max_size=0,
+                           stdio_handler='file'))
+    node = use(Node(host))
+    start(host)
+    status, found = node.check()
+    assert status == 2
+    assert set(found) == {'Versions', 'Stdio handler', 'Rotation',
+                          'Disk budget', 'Logs'}
+    assert 'max_size' in found['Rotation']
+    assert 'unbounded' in found['Logs']
+
+
+def test_status_of_a_node_that_is_not_set_up(node: Node) -> None:
+    text = node.conf.read_text()
+    node.conf.write_text(
+        text.replace('compute_driver = virtlogd_driver.VirtlogdDriver', '')
+        .replace('privsep-helper ', 'no-such-helper '))
+    node.host.virtlogd_conf.write_text('max_size = 2M\n')
+    node.metrics_file.unlink()
+    status, found = node.check()
+    assert status == 2
+    assert set(found) >= {'Driver in nova', 'Privileged helpers', 'virtlogd',
+                          'Rotation', 'Health pass'}
+    assert 'virtlogd.conf:1' in found['Rotation']
+    assert 'rootwrap' in found['Privileged helpers']
