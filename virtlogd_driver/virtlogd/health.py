@@ -63,7 +63,7 @@ class LogState(enum.StrEnum):
     UNROTATED = 'unrotated'
     #: The port has no log.
     NOT_LOGGING = 'not-logging'
-    #: virtlogd could not be asked.
+    #: virtlogd could not be asked, or the guest is just starting or ending.
     UNKNOWN = 'unknown'
 
 
@@ -120,7 +120,8 @@ def ask(socket_path: str, logs: list[tuple[str, str]],
 _SECTION = privileged.virtlogd_context.cfg_section
 _BY_ANSWER = {privileged.OPEN: LogState.ALIVE,
               privileged.CLOSED: LogState.DEAD,
-              privileged.FILE: LogState.UNROTATED}
+              privileged.FILE: LogState.UNROTATED,
+              privileged.STARTING: LogState.UNKNOWN}
 
 
 def _states(ports: Sequence[Port], socket_path: str, probe: Probe,

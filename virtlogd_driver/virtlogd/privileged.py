@@ -37,10 +37,12 @@ viewer_context = priv_context.PrivContext(
 #: How the status of a guest says that its logs are virtlogd's
 #: (src/qemu/qemu_domain.c; libvirt 3.1 to 11).
 _LOGD = '<chardevStdioLogd/>'
+#: And that its logs are not open yet.
+_STARTING = " reason='starting up' "
 
 # Answers of probe.
 UP, DOWN, HUNG, REFUSED = 'up', 'down', 'hung', 'refused'
-OPEN, CLOSED, FILE = 'open', 'closed', 'file'
+OPEN, CLOSED, FILE, STARTING = 'open', 'closed', 'file', 'starting'
 
 
 def _status_file(socket_path: str, name: str) -> Path | None:
@@ -51,14 +53,20 @@ def _status_file(socket_path: str, name: str) -> Path | None:
 
 
 def _not_open(socket_path: str, name: str) -> str:
-    """FILE for a guest that was started with stdio_handler = "file"."""
+    """Why virtlogd does not write a log: FILE, STARTING, or CLOSED."""
     path = _status_file(socket_path, name)
+    if path is None or not path.parent.is_dir():
+        return CLOSED
     try:
-        if path and _LOGD not in path.read_text(errors='replace'):
-            return FILE
+        status = path.read_text(errors='replace')
+    except FileNotFoundError:
+        # libvirt writes it once the logs are open, and removes it at the end.
+        return STARTING
     except OSError:
-        pass
-    return CLOSED
+        return CLOSED
+    if _STARTING in status:
+        return STARTING
+    return CLOSED if _LOGD in status else FILE
 
 
 def _probe_once(socket_path: str, logs: list[tuple[str, str]],
@@ -83,8 +91,8 @@ def probe(socket_path: str, logs: list[tuple[str, str]],
     :param logs: name of the guest and path of the log
     :param timeout: seconds for all of it
     :returns: UP, DOWN, HUNG or REFUSED; the reason of the latter three;
-        where it is up or down, for each log OPEN, CLOSED, or FILE for one
-        that QEMU writes itself
+        where it is up or down, for each log OPEN, CLOSED, FILE for one that
+        QEMU writes itself, or STARTING where the guest just starts or ended
     """
     logs = [(name, log) for name, log in logs]
     for last in (False, True):

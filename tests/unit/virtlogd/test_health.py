@@ -87,6 +87,16 @@ def test_guest_that_ends_during_a_pass_is_no_dead_log() -> None:
     assert [log.port for log in report.logs] == [port(0)]
 
 
+def test_guest_that_starts_is_no_dead_log() -> None:
+    def starting(socket_path: str, logs: list[tuple[str, str]],
+                 timeout: float) -> tuple[str, str, Sequence[str]]:
+        return privileged.UP, '', [privileged.STARTING] * len(logs)
+
+    found = health.examine(lambda: [port(0)], '/sock', 1, starting)
+    assert states(found) == [LogState.UNKNOWN]
+    assert health.changes(None, found) == NOTHING
+
+
 def test_guest_that_restarts_during_a_pass_is_no_dead_log() -> None:
     virtlogd = FakeVirtlogd()
     lists = iter([[port(0)], [port(0)]])

@@ -90,13 +90,24 @@ def test_probe_of_a_daemon_that_is_down(
         socket_path: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / 'qemu' / 'instance-2.xml').write_text(
         STATUS.replace('<chardevStdioLogd/>', ''))
+    (tmp_path / 'qemu' / 'instance-3.xml').write_text(
+        STATUS.replace('booted', 'starting up'))
     state, reason, answers = privileged.probe(
         socket_path, [('instance-1', LOG), ('instance-2', LOG),
-                      ('no-such', LOG), ('../etc', LOG)], 1)
+                      ('instance-3', LOG), ('no-such', LOG),
+                      ('../etc', LOG)], 1)
     assert state == privileged.DOWN
     assert 'systemctl start' in reason
     assert answers == [privileged.CLOSED, privileged.FILE,
-                       privileged.CLOSED, privileged.CLOSED]
+                       privileged.STARTING, privileged.STARTING,
+                       privileged.CLOSED]
+
+
+def test_probe_where_libvirt_keeps_no_status_files(
+        tmp_path: pathlib.Path) -> None:
+    _, _, answers = privileged.probe(
+        str(tmp_path / 'virtlogd-sock'), [('instance-1', LOG)], 1)
+    assert answers == [privileged.CLOSED]
 
 
 def test_disconnect_leaves_a_connection_that_is_not_stuck() -> None:
