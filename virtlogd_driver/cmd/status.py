@@ -29,7 +29,7 @@ def _beside_nova() -> str:
 
 #: nova's own options that are needed here, as nova defines them: this command
 #: works where nova does not, to say why.
-_NOVA_OPTS: dict[str | None, list[cfg.Opt]] = {
+NOVA_OPTS: dict[str | None, list[cfg.Opt]] = {
     None: [
         cfg.StrOpt('compute_driver'),
         cfg.StrOpt('state_path', default=_beside_nova()),
@@ -68,7 +68,7 @@ class StatusCommands(upgradecheck.UpgradeCommands):
     @functools.cached_property
     def survey(self) -> checks.Survey:
         """What is known of the host; looked at once."""
-        return survey(_options(self._config), self._connect)
+        return survey(options(self._config), self._connect)
 
     def _connect(self) -> Any:
         return host.connect(
@@ -77,7 +77,7 @@ class StatusCommands(upgradecheck.UpgradeCommands):
     _upgrade_checks = _CHECKS
 
 
-def _options(config: cfg.ConfigOpts) -> Options:
+def options(config: cfg.ConfigOpts) -> Options:
     own, serial = config.virtlogd, config.serial_console
     return Options(
         config.compute_driver or '', config.instances_path, serial.enabled,
@@ -87,8 +87,8 @@ def _options(config: cfg.ConfigOpts) -> Options:
 
 
 def _register(config: cfg.ConfigOpts) -> None:
-    for group, options in _NOVA_OPTS.items():
-        config.register_opts(options, group=group)
+    for group, opts in NOVA_OPTS.items():
+        config.register_opts(opts, group=group)
     conf.register_opts(config)
 
     def add_parsers(subparsers: Any) -> None:

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``virtlogd-console check``: the checks of ``virtlogd-driver-status``.
+
+On a host without nova, those that are not about nova.
+"""
+
+import json
+import sys
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from oslo_config import cfg
+
+from virtlogd_driver.cmd import terminal
+from virtlogd_driver.cmd.hypervisor import Hypervisor
+
+#: Checks of what only nova-compute has.
+_OF_NOVA = frozenset({'Driver in nova', 'Privileged helpers', 'Serial ports',
+                      'Health pass'})
+_WORDS = (('ok', terminal.GREEN), ('warning', terminal.YELLOW),
+          ('FAILURE', terminal.RED))
+_INDENT = 19
+
+
+def run(hypervisor: Hypervisor, arguments: Any) -> int:
+    found = list(_results(hypervisor, cfg.CONF))
+    if arguments.json:
+        json.dump([{'check': name, 'result': _WORDS[code][0].lower(),
+                    'details': details}
+                   for name, code, details in found], sys.stdout, indent=2)
+        print()
+    else:
+        for name, code, details in found:
+            _print(name, code, details)
+    return max(code for _, code, _ in found)
+
+
+def _results(hypervisor: Hypervisor, config: cfg.ConfigOpts
+             ) -> Iterator[tuple[str, int, str]]:
+    """Name, code and details of each check."""
+    # Heavy, and used by this command alone.
+    from virtlogd_driver import checks
+    from virtlogd_driver.cmd import status
+    from virtlogd_driver.survey import survey
+    for group, opts in status.NOVA_OPTS.items():
+        config.register_opts(opts, group=group)
+    with_nova = bool(config.compute_driver)
+    if not with_nova:
+        hypervisor.ask_directly()
+    found = survey(status.options(config), hypervisor.connect)
+    for name, function in checks.CHECKS:
+        if with_nova or name not in _OF_NOVA:
+            result = function(found)
+            yield name, int(result.code), result.details or ''
+
+
+def _print(name: str, code: int, details: str) -> None:
+    word, colour = _WORDS[code]
+    word = terminal.paint(f'{word:8}', colour,
+                          terminal.has_colour(sys.stdout))
+    lines = textwrap.wrap(
+        details, max(40, terminal.width() - _INDENT - 10)) or ['']
+    print(f'{name:{_INDENT}}{word}  {lines[0]}'.rstrip())
+    for line in lines[1:]:
+        print(' ' * (_INDENT + 10) + line)

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``virtlogd-console``: the consoles of this host's guests, by hand.
+
+It works on any libvirt host. Where there is a nova.conf, its libvirt
+connection and group ``[virtlogd]`` are heeded.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import Any
+
+from oslo_config import cfg
+
+from virtlogd_driver import conf, exception
+from virtlogd_driver.cmd import (
+    attach,
+    check,
+    export,
+    follow,
+    interactive,
+    listing,
+    reattach,
+    show,
+)
+from virtlogd_driver.cmd.hypervisor import Hypervisor
+
+#: As shells say that a program was ended by these signals.
+_INTERRUPTED, _BROKEN_PIPE = 130, 141
+
+#: nova's own option, as nova defines it.
+_CONNECTION_URI = cfg.StrOpt('connection_uri', default='')
+
+_DESCRIPTION = """\
+Consoles of this host's guests: the log of what they write on their serial
+ports, over rotated files and moves between hosts, and the interactive
+console.
+
+A GUEST is named by its libvirt name or its UUID (nova's UUID of the
+instance), or the beginning of either. Run it as root; what others may do
+depends on [virtlogd_privileged] and its filters.
+"""
+_EPILOG = """\
+On a terminal control sequences of a guest other than colours are shown, not
+obeyed; --raw passes them on. A pipe or a file gets what the guest wrote, byte
+by byte.
+"""
+
+_Run = Callable[[Hypervisor, argparse.Namespace], int]
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f'{text} is less than 0')
+    return number
+
+
+def _bytes(text: str) -> int:
+    """A number of bytes; K, M and G stand for powers of 1024."""
+    factor = {'K': 10, 'M': 20, 'G': 30}.get(text[-1:].upper(), 0)
+    return _count(text[:-1] if factor else text) << factor
+
+
+def _escape(text: str) -> bytes:
+    try:
+        return interactive.parse_escape(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+class _Parsers:
+    """Adds the commands to a parser, each with what it needs."""
+
+    def __init__(self, subparsers: Any) -> None:
+        self._subparsers = subparsers
+
+    def add(self, name: str, run: _Run, summary: str,
+            details: str = '') -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = self._subparsers.add_parser(
+            name, help=summary, description=f'{summary}. {details}'.strip(),
+            formatter_class=argparse.HelpFormatter)
+        parser.set_defaults(run=run)
+        return parser
+
+
+def _guest(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    parser.add_argument(
+        'guest', metavar='GUEST', nargs='+' if several else None,
+        help='name or UUID, or the beginning of either')
+
+
+def _port(parser: argparse.ArgumentParser, default: int | None = 0) -> None:
+    parser.add_argument(
+        '--port', type=_count, default=default, metavar='N',
+        help='number of the serial port '
+             + ('(0)' if default == 0 else '(all)'))
+
+
+def _raw(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--raw', action='store_true',
+        help='pass control sequences on to the terminal')
+
+
+def _lines(parser: argparse.ArgumentParser, default: int) -> None:
+    parser.add_argument(
+        '--lines', '-n', type=_count, default=default, metavar='N',
+        help=f'begin with the last N lines ({default})')
+
+
+def _add_commands(subparsers: Any) -> None:
+    add = _Parsers(subparsers).add
+
+    parser = add('list', listing.run, 'list guests and their serial ports',
+                 'LOG tells whether what a guest writes is logged.')
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument('--json', action='store_true',
+                      help='print JSON, for programs')
+    form.add_argument('--names', action='store_true',
+                      help='print names and UUIDs alone, one a line')
+
+    parser = add('show', show.run, 'show what a guest wrote',
+                 'All of it, through PAGER on a terminal.')
+    _guest(parser)
+    _port(parser)
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument('--all', action='store_true',
+                      help='all that is there (the default)')
+    part.add_argument('--bytes', '-c', type=_bytes, metavar='N',
+                      help='the last N bytes; N may end in K, M or G')
+    part.add_argument('--lines', '-n', type=_count, metavar='N',
+                      help='the last N lines')
+    _raw(parser)
+    parser.add_argument('--no-pager', action='store_true',
+                        help='write to the terminal itself')
+
+    parser = add('follow', follow.run, 'show what guests write, as they do',
+                 'Goes on across rotation, stops and starts, and ends when '
+                 'the guests have left this host.')
+    _guest(parser, several=True)
+    _port(parser)
+    _lines(parser, 10)
+    parser.add_argument('--timestamps', '-t', action='store_true',
+                        help='begin each line with when it was received')
+    _raw(parser)
+
+    parser = add('export', export.run, 'copy all logs of a guest',
+                 'With a manifest of sizes, hashes and generations.')
+    _guest(parser)
+    parser.add_argument('target', metavar='TARGET',
+                        help='a new directory, a file NAME.tar.gz, or - for '
+                             'such an archive on standard output')
+
+    parser = add('attach', attach.run, 'be at the interactive console',
+                 'The guest sees each key but the escape key.')
+    _guest(parser)
+    _port(parser)
+    _lines(parser, 20)
+    parser.add_argument('--escape', type=_escape, default=b'\x1d',
+                        metavar='KEY', help='the key that leaves (^])')
+    _raw(parser)
+
+    parser = add('reattach', reattach.run, 'bring a dead log back',
+                 'Without restarting the guest. Marks it as tainted for '
+                 'libvirt, and disconnects who is at its console.')
+    _guest(parser)
+    _port(parser, None)
+
+    parser = add('check', check.run, 'check consoles of this host',
+                 'Exit status 0, 1 (a warning) or 2 (a failure).')
+    parser.add_argument('--json', action='store_true',
+                        help='print JSON, for programs')
+
+
+def _options(arguments: Sequence[str]) -> cfg.ConfigOpts:
+    """nova's configuration, where there is one, and the command line.
+
+    The privileged helpers read the same files.
+    """
+    config = cfg.CONF
+    config.register_cli_opts([
+        cfg.StrOpt('connect', short='c', metavar='URI',
+                   help='libvirt connection; the default is $LIBVIRT_DEFAULT_'
+                        'URI, nova\'s, or qemu:///system'),
+        cfg.SubCommandOpt('command', title='commands',
+                          handler=_add_commands),
+    ])
+    config.register_opt(_CONNECTION_URI, group='libvirt')
+    conf.register_opts(config)
+    config(arguments, project='nova', prog='virtlogd-console',
+           description=_DESCRIPTION, epilog=_EPILOG,
+           version=metadata.version('virtlogd-driver'))
+    return config
+
+
+def _hypervisor(config: cfg.ConfigOpts) -> Hypervisor:
+    return Hypervisor(
+        uri=(config.connect or os.environ.get('LIBVIRT_DEFAULT_URI')
+             or config.libvirt.connection_uri or 'qemu:///system'),
+        virtlogd_socket=config.virtlogd.virtlogd_socket,
+        timeout=config.virtlogd.health_timeout)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    config = _options(sys.argv[1:] if arguments is None else arguments)
+    command = config.command
+    try:
+        status: int = command.run(_hypervisor(config), command)
+        sys.stdout.flush()
+    except exception.VirtlogdDriverError as error:
+        print(f'virtlogd-console: {error}', file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Nothing is to be written at the end of the interpreter either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return status
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest's pseudo terminal through libvirt, as a socket.
+
+libvirt lets one be at it at a time, and so does not hand half of the guest's
+output to somebody else.
+"""
+
+import contextlib
+import socket
+import threading
+from typing import Any
+
+from virtlogd_driver import exception, host
+
+#: VIR_DOMAIN_CONSOLE_SAFE: refuse where it cannot be had alone.
+_SAFE = 2
+
+
+def connect(connection: Any, uuid: str, alias: str | None) -> socket.socket:
+    """Open the pseudo terminal of a running guest.
+
+    :param connection: to libvirt
+    :param alias: libvirt's name of the device; None: the first console
+    :raises GuestNotFound: it is gone
+    :raises HostError: it does not run, somebody is at its console already
+    """
+    with host.translated():
+        stream = connection.newStream()
+        connection.lookupByUUIDString(uuid).openConsole(alias, stream, _SAFE)
+    ours, theirs = socket.socketpair()
+    for pump in (_from_guest, _to_guest):
+        threading.Thread(target=pump, args=(stream, theirs),
+                         daemon=True).start()
+    return ours
+
+
+def _from_guest(stream: Any, there: socket.socket) -> None:
+    with (contextlib.suppress(exception.VirtlogdDriverError, OSError),
+          host.translated()):
+        while data := stream.recv(1 << 16):
+            there.sendall(data)
+    _shut(there)
+
+
+def _to_guest(stream: Any, there: socket.socket) -> None:
+    with (contextlib.suppress(exception.VirtlogdDriverError, OSError),
+          host.translated()):
+        while data := there.recv(4096):
+            while data:
+                data = data[stream.send(data):]
+        stream.abort()
+    _shut(there)
+
+
+def _shut(there: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        there.shutdown(socket.SHUT_RDWR)

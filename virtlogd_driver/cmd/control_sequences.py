@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a guest writes, made harmless for a terminal.
+
+A guest can write anything, also what sets the title of a terminal, fills its
+clipboard, makes it answer as if somebody typed, or hides what comes after.
+Colour and line discipline pass; every other control character is shown as
+``^[``, ``^G``, ``\\\\x9b``, and so does nothing. Text has to be UTF-8; what is
+not is shown byte by byte, since a terminal may take it for control characters
+(C1).
+"""
+
+import codecs
+import re
+import unicodedata
+
+#: Colours, bold, underline: ECMA-48 SGR.
+_COLOUR = r'\x1b\[[0-9;:]{0,64}m'
+#: Moves the cursor, erases, inserts, deletes, scrolls; shows the cursor,
+#: wraps lines, sends arrow keys as a program wants them. What shells and
+#: editors need, and nothing that answers or outlives the screen.
+_SCREEN = (r'\x1b\[[0-9;]{0,32}[ABCDEFGHJKLMPSTX@df]'
+           r'|\x1b\[[0-9;]{0,32}r'
+           r'|\x1b\[\?(?:1|7|12|25)[hl]'
+           r'|\x1b[=>78M]|\x1b\([B0]|\x07')
+#: An unfinished sequence at the end of what has come so far.
+_BEGUN = re.compile(r'\x1b(?:\[[0-9;:?]{0,64}|\()?\Z')
+
+_LINE = '\n\r\t\b'
+#: Characters that reorder the text around them.
+_REORDERING = frozenset('\u061c\u200e\u200f\u2028\u2029'
+                        '\u202a\u202b\u202c\u202d\u202e'
+                        '\u2066\u2067\u2068\u2069')
+
+RESET = '\x1b[0m'
+#: After a screen: also all of it scrolls, the cursor is shown, lines wrap.
+RESET_SCREEN = '\x1b[0m\x1b(B\x1b[r\x1b[?25h\x1b[?7h\x1b[?1l\x1b>'
+
+
+class Neutraliser:
+    """Makes a stream harmless, piece by piece.
+
+    :param colour: pass colours on; False: leave them out
+    :param screen: pass on what moves the cursor, for an interactive console
+    :param overstrike: pass on the backspace
+    """
+
+    def __init__(self, *, colour: bool = True, screen: bool = False,
+                 overstrike: bool = True) -> None:
+        self._decoder = codecs.getincrementaldecoder('utf-8')(
+            'backslashreplace')
+        self._colour = colour
+        passed = f'{_COLOUR}|{_SCREEN}' if screen else _COLOUR
+        line = _LINE if overstrike else _LINE.replace('\b', '')
+        self._special = re.compile(
+            f'(?P<passed>{passed})|(?P<line>[{line}])'
+            '|(?P<other>[\\x00-\\x1f\\x7f-\\x9f'
+            f'{"".join(sorted(_REORDERING))}])')
+        self._begun = ''
+
+    def text(self, data: bytes, final: bool = False) -> str:
+        """What of the stream can be shown so far.
+
+        :param final: nothing follows
+        """
+        text = self._begun + self._decoder.decode(data, final)
+        self._begun = ''
+        if not final:
+            begun = _BEGUN.search(text)
+            if begun is not None:
+                self._begun = begun[0]
+                text = text[:begun.start()]
+        return self._special.sub(self._harmless, text)
+
+    def _harmless(self, match: re.Match[str]) -> str:
+        if match['line'] is not None:
+            return match[0]
+        if match['passed'] is not None:
+            is_colour = match[0].endswith('m')
+            return match[0] if self._colour or not is_colour else ''
+        return visible(match[0])
+
+
+def visible(text: str) -> str:
+    """A text with every control character shown."""
+    return ''.join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    code = ord(character)
+    if code < 0x20 or code == 0x7f:
+        return f'^{chr(code ^ 0x40)}'
+    if 0x80 <= code < 0xa0:
+        return f'\\x{code:02x}'
+    if character in _REORDERING or unicodedata.category(character) in (
+            'Cc', 'Cs'):
+        return f'<U+{code:04X}>'
+    return character

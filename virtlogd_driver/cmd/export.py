@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``virtlogd-console export``."""
+
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from virtlogd_driver import exception
+from virtlogd_driver.cmd import table
+from virtlogd_driver.cmd.hypervisor import Hypervisor, serial_ports
+from virtlogd_driver.console_log import export
+from virtlogd_driver.console_log.export import (
+    DirectoryTarget,
+    Entry,
+    TarTarget,
+)
+
+#: Seconds that nobody needs to be told about.
+_SHORT = 0.5
+_BAR = 30
+
+_Export = Callable[[export.Target], list[Entry]]
+
+
+def run(hypervisor: Hypervisor, arguments: Any) -> int:
+    guest = hypervisor.guest(arguments.guest)
+    logs = [(port.number, port.log) for port in serial_ports(guest)
+            if port.device.log_file is not None]
+    about = {'guest': guest.name, 'uuid': guest.uuid, 'state': guest.state,
+             'host': socket.gethostname()}
+    bar = _Progress(export.size(logs))
+
+    def copy(target: export.Target) -> list[Entry]:
+        try:
+            return export.export(logs, target, about, bar.more)
+        finally:
+            bar.end()
+
+    try:
+        entries = _to(arguments.target, guest.name, copy)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise exception.LogError(
+            f'{arguments.target} cannot be written: {error.strerror}. Give '
+            f'the name of what is not there yet.') from error
+    _say(entries, arguments.target)
+    return 0
+
+
+def _to(target: str, name: str, copy: _Export) -> list[Entry]:
+    """Copy to what a target names; what is there is there whole.
+
+    :raises OSError: it cannot be written, or is there already
+    """
+    prefix = f'console-{name}'.replace('/', '_')
+    if target == '-':
+        if sys.stdout.isatty():
+            raise exception.LogError(
+                'An archive is not for a terminal: redirect it, or give the '
+                'name of a file.')
+        archive = TarTarget(sys.stdout.buffer, prefix)
+        entries = copy(archive)
+        archive.close()
+        return entries
+    target = target.rstrip('/')
+    if os.path.lexists(target):
+        raise FileExistsError(0, 'it is there already')
+    part = f'{target}.part-{os.getpid()}'
+    try:
+        if target.endswith(('.tar.gz', '.tgz')):
+            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL,
+                              0o600), 'wb') as out:
+                archive = TarTarget(out, prefix)
+                entries = copy(archive)
+                archive.close()
+        else:
+            os.mkdir(part, mode=0o700)
+            entries = copy(DirectoryTarget(part))
+        os.rename(part, target)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        if os.path.lexists(part):
+            os.unlink(part)
+        raise
+    return entries
+
+
+class _Progress:
+    """A bar on standard error, where the work is long and somebody looks."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = 0
+        self._begun = time.monotonic()
+        self._shown = 0.0 if sys.stderr.isatty() else float('inf')
+
+    def more(self, count: int) -> None:
+        """So many more bytes were copied."""
+        self._done += count
+        now = time.monotonic()
+        if now - self._begun < _SHORT or now - self._shown < 0.1:
+            return
+        self._shown = now
+        share = min(1.0, self._done / self._total) if self._total else 1.0
+        filled = round(share * _BAR)
+        print(f'\r[{"#" * filled}{"." * (_BAR - filled)}] {share:4.0%} of '
+              f'{table.size(self._total)} ', end='', file=sys.stderr,
+              flush=True)
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if 0.0 < self._shown < float('inf'):
+            print('\r\x1b[K', end='', file=sys.stderr, flush=True)
+
+
+def _say(entries: Sequence[Entry], target: str) -> None:
+    total = sum(entry.size for entry in entries)
+    print(f'{table.size(total)} in {len(entries)} files and '
+          f'{export.MANIFEST}' + ('' if target == '-' else f': {target}'),
+          file=sys.stderr)

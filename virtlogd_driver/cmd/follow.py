@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``virtlogd-console follow``."""
+
+import contextlib
+import itertools
+import queue
+import sys
+import threading
+from typing import Any
+
+from virtlogd_driver import exception
+from virtlogd_driver.cmd import guest_name, show, terminal
+from virtlogd_driver.cmd.control_sequences import RESET, Neutraliser
+from virtlogd_driver.cmd.hypervisor import (
+    Hypervisor,
+    SerialPort,
+    serial_port,
+    states,
+)
+from virtlogd_driver.cmd.interleave import Interleaved
+from virtlogd_driver.console_log.follow import Follower
+
+#: Seconds between two looks at which guests are here.
+_LOOK = 2.0
+#: Looks without a guest until it has left; one may fall into its restart.
+_PATIENCE = 2
+
+#: UUID of a guest, and its state; None: it is not on this host.
+_News = tuple[str, str | None]
+
+
+class _Presence:
+    """Tells which guests are here, from a thread: libvirt may hang."""
+
+    def __init__(self, hypervisor: Hypervisor, known: dict[str, str]) -> None:
+        self.news: queue.SimpleQueue[_News] = queue.SimpleQueue()
+        self._hypervisor = hypervisor
+        self._states: dict[str, str | None] = dict(known)
+        self._missed: dict[str, int] = {}
+        self._stop = threading.Event()
+        threading.Thread(target=self._loop, daemon=True).start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _loop(self) -> None:
+        connection = None
+        while not self._stop.wait(_LOOK):
+            # Without libvirt the guests are taken to be where they were.
+            with contextlib.suppress(exception.HostError):
+                connection = connection or self._hypervisor.connect()
+                try:
+                    self._look(states(connection))
+                except exception.HostError:
+                    connection = None
+                    raise
+
+    def _look(self, found: dict[str, str]) -> None:
+        for uuid, before in self._states.items():
+            state = found.get(uuid)
+            if state is None:
+                self._missed[uuid] = self._missed.get(uuid, 0) + 1
+                if self._missed[uuid] < _PATIENCE:
+                    continue
+            else:
+                self._missed.pop(uuid, None)
+            if state != before:
+                self._states[uuid] = state
+                self.news.put((uuid, state))
+
+
+class _Screen:
+    """Where all goes to: lines with labels, or one guest's bytes as are.
+
+    :param labels: what the lines of each log begin with
+    """
+
+    def __init__(self, labels: dict[str, str], *, stamps: bool,
+                 raw: bool) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._colour = terminal.has_colour(sys.stdout)
+        self._labels = labels
+        self._neutral: dict[str, Neutraliser] = {}
+        if self._terminal and not raw:
+            self._neutral = {
+                path: Neutraliser(colour=self._colour,
+                                  overstrike=not (stamps or len(labels) > 1))
+                for path in labels}
+        self._interleaved = None
+        if stamps or len(labels) > 1:
+            self._interleaved = Interleaved(
+                sys.stdout.buffer.write, stamps=stamps,
+                terminal=self._terminal and not raw)
+
+    def put(self, path: str, data: bytes) -> None:
+        if path in self._neutral:
+            data = self._neutral[path].text(data).encode()
+        if self._interleaved is not None:
+            self._interleaved.feed(self._labels[path], data)
+        else:
+            sys.stdout.buffer.write(data)
+
+    def say(self, text: str) -> None:
+        """Something that no guest wrote."""
+        self.flush(everything=True)
+        if self._terminal:
+            print('\r' + terminal.paint(
+                f'-- {text} --', terminal.DIM, self._colour), flush=True)
+        else:
+            print(f'virtlogd-console: {text}', file=sys.stderr, flush=True)
+
+    def flush(self, everything: bool = False) -> float | None:
+        """Seconds until there is something to be written, if there is."""
+        left = (self._interleaved.flush(everything)
+                if self._interleaved is not None else None)
+        sys.stdout.flush()
+        return left
+
+    def close(self) -> None:
+        self.flush(everything=True)
+        if self._neutral and self._colour:
+            print(RESET, end='', flush=True)
+
+
+def run(hypervisor: Hypervisor, arguments: Any) -> int:
+    ports: dict[str, SerialPort] = {}
+    guests = hypervisor.guests()
+    for word in arguments.guest:
+        port = serial_port(guest_name.find(guests, word), arguments.port)
+        ports[port.log] = port
+    screen = _Screen(_labels(ports), stamps=arguments.timestamps,
+                     raw=arguments.raw)
+    presence = _Presence(hypervisor, {
+        port.guest.uuid: port.guest.state for port in ports.values()})
+    follower = Follower(hypervisor.read_from)
+    try:
+        _begin(hypervisor, follower, list(ports), arguments.lines, screen)
+        _follow(follower, ports, presence, screen)
+    finally:
+        presence.stop()
+        follower.close()
+        with contextlib.suppress(BrokenPipeError):
+            screen.close()
+    return 0
+
+
+def _labels(ports: dict[str, SerialPort]) -> dict[str, str]:
+    if len(ports) == 1:
+        return dict.fromkeys(ports, '')
+    width = max(len(port.label) for port in ports.values())
+    colours = itertools.cycle(terminal.PALETTE)
+    return {path: terminal.paint(
+        f'{port.label:{width}} | ', next(colours),
+        terminal.has_colour(sys.stdout)) for path, port in ports.items()}
+
+
+def _begin(hypervisor: Hypervisor, follower: Follower, paths: list[str],
+           lines: int, screen: _Screen) -> None:
+    """The last lines of each log, and from there on what follows."""
+    for path in paths:
+        try:
+            data, position = show.last_lines(hypervisor, path, lines)
+        except exception.LogNotFound:
+            follower.add(path, None)
+            continue
+        screen.put(path, data)
+        follower.add(path, position)
+
+
+def _follow(follower: Follower, ports: dict[str, SerialPort],
+            presence: _Presence, screen: _Screen) -> None:
+    """Until no guest is here any more."""
+    here = dict(ports)
+    while here:
+        timeout = screen.flush()
+        for path in follower.wait(1.0 if timeout is None else
+                                  max(timeout, 0.01)):
+            _read(follower, path, here[path], screen)
+        while not presence.news.empty():
+            uuid, state = presence.news.get()
+            for path, port in list(here.items()):
+                if port.guest.uuid != uuid:
+                    continue
+                if state is not None:
+                    screen.say(f'{port.label} is {state}')
+                    continue
+                _drain(follower, path, port, screen)
+                follower.remove(path)
+                del here[path]
+                screen.say(f'{port.label} is on this host no more: it was '
+                           f'migrated, or deleted')
+
+
+def _read(follower: Follower, path: str, port: SerialPort,
+          screen: _Screen) -> bool:
+    """Show what a log has; whether there may be more."""
+    try:
+        since = follower.read(path)
+    except exception.LogError as error:
+        screen.say(f'{port.label}: {error}')
+        return False
+    if since is None:
+        return False
+    if since.missed:
+        screen.say(f'{port.label}: {since.missed} bytes were rotated away '
+                   f'before they were read')
+    elif since.missed is None:
+        screen.say(f'{port.label}: the log begins anew; output may be '
+                   f'missing')
+    screen.put(path, since.data)
+    return since.behind > 0
+
+
+def _drain(follower: Follower, path: str, port: SerialPort,
+           screen: _Screen) -> None:
+    while _read(follower, path, port, screen):
+        pass
+
+

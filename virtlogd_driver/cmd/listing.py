@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``virtlogd-console list``."""
+
+import datetime
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from virtlogd_driver import exception, host
+from virtlogd_driver.cmd import control_sequences, table, terminal
+from virtlogd_driver.cmd.hypervisor import (
+    Hypervisor,
+    SerialPort,
+    serial_ports,
+)
+from virtlogd_driver.console_log import files
+
+_HEAD = ('NAME', 'STATE', 'PORT', 'DEVICE', 'ADDRESS', 'LOG', 'SIZE',
+         'ROTATED', 'WRITTEN', 'UUID', 'FILE')
+_RIGHT = frozenset({'PORT', 'SIZE', 'ROTATED', 'WRITTEN'})
+_COLOURS = {'alive': terminal.GREEN, 'dead': terminal.RED,
+            'unrotated': terminal.YELLOW, 'unknown': terminal.YELLOW,
+            'shut off': terminal.DIM, 'crashed': terminal.RED}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A serial port of a guest, or a guest that has none."""
+
+    guest: host.Guest
+    port: SerialPort | None
+    #: See Hypervisor.log_states.
+    log: str
+    #: None: there is no log, or it may not be looked at.
+    usage: files.Usage | None
+
+    @property
+    def address(self) -> str:
+        device = self.port.device if self.port else None
+        if device is None or device.source is None:
+            return ''
+        if device.type == 'tcp' and device.address is not None:
+            host_, number = device.address
+            return f'[{host_}]:{number}' if ':' in host_ else (
+                f'{host_}:{number}')
+        return device.source.path or '' if device.type == 'pty' else ''
+
+
+def run(hypervisor: Hypervisor, arguments: Any) -> int:
+    if arguments.names:
+        for guest in hypervisor.guests():
+            print(guest.name, guest.uuid, sep='\n')
+        return 0
+    state, reason = hypervisor.virtlogd()
+    if state == 'hung':
+        raise exception.VirtlogdHung(
+            f'{reason} libvirt is not asked, as it may hang with it.')
+    found = rows(hypervisor)
+    if arguments.json:
+        json.dump([_json(row) for row in found], sys.stdout, indent=2)
+        print()
+        return 0
+    for line in _lines(found):
+        print(line)
+    if state != 'up':
+        print(f'virtlogd is {state}: {reason}', file=sys.stderr)
+    return 0
+
+
+def rows(hypervisor: Hypervisor) -> list[Row]:
+    """All ports of all guests, with their logs.
+
+    :raises HostError: libvirt does not answer
+    """
+    found: list[tuple[host.Guest, SerialPort | None]] = []
+    for guest in hypervisor.guests():
+        try:
+            ports = serial_ports(guest)
+        except exception.InvalidGuestXML as error:
+            print(f'{guest.name}: {error}', file=sys.stderr)
+            ports = []
+        found += [(guest, port) for port in ports] or [(guest, None)]
+    states = iter(hypervisor.log_states([port for _, port in found if port]))
+    return [Row(guest, port, next(states) if port else 'none', _usage(port))
+            for guest, port in found]
+
+
+def _usage(port: SerialPort | None) -> files.Usage | None:
+    path = port.device.log_file if port else None
+    try:
+        return files.usage(path) if path else None
+    except exception.LogRefused:
+        return None
+
+
+def _json(row: Row) -> dict[str, Any]:
+    device = row.port.device if row.port else None
+    written = row.usage.last_write if row.usage else None
+    return {
+        'name': row.guest.name,
+        'uuid': row.guest.uuid,
+        'state': row.guest.state,
+        'port': row.port.number if row.port else None,
+        'device': device.type if device else None,
+        'address': row.address or None,
+        'log': row.log,
+        'file': device.log_file if device else None,
+        'size': row.usage.size if row.usage else None,
+        'rotated': row.usage.rotated if row.usage else None,
+        'last_write': None if written is None else
+        datetime.datetime.fromtimestamp(written, datetime.UTC).isoformat(
+            timespec='milliseconds'),
+    }
+
+
+def _cells(row: Row, now: float) -> tuple[str, ...]:
+    device = row.port.device if row.port else None
+    written = row.usage.last_write if row.usage else None
+    return tuple(control_sequences.visible(cell) or '-' for cell in (
+        row.guest.name, row.guest.state,
+        str(row.port.number) if row.port else '',
+        device.type if device else '', row.address, row.log,
+        table.size(row.usage.size) if row.usage else '',
+        str(row.usage.rotated) if row.usage else '',
+        '' if written is None else table.age(now - written),
+        row.guest.uuid, device.log_file or '' if device else ''))
+
+
+def _lines(found: Sequence[Row]) -> list[str]:
+    """The table; on a narrow terminal without its last columns.
+
+    What is left out is in the other columns of a wider one, and in --json.
+    """
+    now = time.time()
+    cells = [_cells(row, now) for row in found]
+    if sys.stdout.isatty():
+        for columns in (len(_HEAD), len(_HEAD) - 1, len(_HEAD) - 2):
+            lines = table.lines(_HEAD[:columns],
+                                [row[:columns] for row in cells], _RIGHT)
+            if max(map(len, lines)) <= terminal.width():
+                break
+    else:
+        lines = table.lines(_HEAD, cells, _RIGHT)
+    if terminal.has_colour(sys.stdout):
+        lines = [_paint(line, row) for line, row in
+                 zip(lines, (None, *found), strict=True)]
+    return lines
+
+
+def _paint(line: str, row: Row | None) -> str:
+    if row is None:
+        return terminal.paint(line, terminal.DIM, True)
+    for word in (row.guest.state, row.log):
+        colour = _COLOURS.get(word)
+        if colour is not None:
+            line = line.replace(
+                f'  {word} ', f'  {terminal.paint(word, colour, True)} ', 1)
+    return line

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``virtlogd-console reattach``."""
+
+import sys
+from typing import Any
+
+from virtlogd_driver import exception
+from virtlogd_driver.cmd.hypervisor import (
+    Hypervisor,
+    serial_port,
+    serial_ports,
+)
+from virtlogd_driver.virtlogd.port import Port
+
+
+def run(hypervisor: Hypervisor, arguments: Any) -> int:
+    guest = hypervisor.guest(arguments.guest)
+    ports = (serial_ports(guest) if arguments.port is None
+             else [serial_port(guest, arguments.port)])
+    if not guest.active:
+        raise exception.ReattachFailed(
+            f'Guest {guest.name} is {guest.state}: its logs are opened when '
+            f'it starts.')
+    failed = False
+    for port, state in zip(ports, hypervisor.log_states(ports), strict=True):
+        if state != 'dead':
+            print(f'{port.label}: the log is {state}, nothing to do')
+            continue
+        try:
+            note = hypervisor.reattach(Port(
+                guest.uuid, guest.name, port.number, port.log))
+        except exception.VirtlogdError as error:
+            failed = True
+            print(f'{port.label}: {error}', file=sys.stderr)
+            continue
+        print(f'{port.label}: the log is alive again'
+              + (f'; {note}' if note else ''))
+    return int(failed)

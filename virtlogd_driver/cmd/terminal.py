@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operator's terminal: pager, colours, raw mode."""
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+from types import FrameType
+from typing import IO
+
+from virtlogd_driver.cmd import control_sequences
+
+DIM, RED, GREEN, YELLOW = '2', '31', '32', '33'
+#: To tell guests apart.
+PALETTE = ('36', '33', '35', '32', '34', '31')
+
+#: What git gives less too: end if one screen is enough, show colours, leave
+#: the text on the screen.
+_LESS = 'FRX'
+
+
+def is_terminal(stream: IO[str]) -> bool:
+    return stream.isatty()
+
+
+def has_colour(stream: IO[str]) -> bool:
+    """Whether to write colours: https://no-color.org, and dumb terminals."""
+    return (stream.isatty() and not os.environ.get('NO_COLOR')
+            and os.environ.get('TERM') != 'dumb')
+
+
+def paint(text: str, colour: str, wanted: bool) -> str:
+    """A text in a colour, if colours are wanted."""
+    return f'\x1b[{colour}m{text}{control_sequences.RESET}' if wanted else text
+
+
+def width() -> int:
+    """Columns of the terminal."""
+    return shutil.get_terminal_size().columns
+
+
+@contextlib.contextmanager
+def paged(wanted: bool = True) -> Iterator[IO[bytes]]:
+    """Standard output, on a terminal through a pager as git does it.
+
+    ``PAGER`` names it; empty or "cat" is none. Leaving the pager early ends
+    the block quietly.
+
+    :param wanted: False: no pager
+    """
+    command = shlex.split(os.environ.get('PAGER', 'less'))
+    if (not wanted or not sys.stdout.isatty() or not command
+            or command == ['cat'] or shutil.which(command[0]) is None):
+        yield sys.stdout.buffer
+        sys.stdout.flush()
+        return
+    pager = subprocess.Popen(
+        command, stdin=subprocess.PIPE,
+        env={**os.environ, 'LESS': os.environ.get('LESS', _LESS)})
+    assert pager.stdin is not None
+    try:
+        with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
+            yield pager.stdin
+    finally:
+        # The pager has the terminal: it decides what Ctrl-C is to do.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with contextlib.suppress(BrokenPipeError):
+            pager.stdin.close()
+        pager.wait()
+        signal.signal(signal.SIGINT, handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+@contextlib.contextmanager
+def raw(fd: int) -> Iterator[None]:
+    """A terminal that hands on every key; as it was, whatever happens.
+
+    :param fd: a descriptor of the terminal
+    """
+    before = termios.tcgetattr(fd)
+    handlers = {number: signal.signal(number, _end)
+                for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)}
+    try:
+        tty.setraw(fd, termios.TCSADRAIN)
+        yield
+    finally:
+        # Not to be stopped by a terminal whose other end is gone.
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(fd, termios.TCSANOW, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

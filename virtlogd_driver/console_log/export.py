@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All of a guest's logs, copied for somebody else to read.
+
+Each generation of each port becomes one file, its rotated files put together,
+and each history one more; in the order of the manifest they are what the guest
+wrote. A generation is copied from files that are open together (chain.py), so
+it is exact while virtlogd rotates it.
+"""
+
+import contextlib
+import datetime
+import gzip
+import hashlib
+import io
+import json
+import os
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import IO, Protocol
+
+from virtlogd_driver import exception
+from virtlogd_driver.console_log.chain import Snapshot, snapshot
+from virtlogd_driver.console_log.directory import Directory, open_directory
+from virtlogd_driver.console_log.generation import (
+    history_name,
+    live_name,
+    parse,
+)
+
+#: Name of the manifest among the files.
+MANIFEST = 'manifest.json'
+
+_CHUNK = 1 << 20
+
+#: Is told how many more bytes were copied.
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the manifest says of one file."""
+
+    name: str
+    #: Serial port, from 0.
+    port: int
+    #: None: the log's name says nothing of generations.
+    generation: int | None
+    #: Everything older than that generation, carried from another host.
+    history: bool
+    #: Bytes.
+    size: int
+    sha256: str
+    #: How many files of virtlogd it was put together from.
+    files: int
+    #: False: its beginning was rotated away, or may have been.
+    whole: bool
+
+
+class Source(Protocol):
+    """Where bytes come from."""
+
+    def read(self, size: int, /) -> bytes:
+        """As many bytes as asked for, or all that are left."""
+
+
+class Target(Protocol):
+    """Where the files go."""
+
+    def write(self, name: str, size: int, source: Source) -> None:
+        """Store ``size`` bytes of ``source``."""
+
+
+class _Copied:
+    """The bytes of a snapshot, from the oldest file to the newest."""
+
+    def __init__(self, directory: Directory, taken: Snapshot,
+                 progress: Progress) -> None:
+        self._directory = directory
+        self._segments = list(reversed(taken.segments))
+        self._offset = 0
+        self._progress = progress
+        self.sha256 = hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        """As many bytes as asked for, or all that are left."""
+        parts = []
+        while size > 0 and self._segments:
+            part = self._next(size)
+            size -= len(part)
+            parts.append(part)
+        data = b''.join(parts)
+        self.sha256.update(data)
+        self._progress(len(data))
+        return data
+
+    def _next(self, size: int) -> bytes:
+        segment = self._segments[0]
+        wanted = min(segment.size - self._offset, size)
+        data = self._directory.pread(segment.fd, wanted, self._offset)
+        if wanted and not data:
+            raise exception.LogError(
+                f'A log in {self._directory.path} was truncated while it was '
+                f'copied: export it again.')
+        self._offset += len(data)
+        if self._offset == segment.size:
+            self._segments.pop(0)
+            self._offset = 0
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    name: str
+    port: int
+    generation: int | None
+    history: bool
+
+
+def _parts(directory: str, port: int, live: str) -> list[_Part]:
+    """The parts of a log, the oldest first."""
+    file = parse(live)
+    if file is None:
+        return [_Part(live, port, None, False)]
+    names = set(os.listdir(directory))
+    parts = []
+    for generation in range(file.generation, -1, -1):
+        parts.append(_Part(
+            live_name(file.port, generation), port, generation, False))
+        if generation:
+            history = history_name(file.port, generation)
+            if history in names:
+                parts.append(_Part(history, port, generation, True))
+                break
+    parts.reverse()
+    return parts
+
+
+@contextlib.contextmanager
+def _opened(path: str, part: _Part) -> Iterator[tuple[Directory, Snapshot]]:
+    with open_directory(os.path.dirname(path)) as directory:
+        taken = snapshot(directory, part.name, live=not part.history,
+                         max_backups=0 if part.history else None)
+        try:
+            yield directory, taken
+        finally:
+            taken.close()
+
+
+def size(logs: Sequence[tuple[int, str]]) -> int:
+    """About how many bytes an export will be.
+
+    :param logs: port, and path of the live file
+    :raises LogError: a log cannot be read
+    """
+    total = 0
+    for port, path in logs:
+        for part in _listed(path, port):
+            with _opened(path, part) as (_, taken):
+                total += taken.size
+    return total
+
+
+def _listed(path: str, port: int) -> list[_Part]:
+    directory, live = os.path.split(path)
+    try:
+        return _parts(directory, port, live)
+    except FileNotFoundError:
+        return []
+    except PermissionError as error:
+        raise exception.LogRefused(
+            f'{directory} may not be read: run it as root.') from error
+
+
+def export(logs: Sequence[tuple[int, str]], target: Target,
+           about: dict[str, str], progress: Progress) -> list[Entry]:
+    """Copy logs, and then their manifest.
+
+    :param logs: port, and path of the live file
+    :param about: what else the manifest says
+    :returns: what was copied
+    :raises LogNotFound: there is nothing
+    :raises LogError: a log cannot be read
+    :raises OSError: the target cannot be written
+    """
+    entries = []
+    for port, path in logs:
+        for part in _listed(path, port):
+            with _opened(path, part) as (directory, taken):
+                if not taken.segments:
+                    continue
+                source = _Copied(directory, taken, progress)
+                target.write(part.name, taken.size, source)
+                entries.append(Entry(
+                    part.name, port, part.generation, part.history,
+                    taken.size, source.sha256.hexdigest(),
+                    len(taken.segments), part.history or taken.whole))
+    if not entries:
+        raise exception.LogNotFound(
+            'The guest has no console log yet: ' + (', '.join(
+                path for _, path in logs) or 'no <log> in its domain') + '.')
+    manifest = json.dumps({
+        **about,
+        'exported': datetime.datetime.now(datetime.UTC).isoformat(
+            timespec='seconds'),
+        'files': [asdict(entry) for entry in entries],
+    }, indent=2).encode() + b'\n'
+    target.write(MANIFEST, len(manifest), io.BytesIO(manifest))
+    return entries
+
+
+class DirectoryTarget:
+    """Files in a directory that is there already."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def write(self, name: str, size: int, source: Source) -> None:
+        fd = os.open(os.path.join(self._path, name),
+                     os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(fd, 'wb') as out:
+            while data := source.read(_CHUNK):
+                out.write(data)
+
+
+class TarTarget:
+    """A compressed tar archive.
+
+    :param out: what it is written to; not closed
+    :param prefix: the directory that the files are in
+    """
+
+    def __init__(self, out: IO[bytes], prefix: str) -> None:
+        self._gzip = gzip.GzipFile(fileobj=out, mode='wb', compresslevel=6)
+        self._tar = tarfile.open(fileobj=self._gzip, mode='w|')  # noqa: SIM115
+        self._prefix = prefix
+
+    def write(self, name: str, size: int, source: Source) -> None:
+        info = tarfile.TarInfo(f'{self._prefix}/{name}')
+        info.size = size
+        info.mode = 0o600
+        info.mtime = int(time.time())
+        self._tar.addfile(info, source)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Write the end of the archive."""
+        self._tar.close()
+        self._gzip.close()
