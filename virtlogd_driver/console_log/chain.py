@@ -69,9 +69,6 @@ class Segment:
         #: Created by :func:`begin`.
         self.first = bool(status.st_mode & FIRST_OF_CHAIN)
 
-    def is_same(self, other: 'Segment') -> bool:
-        return self.inode == other.inode and self.device == other.device
-
     def is_file(self, status: os.stat_result) -> bool:
         return (self.inode == status.st_ino
                 and self.device == status.st_dev)
@@ -147,22 +144,21 @@ def snapshot(
     backups = (
         MAX_BACKUPS if max_backups is None
         else min(max(max_backups, 0), MAX_BACKUPS))
-    names = [name, *[backup_name(name, n) for n in range(backups)]]
     for scan in range(SCANS - 1):
         patient = scan < PATIENT_SCANS
         found = _scan(
-            directory, names, limit, until,
+            directory, name, backups, limit, until,
             wait=live and patient, patient=patient)
         if found is not None:
             return found
         directory.pause(scan)
-    found = _scan(directory, names, limit, until, cautious=True)
+    found = _scan(directory, name, backups, limit, until, cautious=True)
     assert found is not None
     return found
 
 
 def _scan(
-        directory: Directory, names: list[str],
+        directory: Directory, live: str, backups: int,
         limit: int | None, until: tuple[int, int] | None,
         *, wait: bool = False, patient: bool = False,
         cautious: bool = False) -> Snapshot | None:
@@ -176,11 +172,13 @@ def _scan(
     segments: list[Segment] = []
     complete = exact = settled = True
     again = False
+    seen: dict[tuple[int, int], Segment] = {}
     start = 0
     total = 0
     renamed_ns = 0
     try:
-        for index, name in enumerate(names):
+        for index in range(backups + 1):
+            name = _name(live, index)
             # After a first file that was missing so will be most of the rest.
             if index > 1 and len(segments) < index and (
                     not directory.exists(name)):
@@ -197,8 +195,9 @@ def _scan(
                 LOG.debug('The log ends there: %s', error)
                 exact = False
                 break
-            known = next(filter(segment.is_same, segments), None)
-            if known is not None:
+            key = (segment.device, segment.inode)
+            known = seen.setdefault(key, segment)
+            if known is not segment:
                 directory.close(segment.fd)
                 again = True
                 # It was the live file, and has been written to its end.
@@ -212,11 +211,11 @@ def _scan(
             if len(segments) == 1:
                 start = index
             elif cautious and _moved(
-                    directory, names, start, segments[0]) > 1:
+                    directory, live, start, segments[0]) > 1:
                 directory.close(segments.pop().fd)
                 LOG.debug(
                     '%s/%s is rotated faster than it can be read: only its '
-                    'newest %d files are', directory.path, names[0],
+                    'newest %d files are', directory.path, live,
                     len(segments))
                 exact = settled = False
                 break
@@ -231,12 +230,12 @@ def _scan(
                     break
                 renamed_ns = max(renamed_ns, status.st_ctime_ns)
             total += segment.size
-            if until == (segment.device, segment.inode) or (
+            if until == key or (
                     limit is not None and total >= limit):
                 complete = False
                 break
         if not cautious and (len(segments) > 1 or again) and _moved(
-                directory, names, start, segments[0]
+                directory, live, start, segments[0]
         ) > (0 if patient and complete else 1):
             return None
         result = Snapshot(
@@ -247,6 +246,10 @@ def _scan(
     finally:
         for segment in segments:
             directory.close(segment.fd)
+
+
+def _name(live: str, index: int) -> str:
+    return backup_name(live, index - 1) if index else live
 
 
 def _open(
@@ -263,16 +266,15 @@ def _open(
 
 
 def _moved(
-        directory: Directory, names: list[str], start: int,
-        first: Segment) -> int:
+        directory: Directory, live: str, start: int, first: Segment) -> int:
     """By how many names the first file has moved; 2 stands for any more.
 
     It is also brought up to date: the more of it there is the less is missed
     of what was removed at the other end meanwhile.
     """
-    for moved, name in enumerate(names[start:start + 2]):
+    for moved in (0, 1):
         try:
-            status = directory.stat(name)
+            status = directory.stat(_name(live, start + moved))
         except FileNotFoundError:
             continue
         if first.is_file(status):

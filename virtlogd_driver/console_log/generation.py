@@ -17,6 +17,7 @@ virtlogd's backups append ``.0`` (the newest), ``.1`` and so on to the name of
 the live file. A history is one file that nobody writes any more.
 """
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -67,6 +68,7 @@ def backup_name(live: str, number: int) -> str:
     return f'{live}.{number}'
 
 
+@functools.lru_cache
 def parse(name: str) -> FileName | None:
     """What a file's name says, or None where it is none of a log."""
     match = _NAME.fullmatch(name)

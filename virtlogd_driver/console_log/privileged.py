@@ -14,6 +14,7 @@ errors do go over it, as each of them takes one string.
 import functools
 import importlib.util
 import os
+import sys
 
 from oslo_config import cfg
 from oslo_privsep import capabilities, priv_context
@@ -31,6 +32,8 @@ context = priv_context.PrivContext(
 
 #: Most bytes of one answer: privsep's messages end at 100 MiB.
 MAX_BYTES = 64 * 1024 * 1024
+
+_SPECIAL = frozenset(('', '.', '..'))
 
 Tail = tuple[bytes, tuple[int, ...] | None, bool, int]
 Since = tuple[bytes, tuple[int, ...] | None, int | None, int]
@@ -78,8 +81,7 @@ def _open(path: str) -> tuple[Directory, str]:
     :raises LogRefused: the path is not one of a log below a root
     """
     parts = path.split('/')[1:]
-    if (not path.startswith('/') or '\0' in path
-            or any(part in ('', '.', '..') for part in parts)):
+    if not path.startswith('/') or '\0' in path or _SPECIAL & set(parts):
         raise exception.LogRefused(
             f'{path!r} is not an absolute path without "." and "..". Correct '
             f'the <log> of the domain.')
@@ -102,10 +104,15 @@ def _open(path: str) -> tuple[Directory, str]:
 
 def _below(root: str, parts: list[str]) -> list[str] | None:
     """The names that lead from a root to a directory, if it is below it."""
-    start = os.path.normpath(root).split('/')[1:]
-    if start == [''] or parts[:len(start)] != start:
+    start = _names(root)
+    if not start or parts[:len(start)] != start:
         return None
     return parts[len(start):]
+
+
+@functools.lru_cache
+def _names(root: str) -> list[str]:
+    return [name for name in os.path.normpath(root).split('/') if name]
 
 
 def roots() -> tuple[str, ...]:
@@ -115,11 +122,9 @@ def roots() -> tuple[str, ...]:
     configuration has both; the daemon that privsep-helper starts has only been
     given the same files.
     """
-    try:
+    if 'nova.conf' in sys.modules:
         return (cfg.CONF.instances_path, *cfg.CONF.virtlogd.log_directories)
-    except cfg.NoSuchOptError:
-        return _roots_of_files(
-            tuple(_given('config_file')), tuple(_given('config_dir')))
+    return _roots_of_files()
 
 
 def _given(option: str) -> list[str]:
@@ -130,9 +135,7 @@ def _given(option: str) -> list[str]:
 
 
 @functools.cache
-def _roots_of_files(
-        files: tuple[str, ...], directories: tuple[str, ...]
-) -> tuple[str, ...]:
+def _roots_of_files() -> tuple[str, ...]:
     nova = importlib.util.find_spec('nova')
     own = cfg.ConfigOpts()
     # The options as nova has them; it is not imported for their sake.
@@ -144,6 +147,6 @@ def _roots_of_files(
         cfg.StrOpt('instances_path', default='$state_path/instances'),
     ])
     conf.register_opts(own)
-    own([], project='nova', default_config_files=list(files),
-        default_config_dirs=list(directories))
+    own([], project='nova', default_config_files=_given('config_file'),
+        default_config_dirs=_given('config_dir'))
     return (own.instances_path, *own.virtlogd.log_directories)

@@ -7,7 +7,6 @@ one privileged call reads the whole log instead.
 
 import contextlib
 import os
-from collections.abc import Iterator
 
 from oslo_privsep.comm import PrivsepTimeout
 from oslo_privsep.daemon import FailedToDropPrivileges
@@ -16,6 +15,9 @@ from virtlogd_driver import exception
 from virtlogd_driver.console_log import log, privileged
 from virtlogd_driver.console_log.directory import open_directory
 from virtlogd_driver.console_log.log import LogRead, LogSince, Position
+
+#: What a call of the daemon raises if there is none.
+_NO_DAEMON = (FailedToDropPrivileges, PrivsepTimeout, OSError)
 
 __all__ = ['LogRead', 'LogSince', 'Position', 'read_from', 'read_tail']
 
@@ -32,16 +34,18 @@ def read_tail(
     :raises LogNotRegular: the newest file is a link, a directory, a device
     :raises LogRefused: it may not be read, with privilege neither
     """
+    if not _is_refused(path):
+        with contextlib.suppress(exception.LogRefused):
+            directory_path, _, name = path.rpartition('/')
+            with open_directory(directory_path or '/') as directory:
+                return log.read_tail(
+                    directory, name, limit, max_backups=max_backups)
     try:
-        directory_path, name = os.path.split(path)
-        with open_directory(directory_path) as directory:
-            return log.read_tail(
-                directory, name, limit, max_backups=max_backups)
-    except exception.LogRefused:
-        with _daemon(path):
-            data, position, exact, older = privileged.read_tail(
-                path, limit, max_backups)
-        return LogRead(data, privileged.unpack(position), exact, older)
+        data, position, exact, older = privileged.read_tail(
+            path, limit, max_backups)
+    except _NO_DAEMON as error:
+        raise _no_daemon(path, error) from error
+    return LogRead(data, privileged.unpack(position), exact, older)
 
 
 def read_from(
@@ -57,26 +61,30 @@ def read_from(
     :raises LogNotRegular: the newest file is a link, a directory, a device
     :raises LogRefused: it may not be read, with privilege neither
     """
+    if not _is_refused(path):
+        with contextlib.suppress(exception.LogRefused):
+            directory_path, _, name = path.rpartition('/')
+            with open_directory(directory_path or '/') as directory:
+                return log.read_from(
+                    directory, name, position, limit, max_backups=max_backups)
     try:
-        directory_path, name = os.path.split(path)
-        with open_directory(directory_path) as directory:
-            return log.read_from(
-                directory, name, position, limit, max_backups=max_backups)
-    except exception.LogRefused:
-        with _daemon(path):
-            data, packed, missed, behind = privileged.read_from(
-                path, privileged.pack(position), limit, max_backups)
-        return LogSince(data, privileged.unpack(packed), missed, behind)
+        data, packed, missed, behind = privileged.read_from(
+            path, privileged.pack(position), limit, max_backups)
+    except _NO_DAEMON as error:
+        raise _no_daemon(path, error) from error
+    return LogSince(data, privileged.unpack(packed), missed, behind)
 
 
-@contextlib.contextmanager
-def _daemon(path: str) -> Iterator[None]:
-    """Name the remedy where there is no privileged daemon to ask."""
-    try:
-        yield
-    except (FailedToDropPrivileges, PrivsepTimeout, OSError) as error:
-        raise exception.LogRefused(
-            f'{path} may only be read with privilege, and privsep-helper '
-            f'could not be started or went away ({error}). See to the '
-            f'rootwrap filter or to [virtlogd_privileged] helper_command.'
-        ) from error
+def _is_refused(path: str) -> bool:
+    """Known beforehand, as is the rule, it is cheaper than to be refused."""
+    return (
+        os.geteuid() != 0
+        and not os.access(path, os.R_OK, effective_ids=True)
+        and os.access(path, os.F_OK, effective_ids=True))
+
+
+def _no_daemon(path: str, error: Exception) -> exception.LogRefused:
+    return exception.LogRefused(
+        f'{path} may only be read with privilege, and privsep-helper could '
+        f'not be started or went away ({error}). See to the rootwrap filter '
+        f'or to [virtlogd_privileged] helper_command.')
