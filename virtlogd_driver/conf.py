@@ -84,6 +84,22 @@ Possible values:
 Related options:
 
 * ``[libvirt] remote_filesystem_transport``: how it is copied to another host.
+* ``history_timeout``
+"""),
+    cfg.IntOpt(
+        'history_timeout',
+        default=60,
+        min=1,
+        help="""
+Seconds that the copy of a guest's older output to another host may take.
+
+The guest runs on its destination by then, and no copy holds it up; but nova
+takes the migration for finished only after the copy. One that takes longer is
+given up, with a warning.
+
+Possible values:
+
+* Any integer from 1.
 """),
     cfg.BoolOpt(
         'upgrade_on_migration',

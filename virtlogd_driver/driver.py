@@ -8,6 +8,8 @@ that knows how. This is the only module that imports nova.
 import contextlib
 import os
 import shutil
+import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
@@ -30,7 +32,7 @@ from oslo_log import log as logging
 from virtlogd_driver import conf, exception, host, nova_release
 from virtlogd_driver.console_log import chain, generation, reader, transfer
 from virtlogd_driver.guest import char_device, migration, plan, serial_port
-from virtlogd_driver.virtlogd import settings
+from virtlogd_driver.virtlogd import health, settings
 
 LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
@@ -38,6 +40,8 @@ conf.register_opts(CONF)
 
 #: A host that runs this driver and can have both consoles at once.
 TRAIT = 'CUSTOM_CONSOLE_LOG_VIRTLOGD'
+#: Seconds for virtlogd to write out what a guest that has ended wrote last.
+_CLOSING = 2.0
 ANY_IPV4 = '0.0.0.0'  # noqa: S104
 
 
@@ -215,6 +219,36 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             else:
                 provider_tree.remove_traits(nodename, TRAIT)
 
+    def check_can_live_migrate_destination(
+            self, context: Any, instance: Any, *args: Any,
+            **kwargs: Any) -> Any:
+        """At the destination, before anything is done: can it log there?"""
+        try:
+            self._check_arrival(instance)
+        except exception.VirtlogdDriverError as e:
+            raise nova_exception.MigrationPreCheckError(
+                reason=f'{CONF.host}: {e}') from e
+        return super().check_can_live_migrate_destination(
+            context, instance, *args, **kwargs)
+
+    def _check_arrival(self, instance: Any) -> None:
+        """:raises VirtlogdDriverError: what is missing, and the remedy"""
+        wanted = self._console_plan(instance.flavor, instance.image_meta)
+        if CONF.serial_console.enabled:
+            self._ports.check(
+                instance.uuid, CONF.serial_console.proxyclient_address,
+                wanted.ports)
+        if not os.access(CONF.instances_path, os.W_OK | os.X_OK):
+            raise exception.LogRefused(
+                f'{CONF.instances_path} is not there, or nova-compute may '
+                f'not write to it. Create or mount it, or correct '
+                f'instances_path.')
+        if wanted.logged:
+            health.check_ready(
+                CONF.virtlogd.virtlogd_socket,
+                [os.path.join(CONF.instances_path, 'console.log')],
+                CONF.virtlogd.health_timeout)
+
     def pre_live_migration(self, context: Any, instance: Any,
                            block_device_info: Any, network_info: Any,
                            disk_info: Any, migrate_data: Any) -> Any:
@@ -234,19 +268,28 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             migrate_data.serial_listen_addr = address
         for port in data.serial_listen_ports:
             serial_console.release_port(ANY_IPV4, port)
-        with _nova_errors(instance):
-            wanted = self._console_plan(instance.flavor, instance.image_meta)
-            if address is not None:
-                data.serial_listen_ports = list(self._ports.acquire(
-                    instance.uuid, address, wanted.ports))
-            if wanted.logged:
-                directory = libvirt_utils.get_instance_path_at_destination(
-                    instance, migrate_data)
-                _begin_logs([
-                    os.path.join(directory, generation.live_name(
-                        port, transfer.next_generation(directory, port)))
-                    for port in range(wanted.ports)])
+        try:
+            with _nova_errors(instance):
+                self._prepare_arrival(instance, data, address)
+        except Exception:
+            # nova does not roll back what has not begun.
+            self._ports.release(instance.uuid)
+            raise
         return data
+
+    def _prepare_arrival(self, instance: Any, data: Any,
+                         address: str | None) -> None:
+        wanted = self._console_plan(instance.flavor, instance.image_meta)
+        if address is not None:
+            data.serial_listen_ports = list(self._ports.acquire(
+                instance.uuid, address, wanted.ports))
+        if wanted.logged:
+            directory = libvirt_utils.get_instance_path_at_destination(
+                instance, data)
+            _begin_logs([
+                os.path.join(directory, generation.live_name(
+                    port, transfer.next_generation(directory, port)))
+                for port in range(wanted.ports)])
 
     def _live_migration_operation(
             self, context: Any, instance: Any, dest: str,
@@ -317,10 +360,12 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         """The guest has stayed: what was begun for it elsewhere is not."""
         super().rollback_live_migration_at_source(
             context, instance, migrate_data)
-        departure = self._departing.pop(instance.uuid, None)
-        if departure is not None and departure.shared:
-            for here, _ in departure.moves():
-                transfer.remove_empty(*os.path.split(here))
+        self._departing.pop(instance.uuid, None)
+        if migrate_data.is_shared_instance_path:
+            with _never_fatal(instance):
+                for device in self._serial_ports(instance):
+                    if device.log_file is not None:
+                        transfer.remove_empty(*os.path.split(device.log_file))
 
     # Cold migration, resize, rebuild: the history goes along
 
@@ -362,7 +407,6 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             instance.task_state == task_states.REBUILDING)
         if rebuilt:
             aside = f'{directory}_console'
-            os.makedirs(aside, mode=0o700, exist_ok=True)
             self._stage(instance, transfer.moves(directory, directory), aside)
         elif destroy_disks and (
                 instance.task_state == task_states.RESIZE_REVERTING):
@@ -374,21 +418,26 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                             block_device_info, destroy_disks, *args, **kwargs)
         finally:
             if rebuilt:
-                os.makedirs(directory, exist_ok=True)
-                transfer.receive(aside, directory)
+                with _never_fatal(instance):
+                    os.makedirs(directory, exist_ok=True)
+                    transfer.receive(aside, directory)
 
     def _stage(self, instance: Any, moves: list[transfer.Move],
-               directory: str) -> None:
-        """Whatever fails with its log, the guest goes on."""
-        try:
-            failed = transfer.stage(
-                moves, directory, CONF.virtlogd.max_history_bytes,
-                lambda path, limit: reader.read_tail(path, limit).data)
-        except OSError as e:
-            failed = [exception.LogError(str(e))]
-        for error in failed:
-            LOG.warning('The output of the guest from before does not follow '
-                        'it: %s', error, instance=instance)
+               directory: str) -> bool:
+        """Whether there is something to be received."""
+        with _never_fatal(instance):
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            health.wait_until_closed(
+                CONF.virtlogd.virtlogd_socket, [here for here, _ in moves],
+                _CLOSING)
+            for error in transfer.stage(
+                    moves, directory, CONF.virtlogd.max_history_bytes,
+                    lambda path, limit: reader.read_tail(path, limit).data):
+                _warn_of_loss(instance, error)
+            return True
+        shutil.rmtree(os.path.join(directory, transfer.STAGING),
+                      ignore_errors=True)
+        return False
 
     def _send(self, instance: Any, moves: list[transfer.Move],
               to_host: str | None) -> None:
@@ -400,23 +449,30 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             return
         here, there = (os.path.dirname(path) for path in moves[0])
         if to_host is None:
-            self._stage(instance, moves, there)
-            self._receive(instance, there)
+            if self._stage(instance, moves, there):
+                self._receive(instance, there)
             return
-        self._stage(instance, moves, here)
+        if not self._stage(instance, moves, here):
+            return
         staging = os.path.join(here, transfer.STAGING)
-        try:
-            libvirt_utils.copy_image(staging, f'{there}/', host=to_host)
-        except (OSError, processutils.ProcessExecutionError) as e:
-            LOG.warning('The output of the guest from before does not follow '
-                        'it to %s: %s', to_host, e, instance=instance)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        deadline = _Deadline(CONF.virtlogd.history_timeout)
+        with _never_fatal(instance):
+            try:
+                libvirt_utils.copy_image(
+                    staging, f'{there}/', host=to_host,
+                    on_execute=deadline.start, on_completion=deadline.stop)
+            except processutils.ProcessExecutionError as e:
+                _warn_of_loss(instance, (
+                    f'the copy to {to_host} took longer than [virtlogd] '
+                    f'history_timeout = {CONF.virtlogd.history_timeout} s'
+                    if deadline.passed else f'the copy to {to_host}: {e}'))
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
 
     def _receive(self, instance: Any, directory: str) -> None:
-        for name in transfer.receive(directory, directory):
-            LOG.warning('The output of the guest from before has not come '
-                        'whole, and is left out: %s', name, instance=instance)
+        with _never_fatal(instance):
+            for name in transfer.receive(directory, directory):
+                _warn_of_loss(instance, f'{name} has not come whole')
 
 
 class _DepartingGuest:
@@ -461,6 +517,46 @@ class _NovaCharDevice(vconfig.LibvirtConfigGuestSerial):
 
     def format_dom(self) -> Any:
         return self._device.to_element()
+
+
+class _Deadline:
+    """Ends the process of a copy that takes too long."""
+
+    def __init__(self, seconds: float) -> None:
+        self.passed = False
+        self._seconds = seconds
+        self._timer: threading.Timer | None = None
+
+    def start(self, process: 'subprocess.Popen[bytes]') -> None:
+        def end() -> None:
+            self.passed = True
+            # A signal that scp and rsync hand on to the ssh they started.
+            process.terminate()
+
+        self._timer = threading.Timer(self._seconds, end)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def stop(self, process: 'subprocess.Popen[bytes]') -> None:
+        assert self._timer is not None
+        self._timer.cancel()
+
+
+@contextlib.contextmanager
+def _never_fatal(instance: Any) -> Iterator[None]:
+    """Whatever becomes of its log, the guest goes on."""
+    try:
+        yield
+    except (exception.VirtlogdDriverError, OSError) as e:
+        _warn_of_loss(instance, e)
+    except Exception:
+        LOG.exception('The output of the guest from before does not follow '
+                      'it', instance=instance)
+
+
+def _warn_of_loss(instance: Any, reason: object) -> None:
+    LOG.warning('The output of the guest from before does not follow it: %s',
+                reason, instance=instance)
 
 
 def _begin_logs(log_files: list[str]) -> None:

@@ -79,25 +79,37 @@ class PortPool:
         :raises InvalidAddress: ``host`` cannot be bound to
         """
         with self._lock:
-            held = sorted(port for (at, port), who in self._owner.items()
-                          if who == owner and at == host
-                          and port in self._range)[:count]
-            new: list[int] = []
-            for port in self._range:
-                if len(held) + len(new) == count:
-                    break
-                if (host, port) not in self._owner and self._is_free(
-                        host, port):
-                    new.append(port)
-            if len(held) + len(new) < count:
-                raise exception.PortRangeExhausted(
-                    f'No {count} free TCP ports for a guest on {host} in '
-                    f'{OPTION} = {self._range.first}:{self._range.last} '
-                    f'({self._held_on(host)} of {len(self._range)} are held '
-                    f'by guests): widen the range.')
-            for port in new:
+            found = self._find(owner, host, count)
+            for port in found:
                 self._owner[host, port] = owner
-            return tuple(held + new)
+            return found
+
+    def check(self, owner: str, host: str, count: int) -> None:
+        """Whether :meth:`acquire` would do; nothing is given.
+
+        :raises PortRangeExhausted: fewer are left
+        :raises InvalidAddress: ``host`` cannot be bound to
+        """
+        with self._lock:
+            self._find(owner, host, count)
+
+    def _find(self, owner: str, host: str, count: int) -> tuple[int, ...]:
+        held = sorted(port for (at, port), who in self._owner.items()
+                      if who == owner and at == host
+                      and port in self._range)[:count]
+        new: list[int] = []
+        for port in self._range:
+            if len(held) + len(new) == count:
+                break
+            if (host, port) not in self._owner and self._is_free(host, port):
+                new.append(port)
+        if len(held) + len(new) < count:
+            raise exception.PortRangeExhausted(
+                f'No {count} free TCP ports for a guest on {host} in '
+                f'{OPTION} = {self._range.first}:{self._range.last} '
+                f'({self._held_on(host)} of {len(self._range)} are held '
+                f'by guests): widen the range.')
+        return tuple(held + new)
 
     def _held_on(self, host: str) -> int:
         return sum(at == host and port in self._range

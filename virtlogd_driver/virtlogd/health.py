@@ -307,3 +307,25 @@ def check_ready(socket_path: str, logs: Sequence[str], timeout: float,
                 f'The file system of {os.path.dirname(log)} is full ({free} '
                 'bytes free): the guest would start without its console log, '
                 'for good. Free some space.')
+
+
+def wait_until_closed(socket_path: str, logs: Sequence[str], timeout: float,
+                      probe: Probe = ask) -> bool:
+    """After guests have ended: what they wrote last is in their logs.
+
+    virtlogd closes a log when it has read its pipe to the end, which may be a
+    moment after QEMU is gone.
+
+    :param timeout: seconds, for virtlogd to answer and to close them
+    :returns: whether virtlogd says that it writes none of them
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        state, _, answers = probe(
+            socket_path, [('', log) for log in logs],
+            max(0.1, deadline - time.monotonic()))
+        if state != DaemonState.UP or privileged.OPEN not in answers:
+            return state == DaemonState.UP
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)

@@ -150,3 +150,13 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 TestPoolMachine = PoolMachine.TestCase
+
+
+def test_check_gives_nothing() -> None:
+    pool = _pool('10000:10001')
+    pool.check('a', HOST, 2)
+    assert pool.held() == {}
+    pool.acquire('b', HOST, 1)
+    with pytest.raises(exception.PortRangeExhausted):
+        pool.check('a', HOST, 2)
+    pool.check('b', HOST, 2)

@@ -278,3 +278,28 @@ def test_a_pass_over_500_guests_is_cheap() -> None:
     report = examine(virtlogd, *ports)
     assert report.count(LogState.ALIVE) == 499
     assert report.duration < 0.5
+
+
+class TestWaitUntilClosed:
+
+    def test_none_is_open(self) -> None:
+        assert health.wait_until_closed('/sock', ['/a/0'], 1, FakeVirtlogd())
+
+    def test_closed_meanwhile(self) -> None:
+        virtlogd = FakeVirtlogd('/a/0')
+
+        def probe(path: str, logs: list[tuple[str, str]],
+                  timeout: float) -> tuple[str, str, Sequence[str]]:
+            answer = virtlogd(path, logs, timeout)
+            virtlogd.open.clear()
+            return answer
+        assert health.wait_until_closed('/sock', ['/a/0'], 1, probe)
+
+    def test_does_not_wait_for_ever(self) -> None:
+        assert not health.wait_until_closed(
+            '/sock', ['/a/0'], 0.02, FakeVirtlogd('/a/0'))
+
+    def test_down(self) -> None:
+        virtlogd = FakeVirtlogd('/a/0')
+        virtlogd.daemon = privileged.DOWN
+        assert not health.wait_until_closed('/sock', ['/a/0'], 1, virtlogd)
