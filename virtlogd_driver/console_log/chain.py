@@ -177,12 +177,15 @@ def _scan(
     total = 0
     renamed_ns = 0
     try:
-        for index in range(backups + 1):
-            name = _name(live, index)
+        index = -1
+        while index < backups:
+            index += 1
             # After a first file that was missing so will be most of the rest.
-            if index > 1 and len(segments) < index and (
-                    not directory.exists(name)):
-                continue
+            if index > 1 and len(segments) < index:
+                index = directory.next_backup(live, index - 1, backups) + 1
+                if index > backups:
+                    break
+            name = _name(live, index)
             try:
                 segment, status = _open(directory, name)
             except FileNotFoundError:

@@ -74,8 +74,21 @@ class Directory:
         return os.stat(name, dir_fd=self._fd, follow_symlinks=False)
 
     def exists(self, name: str) -> bool:
-        """Cheaper than :meth:`open` for what is probably not there."""
         return os.access(name, os.F_OK, dir_fd=self._fd)
+
+    def next_backup(self, live: str, first: int, end: int) -> int:
+        """The number of the first backup that there is, or end.
+
+        It looks for one after the other; cheaper than :meth:`open` for what is
+        probably not there.
+
+        :param live: name of the live file
+        """
+        fd = self._fd
+        for number in range(first, end):
+            if os.access(f'{live}.{number}', os.F_OK, dir_fd=fd):
+                return number
+        return end
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         return os.pread(fd, size, offset)

@@ -79,6 +79,12 @@ class MemoryDirectory(Directory):
         self.before()
         return name in self.files
 
+    def next_backup(self, live: str, first: int, end: int) -> int:
+        for number in range(first, end):
+            if self.exists(f'{live}.{number}'):
+                return number
+        return end
+
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         return bytes(self.opened[fd].data[offset:offset + size])
 
