@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -29,10 +30,10 @@ from nova.virt.libvirt import utils as libvirt_utils
 from oslo_concurrency import processutils
 from oslo_log import log as logging
 
-from virtlogd_driver import conf, exception, host, nova_release
+from virtlogd_driver import conf, exception, host, nova_release, watch
 from virtlogd_driver.console_log import chain, generation, reader, transfer
 from virtlogd_driver.guest import char_device, migration, plan, serial_port
-from virtlogd_driver.virtlogd import health, settings
+from virtlogd_driver.virtlogd import health, periodic, settings
 
 LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
@@ -49,6 +50,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     """nova's libvirt driver with a log and an interactive console at once."""
 
     _capability: host.ConsoleCapability | None = None
+    _health: periodic.HealthTask | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -71,6 +73,31 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             _check_options()
             self._console_capability()
             self._adopt_ports()
+        if CONF.virtlogd.health_interval:
+            self._health = self._health_task()
+            self._health.start()
+
+    def cleanup_host(self, host: str) -> None:
+        if self._health is not None:
+            self._health.stop()
+        super().cleanup_host(host)
+
+    def _health_task(self) -> periodic.HealthTask:
+        return watch.health_task(
+            self._connection, periodic.Settings(
+                socket_path=CONF.virtlogd.virtlogd_socket,
+                interval=CONF.virtlogd.health_interval,
+                timeout=CONF.virtlogd.health_timeout,
+                viewer_timeout=CONF.virtlogd.viewer_timeout),
+            heal=CONF.virtlogd.reattach,
+            metrics_file=CONF.virtlogd.metrics_file,
+            run=_outside_eventlet)
+
+    def _connection(self) -> Any:
+        try:
+            return self._host.get_connection()
+        except nova_exception.HypervisorUnavailable as e:
+            raise exception.HostError(str(e)) from e
 
     def _console_capability(self) -> host.ConsoleCapability:
         """What this host can do, decided anew when its versions change."""
@@ -139,12 +166,54 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         return os.path.join(directory, generation.live_name(
             port, generation.newest(names, port) or 0))
 
+    # Before a guest starts, and before a running one is touched for it:
+    # libvirt starts none without virtlogd, and hangs with one that hangs
+
     def spawn(self, context: Any, instance: Any, image_meta: Any,
               *args: Any, **kwargs: Any) -> None:
-        """nova's, once it is sure that the guest can have its ports."""
         with _nova_errors():
             self._console_plan(instance.flavor, image_meta)
+        self._check_virtlogd(instance)
         super().spawn(context, instance, image_meta, *args, **kwargs)
+
+    def rescue(self, context: Any, instance: Any, *args: Any,
+               **kwargs: Any) -> None:
+        self._check_virtlogd(instance)
+        super().rescue(context, instance, *args, **kwargs)
+
+    def unrescue(self, context: Any, instance: Any) -> None:
+        self._check_virtlogd(instance)
+        super().unrescue(context, instance)
+
+    def resume(self, context: Any, instance: Any, *args: Any,
+               **kwargs: Any) -> None:
+        self._check_virtlogd(instance)
+        super().resume(context, instance, *args, **kwargs)
+
+    def _soft_reboot(self, instance: Any) -> bool:
+        self._check_virtlogd(instance)
+        done: bool = super()._soft_reboot(instance)
+        return done
+
+    def _hard_reboot(self, context: Any, instance: Any, *args: Any,
+                     **kwargs: Any) -> None:
+        self._check_virtlogd(instance)
+        super()._hard_reboot(context, instance, *args, **kwargs)
+
+    def _check_virtlogd(self, instance: Any) -> None:
+        """Say what is wrong with the log before anything is done.
+
+        A full disk costs the log, and is no reason to refuse the guest.
+        """
+        with _nova_errors(instance):
+            if not self._console_capability().capable:
+                return
+            try:
+                health.check_ready(CONF.virtlogd.virtlogd_socket,
+                                   [self._live_log(instance)],
+                                   CONF.virtlogd.health_timeout)
+            except exception.LogDiskFull as e:
+                LOG.warning('%s', e, instance=instance)
 
     # The two consoles
 
@@ -384,6 +453,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def finish_migration(self, context: Any, migration: Any, instance: Any,
                          *args: Any, **kwargs: Any) -> None:
+        self._check_virtlogd(instance)
         self._receive(instance, libvirt_utils.get_instance_path(instance))
         super().finish_migration(context, migration, instance, *args,
                                  **kwargs)
@@ -571,6 +641,15 @@ def _reverted_to(context: Any, instance: Any) -> str:
     name: str = objects.Migration.get_by_instance_and_status(
         context.elevated(), instance.uuid, 'reverting').source_compute
     return name
+
+
+def _outside_eventlet(function: Callable[[], Any]) -> Any:
+    """What may block: in a thread of the system's under eventlet."""
+    patcher = sys.modules.get('eventlet.patcher')
+    if patcher is None or not patcher.is_monkey_patched('thread'):
+        return function()
+    from eventlet import tpool
+    return tpool.execute(function)
 
 
 def _check_options() -> None:
