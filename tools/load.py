@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -41,6 +40,8 @@ def main() -> int:
     parser.add_argument('--readers', type=int, default=50, metavar='N')
     parser.add_argument('--churn', type=int, default=2, metavar='N',
                         help='threads that delete and boot; default 2')
+    parser.add_argument('--pause', type=float, default=0, metavar='SECONDS',
+                        help='of a reader between two reads; default none')
     parser.add_argument('--backend', choices=('eventlet', 'threading'),
                         help="default: that of the release's nova-compute")
     parser.add_argument('--json', type=Path, metavar='FILE',
@@ -51,7 +52,8 @@ def main() -> int:
         'threading' if int(release.split('.')[0]) >= 34 else 'eventlet')
     reports = {driver: _run(driver, backend, args) for driver in DRIVERS}
     print(f'nova {release}, {backend}: {args.guests} guests, {args.readers} '
-          f'readers, {args.churn} that delete and boot, {args.seconds} s')
+          f'readers (pause {args.pause} s), {args.churn} that delete and '
+          f'boot, {args.seconds} s')
     _print_table(reports)
     wrong = reports['virtlogd_driver']['wrong']
     for driver, report in reports.items():
@@ -61,7 +63,8 @@ def main() -> int:
         args.json.write_text(json.dumps(
             {'nova': release, 'backend': backend, 'guests': args.guests,
              'readers': args.readers, 'churn': args.churn,
-             'seconds': args.seconds, 'drivers': reports}, indent=1) + '\n')
+             'pause': args.pause, 'seconds': args.seconds,
+             'drivers': reports}, indent=1) + '\n')
     return 1 if wrong else 0
 
 
@@ -77,7 +80,7 @@ def _run(driver: str, backend: str,
             done = subprocess.run(
                 [sys.executable, '-m', 'tests.peers.load', driver, directory,
                  str(args.seconds), str(args.guests), str(args.readers),
-                 str(args.churn)],
+                 str(args.churn), str(args.pause)],
                 cwd=ROOT, check=True, stdout=subprocess.PIPE, env={
                     **os.environ, 'OS_NOVA_DISABLE_EVENTLET_PATCHING':
                     'true' if backend == 'threading' else 'false'})

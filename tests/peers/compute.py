@@ -48,7 +48,7 @@ class _Connection:
             'qemu:///system', version=9_000_000, hv_version=7_002_000,
             host_info=fakelibvirt.HostInfo(cpu_cores=4, kB_mem=1 << 30))
 
-    def defineXML(self, xml: str) -> libvirt.virDomain:  # noqa: N802
+    def defineXML(self, xml: str) -> libvirt.virDomain:
         domain = etree.fromstring(xml)
         domain.set('type', 'test')
         return self.domains.defineXML(etree.tostring(domain).decode())

@@ -47,6 +47,16 @@ class Usage:
     memory: int
 
     @classmethod
+    def settled(cls) -> 'Usage':
+        """Once the idle threads of nova's pools have ended."""
+        gc.collect()
+        threads = [0, 1]
+        while len(set(threads[-5:])) > 1 and len(threads) < 60:
+            time.sleep(1)
+            threads.append(cls.now().threads)
+        return cls.now()
+
+    @classmethod
     def now(cls) -> 'Usage':
         process = psutil.Process()
         return cls(process.num_fds(), process.num_threads(),
@@ -105,7 +115,7 @@ class Load:
         yield
         self.seconds[operation].append(time.perf_counter() - started)
 
-    def _reader(self) -> None:
+    def _reader(self, pause: float) -> None:
         while not self._stop.is_set():
             before = set(self.guests)
             try:
@@ -117,7 +127,7 @@ class Load:
             except Exception as e:
                 self._error(e)
             # Green threads give way only when asked to.
-            time.sleep(0)
+            time.sleep(pause)
 
     def _churn(self) -> None:
         while not self._stop.is_set():
@@ -131,11 +141,13 @@ class Load:
     def _error(self, error: Exception) -> None:
         self.errors[f'{type(error).__name__}: {error}'[:200]] += 1
 
-    def run(self, seconds: float, readers: int, churn: int,
+    def run(self, seconds: float, readers: int, churn: int, pause: float,
             sample: Callable[[], None]) -> float:
         """:returns: the seconds that it took"""
-        threads = [threading.Thread(target=target) for target in (
-            *[self._reader] * readers, *[self._churn] * churn)]
+        threads = [
+            *[threading.Thread(target=self._reader, args=(pause,))
+              for _ in range(readers)],
+            *[threading.Thread(target=self._churn) for _ in range(churn)]]
         started = time.monotonic()
         for thread in threads:
             thread.start()
@@ -179,6 +191,7 @@ def main() -> None:
     parser.add_argument('guests', type=int)
     parser.add_argument('readers', type=int)
     parser.add_argument('churn', type=int)
+    parser.add_argument('pause', type=float)
     args = parser.parse_args()
     running = args.directory / 'running'
     running.mkdir()
@@ -192,13 +205,11 @@ def main() -> None:
         load.boot()
         for seconds in load.seconds.values():
             del seconds[:]
-        gc.collect()
-        before = Usage.now()
+        before = Usage.settled()
         samples: list[Usage] = []
-        took = load.run(args.seconds, args.readers, args.churn,
+        took = load.run(args.seconds, args.readers, args.churn, args.pause,
                         lambda: samples.append(Usage.now()))
-        gc.collect()
-        after = Usage.now()
+        after = Usage.settled()
         print(json.dumps(_report(load, took, before, samples, after)))
 
 

@@ -47,11 +47,11 @@ class Virtlogd:
                     self._pass(guest)
 
     def _pass(self, guest: str) -> None:
-        try:
-            lock = open(self._running / guest, 'rb')
-        except FileNotFoundError:
-            return
-        with lock:
+        with contextlib.ExitStack() as stack:
+            try:
+                lock = stack.enter_context(open(self._running / guest, 'rb'))
+            except FileNotFoundError:
+                return
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (self._running / guest).exists():
                 return
