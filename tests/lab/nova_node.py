@@ -225,6 +225,8 @@ class NovaNode(fixtures.Fixture):
             ('spice', 'enabled'): False,
             ('vnc', 'enabled'): False,
             ('virtlogd', 'qemu_conf'): str(self.host.qemu_conf),
+            ('virtlogd', 'virtlogd_conf'): str(self.host.virtlogd_conf),
+            ('virtlogd', 'virtlogd_socket'): str(self.host.virtlogd_socket),
             ('wsgi', 'api_paste_config'):
                 f'{sys.prefix}/etc/nova/api-paste.ini',
             **self._options,
