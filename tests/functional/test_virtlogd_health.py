@@ -184,7 +184,8 @@ def test_pass_under_eventlet_while_libvirt_hangs(
         connection = libvirt.open({libvirt_host.uri!r})
         task = watch.health_task(
             lambda: connection,
-            periodic.Settings({str(libvirt_host.virtlogd_socket)!r}, 0.5, 1),
+            periodic.Settings({str(libvirt_host.virtlogd_socket)!r}, 0.5, 1,
+                              patience=1),
             run=tpool.execute)
         gaps = []
         def tick():

@@ -10,6 +10,7 @@ other is begun until it has ended. Nothing waits for it.
 """
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -43,6 +44,8 @@ class Settings:
     timeout: float
     #: Seconds after which a stuck viewer is disconnected; 0 is never.
     viewer_timeout: float = 0
+    #: Seconds after which libvirt, asked for its guests, counts as hung.
+    patience: float = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +118,10 @@ class HealthTask:
             done = threading.Event()
             threading.Thread(target=self._guarded_pass, args=(done,),
                              name='virtlogd-health-pass', daemon=True).start()
+            begun = time.monotonic()
             self._stop.wait(self._settings.interval)
             while not done.is_set() and not self._stop.is_set():
-                self._say_overdue()
+                self._look_beside(time.monotonic() - begun)
                 done.wait(self._settings.interval)
 
     def _guarded_pass(self, done: threading.Event) -> None:
@@ -129,25 +133,28 @@ class HealthTask:
         finally:
             done.set()
 
-    def _say_overdue(self) -> None:
-        """libvirt hangs, as it does with a hung virtlogd: ask that alone."""
+    def _look_beside(self, waited: float) -> None:
+        """While a pass waits for libvirt, which may hang with virtlogd."""
         daemon, reason, _ = health.ask(
             self._settings.socket_path, [], self._settings.timeout)
-        found = Report(
-            DaemonState(daemon), reason,
-            'libvirt did not answer a health pass within '
-            f'{self._settings.interval:g} s')
-        self._take(found)
+        libvirt = ''
+        if waited > self._settings.patience:
+            libvirt = ('libvirt did not answer for '
+                       f'{self._settings.patience:g} s. See whether virtlogd '
+                       'or a guest hangs.')
+        if daemon == DaemonState.HUNG or libvirt:
+            self._take(Report(DaemonState(daemon), reason, libvirt))
 
     def run_once(self) -> Report:
         """One pass: look, say, heal, publish."""
         found = self._examine()
         self._take(found)
-        healed, ended = self._heal(found), self._disconnect(found)
-        if healed or ended:
-            self._take(self._examine())
-        assert self._report is not None
-        return self._report
+        if not self._stop.is_set():
+            healed, ended = self._heal(found), self._disconnect(found)
+            if healed or ended:
+                found = self._examine()
+                self._take(found)
+        return self._report or found
 
     def _examine(self) -> Report:
         return health.examine(
@@ -157,6 +164,8 @@ class HealthTask:
     def _take(self, found: Report) -> None:
         """Say what has changed, and publish the report."""
         with self._lock:
+            if self._stop.is_set():
+                return
             changes = health.changes(self._report, found)
             self._report = health.remember(self._report, found)
             self._totals = replace(

@@ -59,7 +59,8 @@ class Host:
     def task(self, heal: bool = False, interval: float = 60,
              viewer_timeout: float = 0) -> periodic.HealthTask:
         return periodic.HealthTask(
-            periodic.Settings('/sock', interval, 1, viewer_timeout),
+            periodic.Settings('/sock', interval, 1, viewer_timeout,
+                              patience=0.3),
             self.list_ports, self.reattach if heal else None, self.publish)
 
     def said(self) -> list[str]:
@@ -314,10 +315,10 @@ def test_libvirt_that_hangs_is_said_once_and_hangs_nothing_else(
     start = time.monotonic()
     task = started(0.1)
     assert time.monotonic() - start < 0.5
+    wait_for(lambda: task.report and task.report.libvirt)
+    assert time.monotonic() - start > 0.3
     wait_for(lambda: len(host.published) >= 3)
     assert len(passes) == 1
-    assert task.report is not None
-    assert task.report.libvirt
     host.virtlogd.daemon = privileged.HUNG
     wait_for(lambda: task.report
              and task.report.daemon is DaemonState.HUNG)
@@ -328,6 +329,39 @@ def test_libvirt_that_hangs_is_said_once_and_hangs_nothing_else(
     assert [line.split(':')[0] for line in said] == [
         'ERROR Console logs are not watched',
         'INFO Console logs are watched again']
+
+
+def test_virtlogd_that_hangs_is_found_while_libvirt_is_waited_for(
+        host: Host, started: Callable[..., periodic.HealthTask]) -> None:
+    release = threading.Event()
+    ports = host.ports
+
+    def hang() -> Sequence[Port]:
+        host.virtlogd.daemon = privileged.HUNG
+        release.wait(30)
+        return ports
+
+    host.list_ports = hang  # type: ignore[method-assign]
+    task = started(0.1)
+    wait_for(lambda: task.report, 0.3)
+    assert task.report is not None
+    assert task.report.daemon is DaemonState.HUNG
+    release.set()
+
+
+def test_slow_libvirt_is_not_said(
+        host: Host, started: Callable[..., periodic.HealthTask]) -> None:
+    ports = host.ports
+
+    def slow() -> Sequence[Port]:
+        time.sleep(0.2)
+        return ports
+
+    host.list_ports = slow  # type: ignore[method-assign]
+    task = started(0.05)
+    wait_for(lambda: task.report)
+    task.stop()
+    assert host.said() == []
 
 
 def test_stop_does_not_wait_for_a_pass_that_hangs(host: Host) -> None:
@@ -344,3 +378,5 @@ def test_stop_does_not_wait_for_a_pass_that_hangs(host: Host) -> None:
     task.stop()
     assert time.monotonic() - start < 2
     release.set()
+    time.sleep(0.1)
+    assert host.published == [], 'unheeded'
