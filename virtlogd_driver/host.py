@@ -87,6 +87,8 @@ def connect(uri: str) -> libvirt.virConnect:
 
     :raises HostError: libvirt does not answer
     """
+    # Each error is raised; libvirt would also print it.
+    libvirt.registerErrorHandler(lambda *_: None, None)
     with translated():
         return libvirt.open(uri)
 
@@ -124,6 +126,15 @@ _STATES = {
     libvirt.VIR_DOMAIN_CRASHED: 'crashed',
     libvirt.VIR_DOMAIN_PMSUSPENDED: 'pmsuspended',
 }
+
+
+def guest_uuids(connection: libvirt.virConnect) -> list[str]:
+    """The guests of the host, running or not.
+
+    :raises HostError: libvirt does not answer
+    """
+    with translated():
+        return [domain.UUIDString() for domain in connection.listAllDomains()]
 
 
 def list_guests(connection: libvirt.virConnect) -> Iterator[Guest]:
