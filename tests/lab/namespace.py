@@ -109,6 +109,7 @@ def _set_up() -> None:
                    stderr=subprocess.DEVNULL)
     _mount('-t', 'sysfs', 'sysfs', '/sys')
     _tmpfs('/run')
+    Path('/run/lock').mkdir()
     _private_devices()
     for path in _PRIVATE:
         Path(path).mkdir(parents=True, exist_ok=True)
