@@ -267,8 +267,8 @@ def test_export_while_the_guest_writes(tmp_path: Path, use: Use) -> None:
     console.output('export', 'guest1', str(archive))
     assert archive.stat().st_mode & 0o777 == 0o600
     piped = io.BytesIO(console.output('export', 'guest1', '-'))
-    for tar in (tarfile.open(archive), tarfile.open(fileobj=piped)):
-        with tar:
+    for form in (archive.open('rb'), piped):
+        with form, tarfile.open(fileobj=form) as tar:
             assert tar.getnames() == [
                 f'console-guest1/{name}'
                 for name in (*files, 'manifest.json')]

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""virtlogd-console on libvirt's own test driver."""
+
+import json
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.command import Console
+from tests.unit import fake_libvirt
+from tests.unit.cmd.test_completion import COMMANDS
+
+Make = Callable[..., Console]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """A command that sees the domains given."""
+    made: list[Console] = []
+
+    def node(*domains: str) -> Console:
+        path = tmp_path / 'node.xml'
+        path.write_text(
+            fake_libvirt.NODE.format(domains='\n'.join(domains)))
+        console = Console(f'test://{path}')
+        console.setUp()
+        made.append(console)
+        return console
+
+    yield node
+    for console in made:
+        console.cleanUp()
+
+
+@pytest.mark.parametrize('command', ['', *COMMANDS])
+def test_help_is_readable(make: Make, command: str) -> None:
+    terminal = make().on_terminal(*command.split(), '--help', columns=80)
+    assert terminal.wait() == 0
+    lines = terminal.seen.decode().splitlines()
+    assert lines[0].startswith(f'usage: virtlogd-console {command}'.rstrip())
+    assert max(map(len, lines)) <= 80
+    if not command:
+        assert [line.split()[0] for line in lines
+                if line.startswith('    ') and line[4] != ' '] == [
+                    *COMMANDS]
+
+
+def test_usage(make: Make) -> None:
+    wrong = make().run('show', '--bytes', '-1', 'x')
+    assert wrong.returncode == 2
+    assert b'usage: virtlogd-console show' in wrong.stderr
+    assert make().run('attach', '--escape', '^^^', 'x').returncode == 2
+    assert make().run('show', '--all', '--lines', '3', 'x').returncode == 2
+
+
+def test_list_of_200_guests_takes_less_than_a_second(
+        make: Make, tmp_path: Path) -> None:
+    """Of CPU time, as what else runs on this host is not ours to say."""
+    domains = []
+    for number in range(200):
+        log = tmp_path / f'{number}' / 'console.log'
+        log.parent.mkdir()
+        log.write_bytes(b'x' * number)
+        log.with_name('console.log.0').write_bytes(b'x')
+        domains.append(fake_libvirt.domain_xml(
+            fake_libvirt.serial(service=10000 + number, log=str(log)),
+            name=f'guest{number:03}'))
+    console = make(*domains)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found = json.loads(console.output('list', '--json'))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    took = (after.ru_utime + after.ru_stime
+            - before.ru_utime - before.ru_stime)
+    print(f'{took:.2f} s')
+    assert len(found) == 200
+    assert [entry['size'] for entry in found] == list(range(1, 201))
+    assert took < 1
+
+
+def test_list_of_odd_guests(make: Make) -> None:
+    console = make(
+        fake_libvirt.domain_xml(name='none'),
+        fake_libvirt.domain_xml(
+            fake_libvirt.serial(log=None) + fake_libvirt.serial(
+                1, 10001, '::', '/nowhere/x.log'), name='two'))
+    none, first, second = json.loads(console.output('list', '--json'))
+    assert (none['port'], none['log'], none['size']) == (None, 'none', None)
+    assert (first['port'], first['log'], first['file']) == (0, 'none', None)
+    assert second['address'] == '[::]:10001'
+    assert second['size'] == 0
+    assert second['last_write'] is None
+    lines = console.output('list').decode().splitlines()
+    assert lines[1].split()[:5] == ['none', 'running', '-', '-', '-']
+    assert console.output('list', '--names').split() == [
+        b'none', none['uuid'].encode(), b'two', first['uuid'].encode()]
+
+
+def test_a_narrow_terminal_gets_fewer_columns(make: Make) -> None:
+    console = make(fake_libvirt.domain_xml(fake_libvirt.serial()))
+    for columns, last in ((250, b'FILE'), (120, b'UUID'), (90, b'WRITTEN')):
+        terminal = console.on_terminal('list', columns=columns, NO_COLOR='1')
+        assert terminal.wait() == 0
+        assert terminal.seen.splitlines()[0].endswith(last)
+        assert b'\x1b' not in terminal.seen
+
+
+@pytest.mark.parametrize(('arguments', 'says'), [
+    (('show', 'guest'), 'no console log'),
+    (('show', 'guest', '--lines', '3'), 'no console log'),
+    (('export', 'guest', 'target'), 'no console log'),
+    (('attach', 'guest'), 'needs a terminal'),
+    (('follow', 'guest', 'nobody'), 'no guest'),
+])
+def test_errors_are_one_line(make: Make, tmp_path: Path,
+                             arguments: tuple[str, ...], says: str) -> None:
+    console = make(fake_libvirt.domain_xml(
+        fake_libvirt.serial(log=f'{tmp_path}/console.log')))
+    done = console.run(*arguments)
+    assert done.returncode == 1
+    assert done.stdout == b''
+    assert says in done.stderr.decode()
+    assert done.stderr.startswith(b'virtlogd-console: ')
+    assert done.stderr.count(b'\n') == 1
+
+
+def test_no_libvirt() -> None:
+    with Console('test:///nowhere/at/all.xml') as console:
+        done = console.run('list')
+    assert done.returncode == 1
+    assert b'libvirt could not be asked' in done.stderr
+    assert b'Traceback' not in done.stderr

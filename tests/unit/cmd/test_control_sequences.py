@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virtlogd_driver.cmd.control_sequences import Neutraliser, visible
+
+#: What a terminal may be told by: no control character, colours alone.
+_HARMLESS = re.compile(
+    '(?:[^\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|[\n\r\t\b]'
+    '|\x1b\\[[0-9;:]*m)*')
+#: Pieces that guests write, and parts of them.
+_PIECES = st.sampled_from([
+    b'\x1b', b'\x1b[', b'\x1b[3', b'1m', b'\x1b]0;t\x07', b'\x9b', b'\xc2',
+    b'\x9d', b'm', b'6n', b'\xe2\x80', b'\xae', b'text', b'\n', b'\x00'])
+
+
+def whole(data: bytes, **options: bool) -> str:
+    neutral = Neutraliser(**options)
+    return neutral.text(data) + neutral.text(b'', True)
+
+
+@pytest.mark.parametrize(('data', 'shown'), [
+    (b'plain\r\n\ttext\b', 'plain\r\n\ttext\b'),
+    (b'\x1b[1;31mred\x1b[0m', '\x1b[1;31mred\x1b[0m'),
+    (b'\x1b[38:5:1m\x1b[m', '\x1b[38:5:1m\x1b[m'),
+    (b'\x1b]0;title\x07', '^[]0;title^G'),
+    (b'\x1b]52;c;eA==\x1b\\', '^[]52;c;eA==^[\\'),
+    (b'\x1bP1$r\x1b\\', '^[P1$r^[\\'),
+    (b'\x1b[2J\x1b[H', '^[[2J^[[H'),
+    (b'\x1b[6n\x1b[c\x1b[>c', '^[[6n^[[c^[[>c'),
+    (b'\x1b[?1049h', '^[[?1049h'),
+    (b'\x1bc\x1b(0', '^[c^[(0'),
+    (b'\x9b2J', '\\x9b2J'),
+    ('\x9b2J'.encode(), '\\x9b2J'),
+    (b'\xff\xfe', '\\xff\\xfe'),
+    (b'\x00\x07\x7f\x0b\x0c\x0e', '^@^G^?^K^L^N'),
+    ('\u202eevil\u2066'.encode(), '<U+202E>evil<U+2066>'),
+    ('grün 中文 🙂'.encode(), 'grün 中文 🙂'),
+    (b'\x1b', '^['),
+    (b'\x1b[31', '^[[31'),
+    (b'\x1b[' + b'1;' * 100 + b'm', '^[[' + '1;' * 100 + 'm'),
+])
+def test_what_is_shown(data: bytes, shown: str) -> None:
+    assert whole(data) == shown
+
+
+def test_without_colours() -> None:
+    assert whole(b'\x1b[31mred\x1b[0m', colour=False) == 'red'
+
+
+def test_an_interactive_console_may_move_its_cursor() -> None:
+    moves = b'\x1b[2J\x1b[1;1Hvi\x1b[K\x1b[?25l\x1b7\x1b8\x07\x1b[1;24r'
+    assert whole(moves, screen=True).encode() == moves
+    assert whole(b'\x1b]0;t\x07', screen=True) == '^[]0;t\x07'
+    assert whole(b'\x1b[6n\x1b[?1000h', screen=True) == '^[[6n^[[?1000h'
+    assert whole(b'\x1b[8;1;1t', screen=True) == '^[[8;1;1t'
+
+
+def test_a_backspace_may_not_reach_into_a_label() -> None:
+    assert whole(b'a\b\b', overstrike=False) == 'a^H^H'
+
+
+@given(st.lists(st.one_of(_PIECES, st.binary(max_size=8)), max_size=30))
+def test_nothing_else_passes_however_it_comes(pieces: list[bytes]) -> None:
+    neutral = Neutraliser()
+    shown = ''.join(map(neutral.text, pieces)) + neutral.text(b'', True)
+    assert _HARMLESS.fullmatch(shown)
+    assert shown == whole(b''.join(pieces))
+
+
+def test_visible_leaves_no_control_character() -> None:
+    everything = ''.join(map(chr, range(0x300))) + '\u202e\ud800'
+    assert _HARMLESS.fullmatch(visible(everything))
+    assert '\n' not in visible(everything)
