@@ -11,11 +11,13 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
 
 import nova.conf
+from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
 from nova import version as nova_version
@@ -23,6 +25,7 @@ from nova.compute import task_states
 from nova.console import serial as serial_console
 from nova.console import type as ctype
 from nova.scheduler.client import report
+from nova.virt import event as virtevent
 from nova.virt import hardware
 from nova.virt.libvirt import config as vconfig
 from nova.virt.libvirt import driver as libvirt_driver
@@ -31,7 +34,13 @@ from oslo_concurrency import processutils
 from oslo_log import log as logging
 
 from virtlogd_driver import conf, exception, host, nova_release, watch
-from virtlogd_driver.console_log import chain, generation, reader, transfer
+from virtlogd_driver.console_log import (
+    boot,
+    chain,
+    generation,
+    reader,
+    transfer,
+)
 from virtlogd_driver.guest import char_device, migration, plan, serial_port
 from virtlogd_driver.virtlogd import health, periodic, settings
 
@@ -73,6 +82,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             _check_options()
             self._console_capability()
             self._adopt_ports()
+            self._adopt_histories()
         if CONF.virtlogd.health_interval:
             self._health = self._health_task()
             self._health.start()
@@ -120,6 +130,34 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                             guest.name, e)
                 continue
             self._ports.adopt(guest.uuid, char_device.addresses(devices))
+
+    def _adopt_histories(self) -> None:
+        """Put in place what came while this host had nova's own driver."""
+        for uuid in host.guest_uuids(self._host.get_connection()):
+            directory = os.path.join(CONF.instances_path, uuid)
+            transfer.receive(directory, directory, sweep=False)
+
+    def _release_leftovers(self) -> None:
+        """Take back ports that were reserved for guests that never came.
+
+        nova tells the destination of a failed migration only where there are
+        files to delete.
+        """
+        held = set(self._ports.held().values())
+        if not held:
+            return
+        held -= set(host.guest_uuids(self._host.get_connection()))
+        context = nova_context.get_admin_context()
+        for uuid in held:
+            try:
+                instance = objects.Instance.get_by_uuid(context, uuid)
+                if instance.task_state is not None:
+                    continue
+            except nova_exception.InstanceNotFound:
+                pass
+            LOG.info('Serial ports that were reserved for guest %s, which is '
+                     'not here, are free again', uuid)
+            self._ports.release(uuid)
 
     # What a guest gets
 
@@ -263,6 +301,40 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                  instance=instance)
         raise nova_exception.ConsoleTypeUnavailable(console_type='serial')
 
+    # Where in its log a guest was started
+
+    def emit_event(self, event: Any) -> None:
+        """Note each start, whoever started the guest."""
+        if (isinstance(event, virtevent.LifecycleEvent) and
+                event.transition == virtevent.EVENT_LIFECYCLE_STARTED):
+            try:
+                self._note_boot(event.uuid)
+            except (exception.VirtlogdDriverError, OSError) as e:
+                LOG.warning('The start of guest %s is not noted: %s',
+                            event.uuid, e)
+        super().emit_event(event)
+
+    def _note_boot(self, uuid: str) -> None:
+        xml = host.booted_xml(self._host.get_connection(), uuid)
+        if xml is None:
+            return
+        positions: dict[int, reader.Position | None] = {}
+        directory = None
+        for device in char_device.parse(xml):
+            if device.log_file is None:
+                continue
+            file = generation.parse(os.path.basename(device.log_file))
+            if file is None:
+                continue
+            directory = os.path.dirname(device.log_file)
+            positions[file.port] = None
+            with contextlib.suppress(exception.LogNotFound):
+                found = reader.read_tail(device.log_file, 1)
+                if found.data:
+                    positions[file.port] = found.position
+        if directory is not None:
+            boot.add(directory, boot.Boot(time.time(), positions))
+
     # The ports that a guest holds until it is undefined
 
     def _undefine_domain(self, instance: Any, *args: Any,
@@ -287,6 +359,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                 provider_tree.add_traits(nodename, TRAIT)
             else:
                 provider_tree.remove_traits(nodename, TRAIT)
+            self._release_leftovers()
 
     def check_can_live_migrate_destination(
             self, context: Any, instance: Any, *args: Any,
@@ -307,16 +380,22 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             self._ports.check(
                 instance.uuid, CONF.serial_console.proxyclient_address,
                 wanted.ports)
+        path = os.path.join(CONF.instances_path, 'console.log')
+        room = wanted.ports * CONF.virtlogd.max_history_bytes
         if not os.access(CONF.instances_path, os.W_OK | os.X_OK):
             raise exception.LogRefused(
                 f'{CONF.instances_path} is not there, or nova-compute may '
                 f'not write to it. Create or mount it, or correct '
                 f'instances_path.')
         if wanted.logged:
-            health.check_ready(
-                CONF.virtlogd.virtlogd_socket,
-                [os.path.join(CONF.instances_path, 'console.log')],
-                CONF.virtlogd.health_timeout)
+            health.check_ready(CONF.virtlogd.virtlogd_socket, [path],
+                               CONF.virtlogd.health_timeout)
+        free = health.free_space(path)
+        if free is not None and free < room:
+            raise exception.LogDiskFull(
+                f'There are {free} bytes free in {CONF.instances_path}, and '
+                f'what the guest wrote may take {room}. Free some space, or '
+                f'lower [virtlogd] max_history_bytes.')
 
     def pre_live_migration(self, context: Any, instance: Any,
                            block_device_info: Any, network_info: Any,
@@ -502,7 +581,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                 _CLOSING)
             for error in transfer.stage(
                     moves, directory, CONF.virtlogd.max_history_bytes,
-                    lambda path, limit: reader.read_tail(path, limit).data):
+                    lambda path, limit: reader.read_tail(path, limit).data,
+                    _following):
                 _warn_of_loss(instance, error)
             return True
         shutil.rmtree(os.path.join(directory, transfer.STAGING),
@@ -634,6 +714,12 @@ def _begin_logs(log_files: list[str]) -> None:
     for log_file in log_files:
         with contextlib.suppress(FileExistsError, FileNotFoundError):
             chain.begin(log_file)
+
+
+def _following(path: str, position: reader.Position) -> int | None:
+    """Bytes of a log that follow a position."""
+    since = reader.read_from(path, position, 0)
+    return None if since.missed is None else since.behind
 
 
 def _reverted_to(context: Any, instance: Any) -> str:

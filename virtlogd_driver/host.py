@@ -158,6 +158,36 @@ def list_guests(connection: libvirt.virConnect) -> Iterator[Guest]:
         yield guest
 
 
+#: Why a guest is in a state, where it was not booted to get there.
+_NOT_BOOTED = {
+    libvirt.VIR_DOMAIN_RUNNING: {
+        libvirt.VIR_DOMAIN_RUNNING_MIGRATED,
+        libvirt.VIR_DOMAIN_RUNNING_RESTORED,
+        libvirt.VIR_DOMAIN_RUNNING_FROM_SNAPSHOT},
+    libvirt.VIR_DOMAIN_PAUSED: {
+        libvirt.VIR_DOMAIN_PAUSED_MIGRATION,
+        libvirt.VIR_DOMAIN_PAUSED_SAVE,
+        libvirt.VIR_DOMAIN_PAUSED_FROM_SNAPSHOT},
+}
+
+
+def booted_xml(connection: libvirt.virConnect, uuid: str) -> str | None:
+    """The domain XML of a guest that libvirt has just started.
+
+    None where it goes on from where it was: it is migrated here, or restored.
+
+    :raises GuestNotFound: it is gone
+    :raises HostError: libvirt does not answer
+    """
+    with translated():
+        domain = connection.lookupByUUIDString(uuid)
+        state, reason = domain.state()
+        if reason in _NOT_BOOTED.get(state, ()):
+            return None
+        xml: str = domain.XMLDesc()
+    return xml
+
+
 def is_free(address: str, port: int) -> bool:
     """Whether a TCP port can be listened on; port 0 asks for the address.
 

@@ -279,6 +279,15 @@ class LibvirtHost(fixtures.Fixture):
         file = self.state / 'run' / 'qemu' / f'{guest}.pid'
         return int(file.read_text())
 
+    def processes(self, *names: str) -> list[int]:
+        """What runs on this host under one of these names."""
+        found = []
+        for pid in self._processes():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if Path(f'/proc/{pid}/comm').read_text().strip() in names:
+                    found.append(pid)
+        return found
+
     # The end
 
     def _processes(self) -> Iterator[int]:

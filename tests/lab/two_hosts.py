@@ -17,7 +17,7 @@ from tests.lab import concurrency  # noqa: F401
 import contextlib
 import ctypes
 import os
-import signal
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -50,7 +50,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _SSHD_CONFIG = """\
 ListenAddress {address}
 HostKey {directory}/key
-AuthorizedKeysFile {directory}/key.pub
+AuthorizedKeysFile {directory}/authorized_keys
 PidFile none
 PermitRootLogin prohibit-password
 StrictModes no
@@ -64,7 +64,6 @@ Host *
     UserKnownHostsFile /dev/null
     LogLevel ERROR
     BatchMode yes
-    ConnectTimeout 5
 """
 
 
@@ -175,7 +174,10 @@ class Places(fixtures.Fixture):
 
 
 class Ssh(fixtures.Fixture):
-    """An ssh daemon on each host, that all hosts may log in to."""
+    """An ssh daemon on each host, that all hosts may log in to.
+
+    :ivar authorized_keys: the keys that may.
+    """
 
     def __init__(self, directory: Path,
                  hosts: Mapping[str, LibvirtHost]) -> None:
@@ -183,6 +185,7 @@ class Ssh(fixtures.Fixture):
         self._directory = directory
         self._hosts = hosts
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self.authorized_keys = directory / 'authorized_keys'
 
     def _setUp(self) -> None:
         self._directory.mkdir()
@@ -190,6 +193,7 @@ class Ssh(fixtures.Fixture):
         subprocess.run(
             ['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f',
              self._directory / 'key'], check=True)
+        shutil.copy(self._directory / 'key.pub', self.authorized_keys)
         etc = self._directory / 'etc'
         etc.mkdir()
         (etc / 'ssh_config').write_text(
@@ -226,8 +230,11 @@ class Ssh(fixtures.Fixture):
     def stop(self, name: str) -> None:
         process = self._daemons.pop(name, None)
         if process is not None:
-            process.send_signal(signal.SIGTERM)
+            process.kill()
             process.wait()
+
+    def signal(self, name: str, number: int) -> None:
+        self._daemons[name].send_signal(number)
 
 
 class _TwoComputes(nova_node._Nova):
@@ -287,7 +294,7 @@ class TwoHosts(NovaNode):
         super().__init__(self.hosts['host1'], directory / 'nova', image=image,
                          options={**self._common_options(), **(options or {})})
         self.shared = shared
-        self._host_options = host_options or {}
+        self.host_options = dict(host_options or {})
 
     @staticmethod
     def _common_options() -> Options:
@@ -306,9 +313,11 @@ class TwoHosts(NovaNode):
             self.addCleanup(link.unlink)
         self._place_instances()
         self.ssh = self.useFixture(Ssh(self.directory / 'ssh', self.hosts))
-        self.places = self.useFixture(Places(
-            self.hosts, {name: self._options_of(host)
-                         for name, host in self.hosts.items()}))
+        self._own_options: dict[str, dict[tuple[str | None, str], Any]] = {}
+        for name in self.hosts:
+            (self.directory / f'state-{name}').mkdir()
+            self._own_options[name] = self._options_of(name)
+        self.places = self.useFixture(Places(self.hosts, self._own_options))
         for context in (nova.privsep.sys_admin_pctxt, log_privileged.context,
                         daemon_privileged.virtlogd_context,
                         daemon_privileged.viewer_context):
@@ -335,18 +344,28 @@ class TwoHosts(NovaNode):
                 'mount', '--bind', self.instances[name],
                 self.instances_path), check=True)
 
-    def _options_of(self, host: LibvirtHost) -> Options:
-        state = self.directory / f'state-{host.name}'
-        state.mkdir()
+    def _options_of(self, name: str) -> dict[tuple[str | None, str], Any]:
+        host = self.hosts[name]
         return {
-            (None, 'host'): host.name,
+            (None, 'host'): name,
             (None, 'my_ip'): host.address,
-            (None, 'state_path'): str(state),
+            (None, 'state_path'): str(self.directory / f'state-{name}'),
             ('libvirt', 'connection_uri'): host.uri,
             ('serial_console', 'proxyclient_address'): host.address,
             ('virtlogd', 'qemu_conf'): str(host.qemu_conf),
             ('virtlogd', 'virtlogd_socket'): str(host.virtlogd_socket),
-            **self._host_options.get(host.name, {})}
+            **self.host_options.get(name, {})}
+
+    def set_option(self, key: tuple[str | None, str], value: Any) -> None:
+        """Change an option of both hosts."""
+        CONF.set_override(key[1], value, key[0])
+
+    def restart_compute_on(self, name: str) -> None:
+        """End nova-compute on a host; start it with its new options."""
+        with self.places.at(name):
+            self._nova.computes[name].stop()
+        self._own_options[name] = self._options_of(name)
+        self._nova.start_compute_on(name)
 
     def _make_nova(self) -> nova_node._Nova:
         return _TwoComputes(self._configure, self.places, list(self.hosts))

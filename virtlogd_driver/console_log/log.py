@@ -151,6 +151,21 @@ def read_from(
     return LogSince(b'', position, 0, 0)
 
 
+def position_at(directory: Directory, name: str, offset: int) -> Position:
+    """A place in a file that nobody writes any more, such as a history.
+
+    :param offset: bytes from its start
+    :raises FileNotFoundError: there is no such file
+    :raises LogRefused: it may not be read
+    """
+    fd = directory.open(name)
+    try:
+        return _position(
+            directory, Segment(fd, directory.fstat(fd)), offset)
+    finally:
+        directory.close(fd)
+
+
 def _of_live_file(
         directory: Directory, name: str, limit: int) -> LogRead | None:
     """The answer where one file is enough, as it mostly is; None elsewhere.

@@ -9,13 +9,16 @@ that says how long it is; that directory is copied to the other host at one go
 history is never seen half, and nothing has to be renamed from afar.
 """
 
+import contextlib
+import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterable
 
 from virtlogd_driver import exception
-from virtlogd_driver.console_log import generation
+from virtlogd_driver.console_log import boot, generation, log
+from virtlogd_driver.console_log.directory import open_directory
 
 #: The staging directory; it is copied as a whole, under the same name.
 STAGING = 'console.moving'
@@ -27,6 +30,10 @@ Move = tuple[str, str]
 
 #: Gives the newest bytes of the log with a path, at most so many.
 Read = Callable[[str, int], bytes]
+
+#: Gives how many bytes of the log with a path follow a position; None where
+#: it is not there any more.
+Following = Callable[[str, log.Position], int | None]
 
 
 def moves(here: str, there: str) -> list[Move]:
@@ -94,8 +101,8 @@ def next_generation(directory: str, port: int) -> int:
     return (generation.newest(_names(directory), port) or 0) + 1
 
 
-def stage(moves: Iterable[Move], directory: str, limit: int,
-          read: Read) -> list[exception.LogError]:
+def stage(moves: Iterable[Move], directory: str, limit: int, read: Read,
+          following: Following) -> list[exception.LogError]:
     """Fill a staging directory with the histories of logs.
 
     :param directory: path of the directory that it is made in, anew
@@ -103,6 +110,7 @@ def stage(moves: Iterable[Move], directory: str, limit: int,
     :returns: why ports are left out
     :raises OSError: nothing can be written
     """
+    moves = list(moves)
     staging = os.path.join(directory, STAGING)
     shutil.rmtree(staging, ignore_errors=True)
     os.mkdir(staging, mode=0o700)
@@ -118,35 +126,101 @@ def stage(moves: Iterable[Move], directory: str, limit: int,
             failed.append(e)
             continue
         name = generation.history_name(file.port, file.generation)
-        with open(os.path.join(staging, f'{name}.{len(data)}'), 'xb') as out:
-            out.write(data)
+        _write(staging, name, data)
+    if moves:
+        _stage_boots(moves, staging, following)
     return failed
 
 
-def receive(staged_in: str, directory: str) -> list[str]:
+def _stage_boots(moves: list[Move], staging: str,
+                 following: Following) -> None:
+    """Positions mean nothing elsewhere: how many bytes follow them does."""
+    lives = {}
+    for here, _ in moves:
+        file = generation.parse(os.path.basename(here))
+        if file is not None:
+            lives[file.port] = here
+    lines = []
+    for noted in boot.read(os.path.dirname(moves[0][0])):
+        lines.append(json.dumps({'time': noted.time, 'following': {
+            port: None if position is None or port not in lives
+            else following(lives[port], position)
+            for port, position in noted.positions.items()}}))
+    if lines:
+        _write(staging, boot.FILE, '\n'.join(lines).encode())
+
+
+def _write(staging: str, name: str, data: bytes) -> None:
+    with open(os.path.join(staging, f'{name}.{len(data)}'), 'xb') as out:
+        out.write(data)
+
+
+def receive(staged_in: str, directory: str,
+            sweep: bool = True) -> list[str]:
     """Put what was staged in place.
 
     :param staged_in: path of the directory that it was staged in; the
         instance directory itself, or one beside it, which is removed
     :param directory: path of the instance directory
-
-    What is not whole is removed; there is nothing to resume it from.
+    :param sweep: nothing more will come: what is not whole is removed, as
+        there is nothing to resume it from
 
     :returns: the names of histories that had not come whole
     """
     staging = os.path.join(staged_in, STAGING)
     broken = []
+    sizes = {}
+    boots = b''
     for staged in _names(staging):
         path = os.path.join(staging, staged)
         match = _STAGED.fullmatch(staged)
-        if match is not None and os.lstat(path).st_size == int(match['size']):
-            os.rename(path, os.path.join(directory, match['name']))
-        else:
+        size = os.lstat(path).st_size
+        if match is None or size != int(match['size']):
             broken.append(staged)
-    shutil.rmtree(staging if staged_in == directory else staged_in,
-                  ignore_errors=True)
+        elif match['name'] == boot.FILE:
+            with open(path, 'rb') as file:
+                boots = file.read()
+            os.unlink(path)
+        else:
+            os.rename(path, os.path.join(directory, match['name']))
+            sizes[match['name']] = size
+    if boots:
+        _receive_boots(boots, sizes, directory)
+    if sweep:
+        shutil.rmtree(staging if staged_in == directory else staged_in,
+                      ignore_errors=True)
+    elif not broken:
+        with contextlib.suppress(OSError):
+            os.rmdir(staging)
     _prune(directory)
     return broken
+
+
+def _receive_boots(lines: bytes, sizes: dict[str, int],
+                   directory: str) -> None:
+    """Give the starts that have come their positions here.
+
+    :param sizes: of the histories that are in place, by their names
+    """
+    histories = {file.port: name for name in sizes
+                 if (file := generation.parse(name)) is not None}
+    come = []
+    with open_directory(directory) as opened:
+        for line in lines.splitlines():
+            values = json.loads(line)
+            positions = {}
+            for port, count in values['following'].items():
+                name = histories.get(int(port))
+                offset = 0
+                if name is not None and count is not None:
+                    offset = max(0, sizes[name] - count)
+                positions[int(port)] = (
+                    log.position_at(opened, name, offset)
+                    if name is not None and offset else None)
+            come.append(boot.Boot(values['time'], positions))
+    boot.write(directory, [*come, *[
+        noted for noted in boot.read(directory)
+        if noted.time > come[-1].time]])
 
 
 def _prune(directory: str) -> None:

@@ -15,6 +15,11 @@ def _read(path: str, limit: int) -> bytes:
     return reader.read_tail(path, limit).data
 
 
+def _following(path: str, position: reader.Position) -> int | None:
+    since = reader.read_from(path, position, 0)
+    return None if since.missed is None else since.behind
+
+
 def _names(directory: pathlib.Path) -> list[str]:
     return sorted(os.listdir(directory))
 
@@ -46,7 +51,7 @@ def test_moves(here, there) -> None:
 
 def _stage(here, there, directory, limit=LIMIT) -> list[exception.LogError]:
     return transfer.stage(transfer.moves(str(here), str(there)),
-                          str(directory), limit, _read)
+                          str(directory), limit, _read, _following)
 
 
 class TestSameHost:
