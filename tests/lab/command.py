@@ -76,14 +76,13 @@ class Console(fixtures.Fixture):
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout
 
-    def start(self, *arguments: str, output: Path
+    def start(self, *arguments: str, output: Path, messages: Path
               ) -> subprocess.Popen[bytes]:
-        """Start it; what it prints goes into a file."""
-        with output.open('wb') as out:
+        """Start it; what it prints, and what it says, goes into files."""
+        with output.open('wb') as out, messages.open('wb') as error:
             process = subprocess.Popen(
                 [*self.command, *arguments], stdin=subprocess.DEVNULL,
-                stdout=out, stderr=subprocess.STDOUT,
-                env=self._environment({}))
+                stdout=out, stderr=error, env=self._environment({}))
         self._running.append(process)
         return process
 

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """``virtlogd-console show``."""
 
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
 
+from virtlogd_driver import exception
 from virtlogd_driver.cmd import control_sequences, terminal
 from virtlogd_driver.cmd.hypervisor import Hypervisor, serial_port
+from virtlogd_driver.console_log import boot
 from virtlogd_driver.console_log.log import Position
 
 #: Bytes of one read.
@@ -25,6 +28,8 @@ def run(hypervisor: Hypervisor, arguments: Any) -> int:
             [hypervisor.read_tail(path, arguments.bytes).data])
     elif arguments.lines is not None:
         pieces = iter([last_lines(hypervisor, path, arguments.lines)[0]])
+    elif arguments.since_boot:
+        pieces = _all(hypervisor, path, _last_boot(path, arguments.port))
     else:
         pieces = _all(hypervisor, path)
     first = next(pieces, b'')
@@ -79,13 +84,30 @@ def last_lines(hypervisor: Hypervisor, path: str, count: int
         limit *= 4
 
 
-def _all(hypervisor: Hypervisor, path: str) -> Iterator[bytes | None]:
+def _last_boot(path: str, port: int) -> Position | None:
+    """Where the output since the guest's last start begins.
+
+    :raises LogError: that is not known
+    """
+    boots = boot.read(os.path.dirname(path))
+    if not boots or port not in boots[-1].positions:
+        raise exception.LogNotFound(
+            f'No start of this guest is noted beside {path}: nova-compute '
+            f'does that, with this driver. Leave out --since-boot.')
+    return boots[-1].positions[port]
+
+
+def _all(hypervisor: Hypervisor, path: str,
+         start: Position | None = None) -> Iterator[bytes | None]:
     """What is in a log now; None where bytes may be missing.
 
+    :param start: where to begin; None: its very beginning
     :raises LogError: it cannot be read
     """
-    since = hypervisor.read_from(path, None, _CHUNK)
+    since = hypervisor.read_from(path, start, _CHUNK)
     left = len(since.data) + since.behind
+    if since.missed != 0:
+        yield None
     yield since.data
     left -= len(since.data)
     while left > 0:

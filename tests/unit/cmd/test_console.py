@@ -11,6 +11,8 @@ import pytest
 from tests.lab.command import Console
 from tests.unit import fake_libvirt
 from tests.unit.cmd.test_completion import COMMANDS
+from virtlogd_driver.console_log import boot, log
+from virtlogd_driver.console_log.directory import open_directory
 
 Make = Callable[..., Console]
 
@@ -131,3 +133,30 @@ def test_no_libvirt() -> None:
     assert done.returncode == 1
     assert b'libvirt could not be asked' in done.stderr
     assert b'Traceback' not in done.stderr
+
+
+def test_since_the_last_boot(make: Make, tmp_path: Path) -> None:
+    console = make(fake_libvirt.domain_xml(
+        fake_libvirt.serial(log=f'{tmp_path}/console.log')))
+    live = tmp_path / 'console.log'
+    live.write_bytes(b'first boot\n')
+    with open_directory(str(tmp_path)) as directory:
+        end = log.read_tail(directory, 'console.log', 0).position
+    boot.write(str(tmp_path), [boot.Boot(1.0, {0: None}),
+                               boot.Boot(2.0, {0: end})])
+    with live.open('ab') as file:
+        file.write(b'second ')
+    live.rename(tmp_path / 'console.log.0')
+    live.write_bytes(b'boot\n')
+    shown = console.run('show', 'guest', '--since-boot')
+    assert shown.stdout == b'second boot\n'
+    assert shown.stderr == b''
+    # Rotated away.
+    (tmp_path / 'console.log.0').unlink()
+    shown = console.run('show', 'guest', '--since-boot')
+    assert shown.stdout == b'boot\n'
+    assert b'output may be missing' in shown.stderr
+    (tmp_path / boot.FILE).unlink()
+    shown = console.run('show', 'guest', '--since-boot')
+    assert shown.returncode == 1
+    assert b'No start of this guest is noted' in shown.stderr
