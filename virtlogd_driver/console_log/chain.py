@@ -17,8 +17,8 @@ file that was opened then has moved by two or more. So after the scan the first
 file is looked for under its own name and the next one; if it is at neither,
 the scan is done again. (If it is at the next one all is sure, but there may be
 more to have: two rotations in the scan can have removed what it began with.)
-Contents need no such care: a backup is never written
-again, and of the live file only what its size was at first is read.
+Contents need no such care: a backup is never written again, and of the live
+file no more is read than it had when it was looked at last.
 
 A backup that max_backups no longer covers stays where it is for ever, and is
 not adjacent to the one before it. Each rotation renames all the others, which
