@@ -25,6 +25,7 @@ from nova.virt import fake
 from nova.virt.libvirt import driver as libvirt_driver
 from nova.virt.libvirt import utils as libvirt_utils
 
+from tests.peers import without_host
 from virtlogd_driver import driver
 
 CONF = nova.conf.CONF
@@ -90,6 +91,7 @@ class Compute(fixtures.Fixture):
                 ('virtlogd', 'qemu_conf', qemu_conf),
                 ('vnc', 'enabled', False)):
             CONF.set_override(name, value, group)
+        without_host.without_virtlogd()
         self.useFixture(nova_fixtures.PrivsepFixture())
         self.useFixture(nova_fixtures.LibvirtImageBackendFixture())
         self.useFixture(fixtures.MockPatchObject(

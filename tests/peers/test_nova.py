@@ -9,7 +9,6 @@ import importlib
 import os
 import sys
 import unittest
-from typing import Any
 
 PACKAGE = 'nova.tests.'
 
@@ -30,23 +29,12 @@ def _rebind() -> None:
     from nova.tests.fixtures import libvirt as fakelibvirt
     from nova.virt.libvirt import driver as module
 
+    from tests.peers import without_host
     from tests.peers.rebind import rebind
     from virtlogd_driver import driver, host
     # As nova's fixture does with nova's own modules.
     host.libvirt = fakelibvirt
-    asked = host.console_capability
-
-    def console_capability(connection: Any,
-                           stdio_handler: str) -> host.ConsoleCapability:
-        """Some tests' connections are mocks, whose version is no number."""
-        versions = [getattr(connection, name, int)()
-                    for name in ('getLibVersion', 'getVersion')]
-        if all(isinstance(v, int) and v for v in versions):
-            return asked(connection, stdio_handler)
-        return host.ConsoleCapability(
-            host.MIN_LIBVIRT_VERSION, host.MIN_QEMU_VERSION, stdio_handler)
-
-    host.console_capability = console_capability
+    without_host.install()
     rebind(module, module.LibvirtDriver, driver.VirtlogdDriver)
 
 

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver where there is no virtlogd, and libvirt is a mock.
+
+nova's tests have neither; what this driver asks of them is answered here, so
+that everything else can be tested.
+"""
+
+from typing import Any
+
+from virtlogd_driver import host, watch
+from virtlogd_driver.virtlogd import health
+
+_asked = host.console_capability
+
+
+class _NoTask:
+
+    def start(self) -> None:
+        """Nothing to watch."""
+
+    def stop(self) -> None:
+        """Nothing to watch."""
+
+
+def _capability(connection: Any,
+                stdio_handler: str) -> host.ConsoleCapability:
+    """The version of a mock is no number: such a host is capable."""
+    versions = [getattr(connection, name, int)()
+                for name in ('getLibVersion', 'getVersion')]
+    if all(isinstance(v, int) and v for v in versions):
+        return _asked(connection, stdio_handler)
+    return host.ConsoleCapability(
+        host.MIN_LIBVIRT_VERSION, host.MIN_QEMU_VERSION, stdio_handler)
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """All is well with virtlogd."""
+
+
+def without_virtlogd() -> None:
+    """No virtlogd is asked, and none is watched."""
+    health.check_ready = _nothing
+    health.wait_until_closed = _nothing
+    watch.health_task = lambda *_, **__: _NoTask()
+
+
+def install() -> None:
+    without_virtlogd()
+    host.console_capability = _capability
