@@ -146,7 +146,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         held = set(self._ports.held().values())
         if not held:
             return
-        held -= set(host.guest_uuids(self._host.get_connection()))
+        held -= set(host.guest_uuids(self._connection()))
         context = nova_context.get_admin_context()
         for uuid in held:
             try:
@@ -210,8 +210,13 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def spawn(self, context: Any, instance: Any, image_meta: Any,
               *args: Any, **kwargs: Any) -> None:
         with _nova_errors():
-            self._console_plan(instance.flavor, image_meta)
+            wanted = self._console_plan(instance.flavor, image_meta)
         self._check_virtlogd(instance)
+        if wanted.logged:
+            # Evacuated: the host that wrote these logs may come back.
+            directory = libvirt_utils.get_instance_path(instance)
+            _begin_logs([there for here, there in transfer.moves(
+                directory, directory) if os.path.exists(here)])
         super().spawn(context, instance, image_meta, *args, **kwargs)
 
     def rescue(self, context: Any, instance: Any, *args: Any,
@@ -315,7 +320,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         super().emit_event(event)
 
     def _note_boot(self, uuid: str) -> None:
-        xml = host.booted_xml(self._host.get_connection(), uuid)
+        xml = host.booted_xml(self._connection(), uuid)
         if xml is None:
             return
         positions: dict[int, reader.Position | None] = {}
