@@ -162,6 +162,8 @@ class Load:
 
 def judge(data: bytes, guest: str) -> str:
     """What is wrong with a console log; a first and a last line may be cut."""
+    if not data:
+        return 'logs without a line'
     start = (0 if data.startswith(guest.encode())
              else data.find(b'\n') + 1)
     lines = data[start:data.rfind(b'\n') + 1]
