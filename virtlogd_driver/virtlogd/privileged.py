@@ -11,6 +11,7 @@ and return those.
 
 import os
 import socket
+import time
 import uuid
 from pathlib import Path
 from xml.etree import ElementTree
@@ -39,6 +40,9 @@ viewer_context = priv_context.PrivContext(
 _LOGD = '<chardevStdioLogd/>'
 #: And that its logs are not open yet.
 _STARTING = " reason='starting up' "
+
+#: Seconds from one attempt to the next.
+_SHORTEST = 0.05
 
 # Answers of probe.
 UP, DOWN, HUNG, REFUSED = 'up', 'down', 'hung', 'refused'
@@ -94,20 +98,27 @@ def probe(socket_path: str, logs: list[tuple[str, str]],
         where it is up or down, for each log OPEN, CLOSED, FILE for one that
         QEMU writes itself, or STARTING where the guest just starts or ended
     """
-    logs = [(name, log) for name, log in logs]
-    for last in (False, True):
+    deadline = time.monotonic() + timeout
+    while True:
+        left = max(deadline - time.monotonic(), _SHORTEST)
         try:
-            return UP, '', _probe_once(socket_path, logs, timeout)
-        except exception.VirtlogdDown as e:
+            return UP, '', _probe_once(socket_path, logs, left)
+        except rpc.ConnectionClosed as e:
             # A connection does not always survive virtlogd's re-exec.
-            if last:
-                return DOWN, str(e), [
-                    _not_open(socket_path, name) for name, _ in logs]
-        except exception.VirtlogdHung as e:
-            return HUNG, str(e), []
+            if time.monotonic() > deadline:
+                return DOWN, str(e), _answers_while_down(socket_path, logs)
+        except exception.VirtlogdDown as e:
+            return DOWN, str(e), _answers_while_down(socket_path, logs)
+        except exception.VirtlogdHung:
+            return HUNG, str(rpc.hung(socket_path, timeout)), []
         except exception.VirtlogdError as e:
             return REFUSED, str(e), []
-    raise AssertionError
+        time.sleep(_SHORTEST)
+
+
+def _answers_while_down(socket_path: str,
+                        logs: list[tuple[str, str]]) -> list[str]:
+    return [_not_open(socket_path, name) for name, _ in logs]
 
 
 def _check_log_of_guest(socket_path: str, domain: str, name: str,

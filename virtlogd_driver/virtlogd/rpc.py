@@ -53,6 +53,24 @@ class Position:
     offset: int
 
 
+class ConnectionClosed(exception.VirtlogdDown):
+    """virtlogd ended a connection: it goes down, or executes itself anew."""
+
+
+def _closed(path: str, reason: str) -> ConnectionClosed:
+    return ConnectionClosed(
+        f'virtlogd closed the connection on {path} ({reason}): it is going '
+        'down, or this process does not run as its user.')
+
+
+def hung(path: str, timeout: float) -> exception.VirtlogdHung:
+    """What is said of a virtlogd that did not answer in time, in seconds."""
+    return exception.VirtlogdHung(
+        f'virtlogd did not answer on {path} within {timeout:g} s: guests stop '
+        'once their log pipe is full. See whether its process is stopped '
+        '(SIGCONT continues it) or the disk of the logs stalls.')
+
+
 class _CallFailed(Exception):
 
     def __init__(self, code: int, message: str) -> None:
@@ -103,7 +121,7 @@ class Connection:
                 'virtlogd.socket.') from e
         except (TimeoutError, BlockingIOError) as e:
             self.close()
-            raise self._hung() from e
+            raise hung(self._path, self._timeout) from e
         except OSError as e:
             self.close()
             raise exception.VirtlogdError(
@@ -119,18 +137,6 @@ class Connection:
     def close(self) -> None:
         self._socket.close()
 
-    def _hung(self) -> exception.VirtlogdHung:
-        return exception.VirtlogdHung(
-            f'virtlogd did not answer on {self._path} within '
-            f'{self._timeout:g} s: guests stop once their log pipe is full. '
-            'See whether its process is stopped (SIGCONT continues it) or '
-            'the disk of the logs stalls.')
-
-    def _gone(self, reason: str) -> exception.VirtlogdDown:
-        return exception.VirtlogdDown(
-            f'virtlogd closed the connection on {self._path} ({reason}): it '
-            'is going down, or this process does not run as its user.')
-
     @contextlib.contextmanager
     def _io(self) -> Iterator[None]:
         try:
@@ -138,9 +144,9 @@ class Connection:
                 max(self._deadline - time.monotonic(), 0.001))
             yield
         except TimeoutError as e:
-            raise self._hung() from e
+            raise hung(self._path, self._timeout) from e
         except OSError as e:
-            raise self._gone(str(e)) from e
+            raise _closed(self._path, str(e)) from e
 
     def _receive(self, size: int) -> bytes:
         data = b''
@@ -148,7 +154,7 @@ class Connection:
             with self._io():
                 part = self._socket.recv(size - len(data))
             if not part:
-                raise self._gone('end of file')
+                raise _closed(self._path, 'end of file')
             data += part
         return data
 

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the privileged side refuses, whatever the calling process says."""
 
+import contextlib
 import pathlib
 import socket
+import subprocess
+import sys
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 
@@ -10,7 +15,7 @@ import pytest
 from oslo_privsep import capabilities
 
 from virtlogd_driver import exception
-from virtlogd_driver.virtlogd import privileged
+from virtlogd_driver.virtlogd import privileged, rpc
 
 DOMAIN = str(uuid.uuid4())
 LOG = '/instances/a/console.log'
@@ -49,9 +54,14 @@ def socket_path(tmp_path: pathlib.Path) -> str:
 
 
 def test_contexts_have_no_more_than_they_need() -> None:
-    assert privileged.virtlogd_context.conf.capabilities == []
-    assert privileged.viewer_context.conf.capabilities == [
-        capabilities.CAP_NET_ADMIN]
+    # A process of its own: other tests clear defaults of the configuration.
+    shown = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', (
+            'from virtlogd_driver.virtlogd import privileged as p;'
+            'print(p.virtlogd_context.conf.capabilities,'
+            ' p.viewer_context.conf.capabilities)')],
+        capture_output=True, text=True, check=True)
+    assert shown.stdout == f'[] [{capabilities.CAP_NET_ADMIN:d}]\n'
 
 
 @pytest.mark.parametrize(('domain', 'name', 'log'), [
@@ -108,6 +118,59 @@ def test_probe_where_libvirt_keeps_no_status_files(
     _, _, answers = privileged.probe(
         str(tmp_path / 'virtlogd-sock'), [('instance-1', LOG)], 1)
     assert answers == [privileged.CLOSED]
+
+
+@contextlib.contextmanager
+def closing(path: str, connections: int) -> Iterator[list[None]]:
+    """Closes so many connections when they ask; then it is gone itself."""
+    closed: list[None] = []
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while len(closed) < connections:
+                client, _ = listener.accept()
+                with client:
+                    client.recv(4)
+                closed.append(None)
+        listener.close()
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield closed
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+
+
+def test_probe_connects_again_where_its_connection_is_closed(
+        socket_path: str) -> None:
+    """As at virtlogd's re-exec; twice, as at two of them."""
+    with closing(socket_path, 2) as closed:
+        start = time.monotonic()
+        state, reason, _ = privileged.probe(socket_path, [], 5)
+    assert len(closed) == 2
+    assert state == privileged.DOWN
+    assert 'does not listen' in reason, 'the third time'
+    assert time.monotonic() - start < 4
+
+
+def test_probe_gives_up_in_time(socket_path: str) -> None:
+    with closing(socket_path, 1000):
+        start = time.monotonic()
+        state, reason, _ = privileged.probe(socket_path, [], 0.3)
+        taken = time.monotonic() - start
+    assert state == privileged.DOWN
+    assert 'closed the connection' in reason
+    assert 0.3 <= taken < 2
+
+
+def test_errors_of_the_privileged_side_can_cross_to_the_other() -> None:
+    """privsep makes them anew out of their arguments."""
+    for error in (rpc._closed('/sock', 'why'), rpc.hung('/sock', 1)):
+        assert str(type(error)(*error.args)) == str(error)
 
 
 def test_disconnect_leaves_a_connection_that_is_not_stuck() -> None:
