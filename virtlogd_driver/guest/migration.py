@@ -65,13 +65,24 @@ def for_destination(domain_xml: str, destination: Destination,
     domain = parse_document(domain_xml)
     for number, element in enumerate(elements(domain)):
         here = from_element(element)
-        port = number
-        if here.target is not None and here.target.port is not None:
-            port = here.target.port
+        port = _port(element)
+        if port is None:
+            port = number
         there = _there(here, port, destination,
                        next_log(port, here.log_file), upgrade)
         _rewrite(element, there)
+        # libvirt shows the first serial port as a console as well, and nova
+        # looks at that for addresses.
+        for console in domain.iterfind(
+                "./devices/console/target[@type='serial']/.."):
+            if here.tag == 'serial' and _port(console) == port:
+                _rewrite(console, there)
     return str(etree.tostring(domain, encoding='unicode'))
+
+
+def _port(element: etree._Element) -> int | None:
+    target = from_element(element).target
+    return None if target is None else target.port
 
 
 def _there(here: CharDevice, port: int, destination: Destination,

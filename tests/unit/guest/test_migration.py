@@ -85,6 +85,21 @@ def test_what_the_guest_sees_stays() -> None:
     assert etree.tostring(before) == etree.tostring(moved)
 
 
+def test_the_console_that_mirrors_the_first_port_follows() -> None:
+    xml = fake_libvirt.domain_xml(
+        f"<serial type='tcp'>{TCP}{LOG}<target port='0'/></serial>"
+        f"<console type='tcp'>{TCP}{LOG}<target type='serial' port='0'/>"
+        '</console>'
+        "<console type='pty'><target type='virtio' port='1'/></console>")
+    moved = etree.fromstring(migration.for_destination(xml, OFF, _next))
+    serial, mirror, other = (
+        moved.findall('./devices/serial') + moved.findall('./devices/console'))
+    for element in serial, mirror:
+        assert element.get('type') == 'pty'
+        assert [child.tag for child in element] == ['log', 'target']
+    assert [child.tag for child in other] == ['target']
+
+
 def test_every_port_gets_its_own() -> None:
     xml = fake_libvirt.domain_xml(
         fake_libvirt.serial(0, 10000, log='/i/console.log')
