@@ -59,12 +59,12 @@ class Console(fixtures.Fixture):
                 if name not in ('PAGER', 'LESS', 'NO_COLOR')}
         return {**kept, 'PYTHONPATH': _ROOT, 'TERM': 'xterm', **more}
 
-    def run(self, *arguments: str, seconds: float = 60.0
-            ) -> subprocess.CompletedProcess[bytes]:
+    def run(self, *arguments: str, seconds: float = 60.0,
+            cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
         """Run it to its end, with pipes."""
         return subprocess.run(
             [*self.command, *arguments], check=False, capture_output=True,
-            stdin=subprocess.DEVNULL, timeout=seconds,
+            stdin=subprocess.DEVNULL, timeout=seconds, cwd=cwd,
             env=self._environment({}))
 
     def output(self, *arguments: str) -> bytes:

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every command that the documentation shows, run.
+
+A command line is one that begins with ``$`` or ``#`` in a ``console`` block.
+One that nothing here knows how to run is a failure.
+"""
+
+import configparser
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fixtures
+import pytest
+
+from tests.lab import guest
+from tests.lab.command import Console
+from tests.lab.daemons import LibvirtHost
+from tests.lab.wait import until
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*sorted((ROOT / 'doc/source').rglob('*.rst')), ROOT / 'README.rst',
+         ROOT / 'CONTRIBUTING.rst']
+_BLOCK = re.compile(
+    r'^( *)\.\. code-block:: console\n\n((?:\1 +.*\n|\n)+)', re.MULTILINE)
+
+#: The guests of the pages.
+GUESTS = ('instance-0000002a', 'instance-0000002b')
+
+#: Commands of whole test environments, and which test runs what they do.
+ELSEWHERE = {
+    'pip install virtlogd-driver': 'tests/install/test_load.py',
+    'python -m pytest tests/unit/guest --regenerate-output':
+        'tests/unit/guest/test_plan.py',
+}
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Page, and command."""
+    for page in PAGES:
+        for _, block in _BLOCK.findall(page.read_text()):
+            for line in block.splitlines():
+                prompt, _, command = line.strip().partition(' ')
+                assert prompt in ('$', '#', ''), f'{page.name}: {line}'
+                if command:
+                    yield page.relative_to(ROOT).as_posix(), command
+
+
+ALL = sorted({command: page for page, command in commands()}.items())
+
+
+class Lab(fixtures.Fixture):
+    """A host with the guests of the documentation, for its commands."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory = directory
+
+    def _setUp(self) -> None:
+        self.host = self.useFixture(LibvirtHost(self.directory / 'host'))
+        self.console = self.useFixture(
+            Console(self.host.uri, self.host.virtlogd_socket))
+        for name in GUESTS:
+            directory = self.host.log_directory / name
+            directory.mkdir()
+            (directory / 'console.boots').write_text(
+                '{"time": 1.0, "positions": {"0": null, "1": null}}\n')
+            logs = [directory / f'console{port}.log'
+                    for port in ('', '.port1')]
+            self.host.connect().defineXML(guest.domain_xml(
+                self.host.directory, guest.boot_sector(count=100, ports=2),
+                [guest.tcp_serial(guest.free_port(), log) for log in logs],
+                name=name)).create()
+            until(lambda logs=logs: all(  # type: ignore[misc]
+                log.exists() and log.stat().st_size == 1500
+                for log in logs), 'the guest has written')
+
+
+@pytest.fixture(scope='module')
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with Lab(tmp_path_factory.mktemp('docs')) as fixture:
+        yield fixture
+
+
+def _console(lab: Lab, words: list[str], tmp_path: Path) -> None:
+    command, *rest = words
+    if '|' in rest:
+        script = ' '.join(map(shlex.quote, lab.console.command))
+        line = ' '.join(words)
+        done = subprocess.run(
+            ['bash', '-ec', f'set -o pipefail; {script} {line}'],
+            check=False, capture_output=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return
+    if command in ('follow', 'attach'):
+        terminal = lab.console.on_terminal(*words, NO_COLOR='1')
+        terminal.read_until(b'line 00000100')
+        terminal.type(b'\x03' if command == 'follow' else b'\x1d')
+        assert terminal.wait() == (130 if command == 'follow' else 0)
+        return
+    done = lab.console.run(*words, cwd=tmp_path)
+    assert done.returncode == 0 or command == 'check', done.stderr
+    assert b'Traceback' not in done.stderr
+    if command == 'show':
+        assert done.stdout.endswith(guest.lines(100, 100))
+    if command == 'export':
+        assert (tmp_path / words[-1]).exists()
+
+
+def _status(lab: Lab, words: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c',
+         'import sys; from virtlogd_driver.cmd import status; '
+         'sys.exit(status.main())', *lab.console.command[3:5], *words],
+        check=False, capture_output=True, cwd=ROOT)
+    # The lab's host has no sudo to start helpers with.
+    assert done.returncode in (0, 1, 2), done.stderr
+    assert b'Check:' in done.stdout
+
+
+def _reload(lab: Lab, words: list[str], tmp_path: Path) -> None:
+    """As the unit file of virtlogd has it."""
+    assert words == ['reload', 'virtlogd']
+    os.kill(lab.host.virtlogd_pid, signal.SIGUSR1)
+
+    def alive() -> bool:
+        return b'dead' not in lab.console.run('list').stdout
+    until(alive, 'all logs are alive')
+
+
+def _copy(lab: Lab, words: list[str], tmp_path: Path) -> None:
+    source, target = words
+    assert target == '/etc/nova/rootwrap.d/'
+    subprocess.run(['cp', source, tmp_path], check=True, cwd=ROOT)
+
+
+def _tox(lab: Lab, words: list[str], tmp_path: Path) -> None:
+    """The environment is there; its own commands are run by it."""
+    tox = configparser.ConfigParser()
+    tox.read(ROOT / 'tox.ini')
+    option, name = words
+    assert option == '-e'
+    assert f'testenv:{name}' in tox
+
+
+RUN: dict[str, Callable[[Lab, list[str], Path], None]] = {
+    'virtlogd-console': _console,
+    'virtlogd-driver-status': _status,
+    'systemctl': _reload,
+    'cp': _copy,
+    'tox': _tox,
+}
+
+
+@pytest.mark.parametrize(('command', 'page'), ALL)
+def test_command(lab: Lab, tmp_path: Path, command: str, page: str) -> None:
+    if command in ELSEWHERE:
+        assert (ROOT / ELSEWHERE[command]).exists()
+        return
+    program, *words = shlex.split(command)
+    assert program in RUN, f'{page}: nobody runs {command!r}'
+    RUN[program](lab, words, tmp_path)
+
+
+def test_commands_were_found() -> None:
+    assert len(ALL) > 20
+
+
+def test_every_command_of_virtlogd_console_is_shown() -> None:
+    shown = {command.split()[1] for command, _ in ALL
+             if command.startswith('virtlogd-console ')}
+    assert shown == {'list', 'show', 'follow', 'export', 'attach',
+                     'reattach', 'check'}
+
+
+def test_every_option_of_the_group_is_documented_where_it_is_named() -> None:
+    """A name of an option in the pages is one that there is."""
+    from virtlogd_driver import conf
+    known = {option.name for option in conf.OPTS}
+    for page in PAGES:
+        for name in re.findall(r'``\[virtlogd\] ([a-z_]+)',
+                               page.read_text()):
+            assert name in known, f'{page.name}: [virtlogd] {name}'

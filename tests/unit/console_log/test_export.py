@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from virtlogd_driver import exception
+from virtlogd_driver.console_log import chain, export, files
+from virtlogd_driver.console_log.export import DirectoryTarget, TarTarget
+
+ABOUT = {'guest': 'guest1'}
+
+
+def nothing(count: int) -> None:
+    pass
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    """A guest that has moved twice; its first history was not carried."""
+    directory = tmp_path / 'instance'
+    directory.mkdir()
+    for name, data in {
+            'console.log.0': b'A', 'console.log': b'B',
+            'console.g1.log.1': b'C', 'console.g1.log.0': b'D',
+            'console.g1.log': b'E',
+            'console.g2.log': b'F',
+            'console.port1.g2.history': b'older',
+            'console.port1.g2.log': b'newer',
+            'disk': b'not a log'}.items():
+        (directory / name).write_bytes(data)
+    return directory
+
+
+def test_what_is_exported(logs: Path, tmp_path: Path) -> None:
+    paths = [(0, str(logs / 'console.g2.log')),
+             (1, str(logs / 'console.port1.g2.log'))]
+    out = tmp_path / 'out'
+    out.mkdir()
+    done: list[int] = []
+    entries = export.export(paths, DirectoryTarget(str(out)), ABOUT,
+                            done.append)
+    manifest = json.loads((out / export.MANIFEST).read_text())
+    assert manifest['guest'] == 'guest1'
+    assert [(e['name'], e['port'], e['generation'], e['history'],
+             e['files']) for e in manifest['files']] == [
+        ('console.log', 0, 0, False, 2),
+        ('console.g1.log', 0, 1, False, 3),
+        ('console.g2.log', 0, 2, False, 1),
+        ('console.port1.g2.history', 1, 2, True, 1),
+        ('console.port1.g2.log', 1, 2, False, 1)]
+    joined = b''
+    for entry in entries:
+        data = (out / entry.name).read_bytes()
+        assert len(data) == entry.size
+        assert hashlib.sha256(data).hexdigest() == entry.sha256
+        joined += data
+    assert joined == b'ABCDEFoldernewer'
+    assert sum(done) == len(joined) == export.size(paths)
+    assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o600}
+
+
+def test_a_whole_chain_is_called_whole(tmp_path: Path) -> None:
+    path = tmp_path / 'console.log'
+    chain.begin(str(path))
+    entries = export.export([(0, str(path))], TarTarget(io.BytesIO(), 'x'),
+                            ABOUT, nothing)
+    assert entries[0].whole
+    assert entries[0].size == 0
+
+
+def test_an_archive(logs: Path) -> None:
+    out = io.BytesIO()
+    target = TarTarget(out, 'console-guest1')
+    export.export([(0, str(logs / 'console.g2.log'))], target, ABOUT, nothing)
+    target.close()
+    out.seek(0)
+    with tarfile.open(fileobj=out) as tar:
+        member = tar.extractfile('console-guest1/console.g1.log')
+        assert member is not None
+        assert member.read() == b'CDE'
+
+
+def test_a_log_of_any_name(tmp_path: Path) -> None:
+    (tmp_path / 'vm-serial0.log.0').write_bytes(b'1')
+    (tmp_path / 'vm-serial0.log').write_bytes(b'2')
+    target = TarTarget(io.BytesIO(), 'x')
+    (entry,) = export.export([(0, str(tmp_path / 'vm-serial0.log'))], target,
+                             ABOUT, nothing)
+    assert (entry.name, entry.generation, entry.size) == (
+        'vm-serial0.log', None, 2)
+
+
+def test_nothing_to_export(tmp_path: Path) -> None:
+    with pytest.raises(exception.LogNotFound, match='no console log yet'):
+        export.export([(0, str(tmp_path / 'none/console.log'))],
+                      DirectoryTarget(str(tmp_path)), ABOUT, nothing)
+
+
+def test_usage(logs: Path) -> None:
+    usage = files.usage(str(logs / 'console.g2.log'))
+    assert (usage.files, usage.rotated, usage.size) == (6, 5, 6)
+    assert usage.last_write == max(
+        path.stat().st_mtime for path in logs.glob('console.[gl]*log*'))
+    assert files.usage(str(logs / 'console.port1.g2.log')).size == 10
+
+
+def test_usage_of_a_log_of_any_name(tmp_path: Path) -> None:
+    for name in ('vm.log', 'vm.log.0', 'vm.log.31', 'vm.log.32', 'vm.log.x',
+                 'vm.log.00', 'other.log'):
+        (tmp_path / name).write_bytes(b'x')
+    usage = files.usage(str(tmp_path / 'vm.log'))
+    assert (usage.files, usage.rotated) == (3, 2)
+    assert files.usage('/nowhere/vm.log') == files.Usage(0, 0, 0, None)
