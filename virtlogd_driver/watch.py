@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from virtlogd_driver import exception, host, metrics
+from virtlogd_driver.guest import char_device
 from virtlogd_driver.virtlogd import periodic, reattach
-from virtlogd_driver.virtlogd.port import Port, serial_ports
+from virtlogd_driver.virtlogd.port import Port, numeric
 
 
 def _direct(function: Callable[[], Any]) -> Any:
@@ -33,10 +34,21 @@ def list_ports(connection: Any,
     for guest in guests:
         if guest.active:
             try:
-                found += serial_ports(guest.uuid, guest.name, guest.xml)
+                found += ports_of(guest)
             except exception.InvalidGuestXML:
                 continue
     return found
+
+
+def ports_of(guest: host.Guest) -> list[Port]:
+    """The serial ports of a guest.
+
+    :raises InvalidGuestXML: its XML cannot be understood
+    """
+    return [Port(guest.uuid, guest.name, number, device.log_file,
+                 None if device.address is None
+                 else numeric(*device.address))
+            for number, device in enumerate(char_device.parse(guest.xml))]
 
 
 def reattach_log(connection: Any, port: Port,

@@ -20,9 +20,9 @@ from tests.lab import guest
 from tests.lab.daemons import LibvirtHost
 from tests.lab.terminal import Terminal
 from tests.lab.wait import until
-from virtlogd_driver import exception, watch
+from virtlogd_driver import exception, host, watch
 from virtlogd_driver.virtlogd import privileged, reattach, rpc
-from virtlogd_driver.virtlogd.port import Port, serial_ports
+from virtlogd_driver.virtlogd.port import Port
 
 Use = Callable[[fixtures.Fixture], fixtures.Fixture]
 
@@ -63,8 +63,9 @@ class DeadLogs(fixtures.Fixture):
             str(self.host.virtlogd_socket), 2)
 
     def ports(self) -> list[Port]:
-        return serial_ports(self.domain.UUIDString(), self.domain.name(),
-                            self.domain.XMLDesc())
+        return watch.ports_of(host.Guest(
+            self.domain.UUIDString(), self.domain.name(), True, 'running',
+            self.domain.XMLDesc()))
 
     def alive(self, number: int) -> bool:
         with rpc.Connection(str(self.host.virtlogd_socket), 2) as virtlogd:

@@ -94,11 +94,12 @@ def find_device(xml: str, log: str) -> Device:
 
 def _log_path(element: etree._Element) -> str | None:
     log, source = element.find('log'), element.find('source')
+    path: str | None = None
     if log is not None:
-        return log.get('file')
-    if element.get('type') == 'file' and source is not None:
-        return source.get('path')
-    return None
+        path = log.get('file')
+    elif element.get('type') == 'file' and source is not None:
+        path = source.get('path')
+    return path
 
 
 def _socket_backend(element: etree._Element, source: etree._Element,
