@@ -208,12 +208,12 @@ def _hypervisor(config: cfg.ConfigOpts) -> Hypervisor:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
-    config = _options(sys.argv[1:] if arguments is None else arguments)
-    command = config.command
     try:
+        config = _options(sys.argv[1:] if arguments is None else arguments)
+        command = config.command
         status: int = command.run(_hypervisor(config), command)
         sys.stdout.flush()
-    except exception.VirtlogdDriverError as error:
+    except (exception.VirtlogdDriverError, cfg.Error) as error:
         print(f'virtlogd-console: {error}', file=sys.stderr)
         return 1
     except BrokenPipeError:

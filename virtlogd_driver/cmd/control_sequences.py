@@ -4,9 +4,12 @@
 A guest can write anything, also what sets the title of a terminal, fills its
 clipboard, makes it answer as if somebody typed, or hides what comes after.
 Colour and line discipline pass; every other control character is shown as
-``^[``, ``^G``, ``\\\\x9b``, and so does nothing. Text has to be UTF-8; what is
+``^[``, ``^G``, ``\\x9b``, and so does nothing. Text has to be UTF-8; what is
 not is shown byte by byte, since a terminal may take it for control characters
 (C1).
+
+An interactive console also passes what moves the cursor, and leaves out other
+sequences as a whole: a prompt that sets the title should stay a prompt.
 """
 
 import codecs
@@ -22,8 +25,13 @@ _SCREEN = (r'\x1b\[[0-9;]{0,32}[ABCDEFGHJKLMPSTX@df]'
            r'|\x1b\[[0-9;]{0,32}r'
            r'|\x1b\[\?(?:1|7|12|25)[hl]'
            r'|\x1b[=>78M]|\x1b\([B0]|\x07')
+#: Any other sequence: CSI, and strings (OSC, DCS, APC, PM, SOS).
+_SEQUENCE = (r'\x1b\[[0-?]{0,64}[ -/]{0,4}[@-~]'
+             r'|\x1b[]PX^_][^\x07\x1b]{0,1024}(?:\x07|\x1b\\)')
 #: An unfinished sequence at the end of what has come so far.
-_BEGUN = re.compile(r'\x1b(?:\[[0-9;:?]{0,64}|\()?\Z')
+_BEGUN = re.compile(r'\x1b(?:\[[0-?]{0,64}[ -/]{0,4}|\()?\Z')
+_BEGUN_STRING = re.compile(
+    _BEGUN.pattern + r'|\x1b[]PX^_][^\x07\x1b]{0,1024}\x1b?\Z')
 
 _LINE = '\n\r\t\b'
 #: Characters that reorder the text around them.
@@ -50,9 +58,11 @@ class Neutraliser:
             'backslashreplace')
         self._colour = colour
         passed = f'{_COLOUR}|{_SCREEN}' if screen else _COLOUR
+        left_out = _SEQUENCE if screen else '(?!)'
+        self._unfinished = _BEGUN_STRING if screen else _BEGUN
         line = _LINE if overstrike else _LINE.replace('\b', '')
         self._special = re.compile(
-            f'(?P<passed>{passed})|(?P<line>[{line}])'
+            f'(?P<passed>{passed})|(?P<left_out>{left_out})|(?P<line>[{line}])'
             '|(?P<other>[\\x00-\\x1f\\x7f-\\x9f'
             f'{"".join(sorted(_REORDERING))}])')
         self._begun = ''
@@ -65,7 +75,7 @@ class Neutraliser:
         text = self._begun + self._decoder.decode(data, final)
         self._begun = ''
         if not final:
-            begun = _BEGUN.search(text)
+            begun = self._unfinished.search(text)
             if begun is not None:
                 self._begun = begun[0]
                 text = text[:begun.start()]
@@ -77,6 +87,8 @@ class Neutraliser:
         if match['passed'] is not None:
             is_colour = match[0].endswith('m')
             return match[0] if self._colour or not is_colour else ''
+        if match['left_out'] is not None:
+            return ''
         return visible(match[0])
 
 
