@@ -436,7 +436,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         if address is not None:
             data.serial_listen_ports = list(self._ports.acquire(
                 instance.uuid, address, wanted.ports))
-        if wanted.logged:
+        if wanted.logged or address is None:
             directory = libvirt_utils.get_instance_path_at_destination(
                 instance, data)
             _begin_logs([
