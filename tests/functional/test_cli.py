@@ -92,10 +92,39 @@ def test_follow_goes_on_over_stops_starts_and_a_new_virtlogd(
     with Terminal('127.0.0.1', port) as terminal:
         terminal.type(b'after virtlogd\r')
         until(lambda: b'after virtlogd\r\n' in out.read_bytes(), 'it goes on')
+    libvirt_host.stop_libvirtd()
+    libvirt_host.start_libvirtd()
+    domain = libvirt_host.connect().lookupByName('guest1')
+    with Terminal('127.0.0.1', port) as terminal:
+        terminal.type(b'after libvirtd\r')
+        until(lambda: b'after libvirtd\r\n' in out.read_bytes(), 'it goes on')
     domain.destroy()
     domain.undefine()
     assert process.wait(30) == 0
     assert b'on this host no more' in said.read_bytes()
+
+
+def test_follow_ends_when_the_guest_has_migrated(tmp_path: Path, use: Use
+                                                 ) -> None:
+    source, destination = (use(LibvirtHost(tmp_path / name, name=name))
+                           for name in ('host1', 'host2'))
+    console = use(Console(source.uri, source.virtlogd_socket))
+    log = log_of(source)
+    domain = source.connect().createXML(guest.domain_xml(
+        source.directory, guest.boot_sector(interval=0.1),
+        [guest.pty_serial(log)]))
+    out, said = tmp_path / 'out', tmp_path / 'said'
+    process = console.start('follow', '--lines', '99999', 'guest1',
+                            output=out, messages=said)
+    until(lambda: out.read_bytes().count(b'line') > 5, 'it follows')
+    xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE)
+    domain.migrate2(
+        destination.connect(), xml.replace(str(log), str(log_of(destination))),
+        libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_UNSAFE, None,
+        'tcp:127.0.0.1', 0)
+    assert process.wait(30) == 0
+    assert b'it was migrated, or deleted' in said.read_bytes()
+    assert out.read_bytes() == log.read_bytes()
 
 
 def test_follow_several_on_a_terminal(libvirt_host: LibvirtHost,

@@ -120,6 +120,7 @@ class _Progress:
 
 def _say(entries: Sequence[Entry], target: str) -> None:
     total = sum(entry.size for entry in entries)
-    print(f'{table.size(total)} in {len(entries)} files and '
-          f'{export.MANIFEST}' + ('' if target == '-' else f': {target}'),
+    files = '1 file' if len(entries) == 1 else f'{len(entries)} files'
+    where = '' if target == '-' else f': {target}'
+    print(f'{table.size(total)} in {files} and {export.MANIFEST}{where}',
           file=sys.stderr)

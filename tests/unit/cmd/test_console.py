@@ -2,7 +2,10 @@
 """virtlogd-console on libvirt's own test driver."""
 
 import json
+import random
 import resource
+import shlex
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -125,6 +128,43 @@ def test_errors_are_one_line(make: Make, tmp_path: Path,
     assert says in done.stderr.decode()
     assert done.stderr.startswith(b'virtlogd-console: ')
     assert done.stderr.count(b'\n') == 1
+
+
+def test_a_bad_option_is_one_line(make: Make, tmp_path: Path) -> None:
+    bad = tmp_path / 'bad.conf'
+    bad.write_text('[virtlogd]\nhealth_timeout = soon\n')
+    done = make().run('--config-file', str(bad), 'list')
+    assert done.returncode == 1
+    assert b'health_timeout' in done.stderr
+    assert done.stderr.count(b'\n') == 1
+
+
+def test_a_closed_pipe_is_no_error(make: Make, tmp_path: Path) -> None:
+    log_path = tmp_path / 'console.log'
+    log_path.write_bytes(b'line\n' * 1_000_000)
+    console = make(fake_libvirt.domain_xml(
+        fake_libvirt.serial(log=str(log_path))))
+    command = shlex.join([*console.command, 'show', 'guest'])
+    done = subprocess.run(
+        ['bash', '-c', f'{command} | head -n 1; exit ${{PIPESTATUS[0]}}'],
+        check=False, capture_output=True)
+    assert done.stdout == b'line\n'
+    assert done.returncode == 141
+    assert done.stderr == b''
+
+
+def test_progress_of_long_work(make: Make, tmp_path: Path) -> None:
+    log_path = tmp_path / 'console.log'
+    log_path.write_bytes(random.Random(1).randbytes(60_000_000))  # noqa: S311
+    console = make(fake_libvirt.domain_xml(
+        fake_libvirt.serial(log=str(log_path))))
+    terminal = console.on_terminal(
+        'export', 'guest', str(tmp_path / 'out.tar.gz'))
+    assert terminal.wait(120) == 0
+    assert b'% of 57M' in terminal.seen
+    assert terminal.seen.endswith(
+        b'\r\x1b[K57M in 1 file and manifest.json: '
+        + str(tmp_path).encode() + b'/out.tar.gz\r\n')
 
 
 def test_no_libvirt() -> None:
