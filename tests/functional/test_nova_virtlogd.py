@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of servers, and what is said of them, when virtlogd fails."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.daemons import LibvirtHost
+from tests.lab.nova_node import NovaNode
+from tests.lab.wait import until
+
+BOOT = ''.join(f'line {n:08d}\n' for n in range(1, 11))
+
+
+@pytest.fixture
+def nova(libvirt_host: LibvirtHost, tmp_path: Path) -> Iterator[NovaNode]:
+    with NovaNode(libvirt_host, tmp_path / 'nova', options={
+            ('virtlogd', 'health_interval'): 1,
+            ('virtlogd', 'health_timeout'): 2.0,
+            ('virtlogd', 'metrics_file'): str(tmp_path / 'virtlogd.prom'),
+            ('virtlogd', 'reattach'): True}) as node:
+        yield node
+
+
+def said(nova: NovaNode, text: str) -> int:
+    """How many lines of nova-compute's log say so."""
+    return sum(text in line for line in nova.log().splitlines()
+               if 'virtlogd_driver' in line)
+
+
+def test_fault_down_the_user_is_told_and_running_guests_are_left_alone(
+        nova: NovaNode) -> None:
+    server = nova.boot()
+    nova.wait_for_output(server, BOOT)
+    domain = nova.guest(server)
+    number = domain.ID()
+    nova.host.stop_virtlogd()
+    until(lambda: said(nova, 'virtlogd is down') == 1, 'it is said')
+    with pytest.raises(RuntimeError, match='virtlogd does not listen on'):
+        nova.boot()
+    # nova would have ended it before it found that it cannot be started.
+    nova.reboot(server, hard=True)
+    until(lambda: 'Reboot failed but instance is running'
+          in nova.log(), 'the reboot is refused')
+    assert domain.ID() == number
+    nova.host.start_virtlogd()
+    until(lambda: said(nova, 'virtlogd answers') == 1, 'it is said')
+    assert said(nova, 'virtlogd is down') == 1
+    nova.boot()
+
+
+def test_fault_hung_no_start_hangs_with_it(nova: NovaNode) -> None:
+    nova.boot()
+    pid = nova.host.virtlogd_pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(RuntimeError, match='virtlogd did not answer on'):
+            nova.boot()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    nova.boot()
+
+
+def test_reattach_a_dead_log_comes_back_by_itself(
+        nova: NovaNode, tmp_path: Path) -> None:
+    server = nova.boot()
+    nova.wait_for_output(server, BOOT)
+    nova.host.stop_virtlogd(signal.SIGKILL)
+    nova.host.start_virtlogd()
+    until(lambda: said(nova, 'is back') == 1, 'the log is back')
+    assert said(nova, 'is dead') == 1
+    with nova.serial_console(server) as terminal:
+        terminal.type(b'typed after\r')
+        terminal.read_until(b'typed after\r\n')
+    nova.wait_for_output(server, 'typed after\n')
+    assert nova.console_output(server) == f'{BOOT}typed after\n'
+    until(lambda: 'virtlogd_driver_console_logs_reattached_total 1.0' in (
+        tmp_path / 'virtlogd.prom').read_text(), 'it is counted')
