@@ -73,18 +73,24 @@ def _talk(console: socket.socket, show: Callable[[bytes], bytes],
             [there, keys], [there] if typed else [], [])
         if keys in readable:
             typed += _typed(escape, keys)
-        try:
-            if there in readable:
+        if there in readable:
+            try:
                 data = console.recv(1 << 16)
-                if not data:
-                    return
-                _write(screen, show(data))
-            if there in writable:
+            except BlockingIOError:
+                continue
+            except OSError:
+                return
+            if not data:
+                return
+            _write(screen, show(data))
+        if there in writable:
+            try:
                 typed = typed[console.send(typed):]
-        except BlockingIOError:
-            continue
-        except OSError:
-            return
+            except BlockingIOError:
+                continue
+            except OSError:
+                # There may be more to read, and then the end of it.
+                typed = b''
 
 
 def _typed(escape: bytes, keys: int) -> bytes:
