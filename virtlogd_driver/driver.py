@@ -55,6 +55,9 @@ _CLOSING = 2.0
 ANY_IPV4 = '0.0.0.0'  # noqa: S104
 
 
+_Ends = dict[int, reader.Position | None]
+
+
 class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     """nova's libvirt driver with a log and an interactive console at once."""
 
@@ -71,6 +74,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             self._ports = serial_port.PortPool(
                 serial_port.PortRange.parse(CONF.serial_console.port_range),
                 host.is_free)
+        # Where the logs of guests that are being started end, by UUID.
+        self._starting: dict[str, _Ends] = {}
         # Guests on their way to another host, by UUID.
         self._departing: dict[str, transfer.Departure] = {}
 
@@ -319,26 +324,28 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                             event.uuid, e)
         super().emit_event(event)
 
+    def _create_guest(self, context: Any, xml: Any, instance: Any,
+                      *args: Any, **kwargs: Any) -> Any:
+        """Note where its logs end, as long as the guest writes nothing."""
+        with _never_fatal(instance, 'The start of the guest is not noted'):
+            logs = _guest_logs(xml)
+            self._wait_until_closed(list(logs.values()))
+            self._starting[instance.uuid] = _ends(logs)
+        return super()._create_guest(context, xml, instance, *args, **kwargs)
+
     def _note_boot(self, uuid: str) -> None:
         xml = host.booted_xml(self._connection(), uuid)
-        if xml is None:
-            return
-        positions: dict[int, reader.Position | None] = {}
-        directory = None
-        for device in char_device.parse(xml):
-            if device.log_file is None:
-                continue
-            file = generation.parse(os.path.basename(device.log_file))
-            if file is None:
-                continue
-            directory = os.path.dirname(device.log_file)
-            positions[file.port] = None
-            with contextlib.suppress(exception.LogNotFound):
-                found = reader.read_tail(device.log_file, 1)
-                if found.data:
-                    positions[file.port] = found.position
-        if directory is not None:
-            boot.add(directory, boot.Boot(time.time(), positions))
+        ends = self._starting.pop(uuid, None)
+        logs = {} if xml is None else _guest_logs(xml)
+        if logs:
+            # Not by nova: what it wrote until now is taken for older.
+            boot.add(os.path.dirname(next(iter(logs.values()))), boot.Boot(
+                time.time(), _ends(logs) if ends is None else ends))
+
+    def _wait_until_closed(self, logs: list[str]) -> None:
+        """What guests that have ended wrote last is in their logs."""
+        health.wait_until_closed(
+            CONF.virtlogd.virtlogd_socket, logs, _CLOSING)
 
     # The ports that a guest holds until it is undefined
 
@@ -581,9 +588,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         """Whether there is something to be received."""
         with _never_fatal(instance):
             os.makedirs(directory, mode=0o700, exist_ok=True)
-            health.wait_until_closed(
-                CONF.virtlogd.virtlogd_socket, [here for here, _ in moves],
-                _CLOSING)
+            self._wait_until_closed([here for here, _ in moves])
             for error in transfer.stage(
                     moves, directory, CONF.virtlogd.max_history_bytes,
                     lambda path, limit: reader.read_tail(path, limit).data,
@@ -697,21 +702,25 @@ class _Deadline:
         self._timer.cancel()
 
 
+_LOST = 'The output of the guest from before does not follow it'
+
+
 @contextlib.contextmanager
-def _never_fatal(instance: Any) -> Iterator[None]:
-    """Whatever becomes of its log, the guest goes on."""
+def _never_fatal(instance: Any, failure: str = _LOST) -> Iterator[None]:
+    """Whatever becomes of its log, the guest goes on.
+
+    :param failure: what is said, with the reason
+    """
     try:
         yield
     except (exception.VirtlogdDriverError, OSError) as e:
-        _warn_of_loss(instance, e)
+        LOG.warning('%s: %s', failure, e, instance=instance)
     except Exception:
-        LOG.exception('The output of the guest from before does not follow '
-                      'it', instance=instance)
+        LOG.exception('%s', failure, instance=instance)
 
 
 def _warn_of_loss(instance: Any, reason: object) -> None:
-    LOG.warning('The output of the guest from before does not follow it: %s',
-                reason, instance=instance)
+    LOG.warning('%s: %s', _LOST, reason, instance=instance)
 
 
 def _begin_logs(log_files: list[str]) -> None:
@@ -719,6 +728,27 @@ def _begin_logs(log_files: list[str]) -> None:
     for log_file in log_files:
         with contextlib.suppress(FileExistsError, FileNotFoundError):
             chain.begin(log_file)
+
+
+def _guest_logs(domain_xml: str) -> dict[int, str]:
+    """Path of the log of each serial port, if this driver has named it."""
+    found = {}
+    for device in char_device.parse(domain_xml):
+        file = generation.parse(os.path.basename(device.log_file or ''))
+        if device.log_file is not None and file is not None:
+            found[file.port] = device.log_file
+    return found
+
+
+def _ends(logs: dict[int, str]) -> _Ends:
+    """Where logs end now, by serial port; None: there is nothing in it."""
+    found: _Ends = {}
+    for port, path in logs.items():
+        found[port] = None
+        with contextlib.suppress(exception.LogNotFound):
+            last = reader.read_tail(path, 1)
+            found[port] = last.position if last.data else None
+    return found
 
 
 def _following(path: str, position: reader.Position) -> int | None:

@@ -4,16 +4,22 @@
 A guest that moves starts a new generation (generation.py), and everything
 older is carried there as one file per port. Nobody writes the old files any
 more by then. They are staged in a directory of their own, each under a name
-that says how long it is; that directory is copied to the other host at one go
+that says what is in it; that directory is copied to the other host at one go
 (or made in place), and the receiving side takes out of it what is whole. So a
 history is never seen half, and nothing has to be renamed from afar.
+
+A size does not tell what is whole: scp writes at many places of a file at
+once, and where a disk is full for a moment leaves holes in a file of full
+length. So the names have a digest.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterable
 
 from virtlogd_driver import exception
@@ -23,7 +29,7 @@ from virtlogd_driver.console_log.directory import open_directory
 #: The staging directory; it is copied as a whole, under the same name.
 STAGING = 'console.moving'
 
-_STAGED = re.compile(r'(?P<name>.+)\.(?P<size>[0-9]+)')
+_STAGED = re.compile(r'(?P<name>.+)\.(?P<digest>[0-9a-f]{32})')
 
 #: Path of a log here, and of the log there that goes on from it.
 Move = tuple[str, str]
@@ -151,8 +157,24 @@ def _stage_boots(moves: list[Move], staging: str,
 
 
 def _write(staging: str, name: str, data: bytes) -> None:
-    with open(os.path.join(staging, f'{name}.{len(data)}'), 'xb') as out:
+    digest = _digest(data).hexdigest()
+    with open(os.path.join(staging, f'{name}.{digest}'), 'xb') as out:
         out.write(data)
+
+
+def _digest(data: bytes = b'') -> 'hashlib.blake2b':
+    return hashlib.blake2b(data, digest_size=16)
+
+
+def _digest_of(path: str) -> str | None:
+    """None: it is no regular file."""
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        return None
+    digest = _digest()
+    with open(path, 'rb') as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def receive(staged_in: str, directory: str,
@@ -174,8 +196,7 @@ def receive(staged_in: str, directory: str,
     for staged in _names(staging):
         path = os.path.join(staging, staged)
         match = _STAGED.fullmatch(staged)
-        size = os.lstat(path).st_size
-        if match is None or size != int(match['size']):
+        if match is None or match['digest'] != _digest_of(path):
             broken.append(staged)
         elif match['name'] == boot.FILE:
             with open(path, 'rb') as file:
@@ -183,7 +204,8 @@ def receive(staged_in: str, directory: str,
             os.unlink(path)
         else:
             os.rename(path, os.path.join(directory, match['name']))
-            sizes[match['name']] = size
+            sizes[match['name']] = os.lstat(
+                os.path.join(directory, match['name'])).st_size
     if boots:
         _receive_boots(boots, sizes, directory)
     if sweep:

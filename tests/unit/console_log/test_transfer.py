@@ -129,12 +129,18 @@ class TestOtherHost:
         assert _names(there) == ['console.g1.history',
                                  'console.port1.g3.history']
 
-    def test_half_a_file_is_never_shown(self, sent, there) -> None:
-        os.truncate(sent / 'console.g1.history.12', 6)
+    @pytest.mark.parametrize('damage', ['cut off', 'hole'])
+    def test_half_a_file_is_never_shown(self, sent, there, damage) -> None:
+        (staged,) = sent.glob('console.g1.history.*')
+        if damage == 'cut off':
+            os.truncate(staged, 6)
+        else:
+            # As scp leaves it where the disk was full for a moment.
+            with staged.open('r+b') as file:
+                file.write(bytes(6))
         (there / 'console.g1.log').write_bytes(b'newest\n')
         assert _read(str(there / 'console.g1.log'), LIMIT) == b'newest\n'
-        assert transfer.receive(str(there), str(there)) == [
-            'console.g1.history.12']
+        assert transfer.receive(str(there), str(there)) == [staged.name]
         assert _names(there) == ['console.g1.log',
                                  'console.port1.g3.history']
 
