@@ -12,6 +12,7 @@ import pytest
 
 from tests.lab import namespace
 from tests.lab.daemons import LibvirtHost
+from tests.lab.nova_node import NovaNode
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,3 +38,15 @@ def libvirt_host(tmp_path: Path) -> Iterator[LibvirtHost]:
     """One hypervisor host, with libvirt's default settings."""
     with LibvirtHost(tmp_path / 'host1') as host:
         yield host
+
+
+@pytest.fixture
+def nova(libvirt_host: LibvirtHost, tmp_path: Path) -> Iterator[NovaNode]:
+    """Its guests write ten lines, then send back what is typed.
+
+    There is only one TCP port to give out: an operation that leaks it, or
+    that takes a second one, fails.
+    """
+    with NovaNode(libvirt_host, tmp_path / 'nova', options={
+            ('serial_console', 'port_range'): '10000:10000'}) as node:
+        yield node

@@ -1,88 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server's life, through the REST API of a whole nova.
-
-Whatever happens to the server, its guest keeps its serial port and its log.
-There is only one TCP port to give out: an operation that leaks it, or that
-takes a second one, fails.
-"""
+"""Both consoles of a server, through the REST API of a whole nova."""
 
 import shutil
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import fixtures
 import pytest
 
+from tests.functional.one_server import (
+    BOOT,
+    PORT,
+    assert_one_port_with_its_log,
+    boot,
+    devices,
+    type_text,
+    wait_for_boot,
+)
 from tests.lab import guest
 from tests.lab.daemons import LibvirtHost
-from tests.lab.nova_node import ApiError, NovaNode, Server
-
-PORT = 10000
-BOOT = ''.join(f'line {n:08d}\n' for n in range(1, 11))
-LAST_LINE = 'line 00000010\n'
+from tests.lab.nova_node import ApiError, NovaNode
 
 Use = Callable[[fixtures.Fixture], fixtures.Fixture]
-
-
-@pytest.fixture
-def nova(libvirt_host: LibvirtHost, tmp_path: Path) -> Iterator[NovaNode]:
-    """Its guests write ten lines, then send back what is typed."""
-    with NovaNode(libvirt_host, tmp_path / 'nova',
-                  options={('serial_console', 'port_range'): f'{PORT}:{PORT}'}
-                  ) as node:
-        yield node
-
-
-def devices(nova: NovaNode, server: Server) -> list[dict[str, str | None]]:
-    """The serial ports of the guest, as far as nova chooses."""
-    found = []
-    for serial in nova.guest_xml(server).findall('devices/serial'):
-        source, log = serial.find('source'), serial.find('log')
-        found.append({
-            'type': serial.get('type'),
-            'port': None if source is None else source.get('service'),
-            'log': None if log is None else log.get('file'),
-            'append': None if log is None else log.get('append')})
-    return found
-
-
-def assert_one_port_with_its_log(nova: NovaNode, server: Server,
-                                 log: str = 'console.log') -> None:
-    assert devices(nova, server) == [{
-        'type': 'tcp', 'port': str(PORT), 'append': 'on',
-        'log': str(nova.instance_directory(server) / log)}]
-
-
-def type_text(nova: NovaNode, server: Server, text: str) -> None:
-    """Typed at the serial console, and seen on both consoles."""
-    with nova.serial_console(server) as terminal:
-        terminal.type(f'{text}\r'.encode())
-        terminal.read_until(f'{text}\r\n'.encode())
-        # While somebody is connected.
-        nova.wait_for_output(server, f'{text}\n')
-
-
-def wait_for_boot(nova: NovaNode, server: Server, before: str = '') -> None:
-    """Until the output is what there was, and the messages of a boot."""
-    nova.wait_for_output(server, before + BOOT)
-    assert nova.console_output(server) == before + BOOT
-
-
-def boot(nova: NovaNode) -> Server:
-    """A server, and 'first' typed into it."""
-    server = nova.boot()
-    wait_for_boot(nova, server)
-    type_text(nova, server, 'first')
-    return server
-
-
-def assert_works_after(nova: NovaNode, server: Server) -> None:
-    """Started anew, with the log from before, and both consoles."""
-    assert_one_port_with_its_log(nova, server)
-    wait_for_boot(nova, server, f'{BOOT}first\n')
-    type_text(nova, server, 'second')
-    assert nova.console_output(server) == f'{BOOT}first\n{BOOT}second\n'
 
 
 def test_both_consoles_at_once(nova: NovaNode) -> None:
@@ -91,89 +30,6 @@ def test_both_consoles_at_once(nova: NovaNode) -> None:
     wait_for_boot(nova, server)
     type_text(nova, server, 'typed text')
     assert nova.console_output(server) == f'{BOOT}typed text\n'
-
-
-def test_hard_reboot(nova: NovaNode) -> None:
-    server = boot(nova)
-    nova.reboot(server, hard=True)
-    assert_works_after(nova, server)
-
-
-def test_soft_reboot_of_a_guest_that_does_not_listen(nova: NovaNode) -> None:
-    server = boot(nova)
-    nova.reboot(server, hard=False)
-    assert_works_after(nova, server)
-
-
-def test_rescue_and_unrescue(nova: NovaNode) -> None:
-    server = boot(nova)
-    nova.rescue(server)
-    assert_works_after(nova, server)
-    nova.unrescue(server)
-    assert_one_port_with_its_log(nova, server)
-    wait_for_boot(nova, server, f'{BOOT}first\n{BOOT}second\n')
-    type_text(nova, server, 'third')
-
-
-def test_resize_on_the_same_host_confirmed(nova: NovaNode) -> None:
-    server = boot(nova)
-    nova.resize(server)
-    assert_one_port_with_its_log(nova, server, 'console.g1.log')
-    wait_for_boot(nova, server, f'{BOOT}first\n')
-    type_text(nova, server, 'resized')
-    nova.confirm_resize(server)
-    assert_one_port_with_its_log(nova, server, 'console.g1.log')
-    type_text(nova, server, 'confirmed')
-    nova.reboot(server)
-    wait_for_boot(nova, server,
-                  f'{BOOT}first\n{BOOT}resized\nconfirmed\n')
-
-
-def test_resize_on_the_same_host_reverted(nova: NovaNode) -> None:
-    server = boot(nova)
-    nova.resize(server)
-    wait_for_boot(nova, server, f'{BOOT}first\n')
-    type_text(nova, server, 'resized')
-    nova.revert_resize(server)
-    assert_one_port_with_its_log(nova, server, 'console.g2.log')
-    wait_for_boot(nova, server, f'{BOOT}first\n{BOOT}resized\n')
-    type_text(nova, server, 'reverted')
-
-
-def test_rebuild(nova: NovaNode) -> None:
-    server = boot(nova)
-    nova.rebuild(server)
-    assert_one_port_with_its_log(nova, server, 'console.g1.log')
-    wait_for_boot(nova, server, f'{BOOT}first\n')
-    type_text(nova, server, 'rebuilt')
-    assert not list(nova.instances_path.glob('*_console'))
-
-
-def test_stop_and_start(nova: NovaNode) -> None:
-    server = boot(nova)
-    nova.stop(server)
-    assert nova.console_output(server) == f'{BOOT}first\n'
-    assert_one_port_with_its_log(nova, server)
-    nova.start(server)
-    assert_works_after(nova, server)
-
-
-def test_a_guest_that_crashed_leaves_its_log(nova: NovaNode) -> None:
-    server = boot(nova)
-    nova.guest(server).destroy()
-    assert nova.console_output(server) == f'{BOOT}first\n'
-
-
-def test_delete(nova: NovaNode) -> None:
-    server = boot(nova)
-    directory = nova.instance_directory(server)
-    assert directory.is_dir()
-    nova.delete(server)
-    assert not list(nova.instances_path.glob(f'{directory.name}*'))
-    with socket.socket() as listener:
-        listener.bind(('127.0.0.1', PORT))
-    # The only port is there for the next one.
-    boot(nova)
 
 
 def test_no_port_left(nova: NovaNode) -> None:

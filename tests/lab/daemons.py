@@ -121,7 +121,7 @@ class LibvirtHost(fixtures.Fixture):
         self._make_directories()
         self.configure()
         self._make_namespaces()
-        self.addCleanup(self._end)
+        self.addCleanup(self.end)
         self.start_virtlogd()
         self.start_libvirtd()
 
@@ -300,7 +300,7 @@ class LibvirtHost(fixtures.Fixture):
                 if os.stat(f'/proc/{entry}/ns/mnt').st_ino == own:
                     yield int(entry)
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """End every process of this host: daemons, guests, what else."""
         def none_left() -> bool:
             left = list(self._processes())

@@ -251,6 +251,8 @@ class NovaNode(fixtures.Fixture):
 
     def restart_compute(self) -> None:
         """End nova-compute, and start it anew: it knows nothing more."""
+        # In its own process it would hear no more from libvirt.
+        self.driver._host._lifecycle_event_handler = None
         self._nova.compute = self._nova.restart_compute_service(
             self._nova.compute, keep_hypervisor_state=False)
         self._nova.computes[self.host.name] = self._nova.compute

@@ -209,6 +209,7 @@ class Ssh(fixtures.Fixture):
 
     def start(self, name: str) -> None:
         host = self._hosts[name]
+        (self._directory / f'{name}.log').write_text('')
         with (self._directory / f'{name}.log').open('ab') as log:
             process = subprocess.Popen(host.command(
                 '/usr/sbin/sshd', '-D', '-e', '-f',
@@ -224,7 +225,6 @@ class Ssh(fixtures.Fixture):
 
         def said() -> str:
             return (self._directory / f'{name}.log').read_text()
-        (self._directory / f'{name}.log').write_text('')
         until(up, f'sshd of {name} up')
 
     def stop(self, name: str) -> None:
@@ -364,11 +364,22 @@ class TwoHosts(NovaNode):
         """End nova-compute on a host; start it with its new options."""
         with self.places.at(name):
             self._nova.computes[name].stop()
+        self.driver_of(name)._host._lifecycle_event_handler = None
         self._own_options[name] = self._options_of(name)
         self._nova.start_compute_on(name)
 
     def _make_nova(self) -> nova_node._Nova:
         return _TwoComputes(self._configure, self.places, list(self.hosts))
+
+    def lose(self, name: str) -> None:
+        """A host goes down, and nova has been told."""
+        with self.places.at(name):
+            self._nova.computes[name].stop()
+        self.hosts[name].end()
+        (service,) = self.api.api_get(
+            f'/os-services?host={name}&binary=nova-compute').body['services']
+        self.api.api_put(f'/os-services/{service["id"]}',
+                         {'forced_down': True})
 
     # Servers
 
@@ -409,7 +420,8 @@ class TwoHosts(NovaNode):
             return None
         status = until(ended, 'migration ended', seconds, 0.1)
         assert status is not None
-        self.wait(server, 'ACTIVE')
+        until(lambda: self.api.get_server(server['id'])[
+            'OS-EXT-STS:task_state'] is None, 'nothing under way')
         return status
 
     def migrations(self, server: Server) -> list[dict[str, Any]]:

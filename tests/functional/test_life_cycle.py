@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server's life: what becomes of its log, its port and its boots.
+
+One test for each row of the table in doc/source/operator/life_cycle.rst;
+what moves a guest to another host is in test_migration.py.
+"""
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fixtures
+import pytest
+
+from tests.functional.one_server import (
+    BOOT,
+    PORT,
+    assert_one_port_with_its_log,
+    assert_works_after,
+    boot,
+    type_text,
+    wait_for_boot,
+)
+from tests.lab import guest
+from tests.lab.daemons import LibvirtHost
+from tests.lab.nova_node import NovaNode, Server
+from tests.lab.two_hosts import TwoHosts
+from tests.lab.wait import until
+from virtlogd_driver.console_log import boot as boots
+from virtlogd_driver.console_log import reader
+
+Use = Callable[[fixtures.Fixture], Any]
+
+
+def output_of_boots(nova: NovaNode, server: Server) -> list[str]:
+    """What was written from each start of the guest on."""
+    directory = nova.instance_directory(server)
+    log = nova.guest_xml(server).find('devices/serial/log').get('file')
+    found = []
+    for noted in boots.read(str(directory)):
+        data, position = b'', noted.positions[0]
+        while True:
+            since = reader.read_from(log, position, 1 << 20)
+            data, position = data + since.data, since.position
+            if not since.data:
+                break
+        found.append(data.decode().replace('\r', ''))
+    return found
+
+
+def assert_still_running(nova: NovaNode, server: Server) -> None:
+    """Not booted anew: the same log goes on."""
+    assert_one_port_with_its_log(nova, server)
+    type_text(nova, server, 'second')
+    assert nova.console_output(server) == f'{BOOT}first\nsecond\n'
+    assert output_of_boots(nova, server) == [f'{BOOT}first\nsecond\n']
+
+
+def test_hard_reboot(nova: NovaNode) -> None:
+    server = boot(nova)
+    nova.reboot(server, hard=True)
+    assert_works_after(nova, server)
+
+
+def test_soft_reboot_of_a_guest_that_does_not_listen(nova: NovaNode) -> None:
+    server = boot(nova)
+    nova.reboot(server, hard=False)
+    assert_works_after(nova, server)
+
+
+def test_rescue_and_unrescue(nova: NovaNode) -> None:
+    server = boot(nova)
+    nova.rescue(server)
+    assert_works_after(nova, server)
+    nova.unrescue(server)
+    assert_one_port_with_its_log(nova, server)
+    wait_for_boot(nova, server, f'{BOOT}first\n{BOOT}second\n')
+    type_text(nova, server, 'third')
+
+
+def test_resize_on_the_same_host_confirmed(nova: NovaNode) -> None:
+    server = boot(nova)
+    nova.resize(server)
+    assert_one_port_with_its_log(nova, server, 'console.g1.log')
+    wait_for_boot(nova, server, f'{BOOT}first\n')
+    type_text(nova, server, 'resized')
+    nova.confirm_resize(server)
+    assert_one_port_with_its_log(nova, server, 'console.g1.log')
+    type_text(nova, server, 'confirmed')
+    nova.reboot(server)
+    wait_for_boot(nova, server,
+                  f'{BOOT}first\n{BOOT}resized\nconfirmed\n')
+
+
+def test_resize_on_the_same_host_reverted(nova: NovaNode) -> None:
+    server = boot(nova)
+    nova.resize(server)
+    wait_for_boot(nova, server, f'{BOOT}first\n')
+    type_text(nova, server, 'resized')
+    nova.revert_resize(server)
+    assert_one_port_with_its_log(nova, server, 'console.g2.log')
+    wait_for_boot(nova, server, f'{BOOT}first\n{BOOT}resized\n')
+    type_text(nova, server, 'reverted')
+
+
+def test_rebuild(nova: NovaNode) -> None:
+    server = boot(nova)
+    nova.rebuild(server)
+    assert_one_port_with_its_log(nova, server, 'console.g1.log')
+    wait_for_boot(nova, server, f'{BOOT}first\n')
+    type_text(nova, server, 'rebuilt')
+    assert not list(nova.instances_path.glob('*_console'))
+
+
+def test_stop_and_start(nova: NovaNode) -> None:
+    server = boot(nova)
+    nova.stop(server)
+    assert nova.console_output(server) == f'{BOOT}first\n'
+    assert_one_port_with_its_log(nova, server)
+    nova.start(server)
+    assert_works_after(nova, server)
+
+
+def test_delete(nova: NovaNode) -> None:
+    server = boot(nova)
+    directory = nova.instance_directory(server)
+    assert directory.is_dir()
+    nova.delete(server)
+    assert not list(nova.instances_path.glob(f'{directory.name}*'))
+    with socket.socket() as listener:
+        listener.bind(('127.0.0.1', PORT))
+    # The only port is there for the next one.
+    boot(nova)
+
+
+def test_reset_inside_the_guest(nova: NovaNode) -> None:
+    server = boot(nova)
+    nova.guest(server).reset()
+    assert_works_after(nova, server)
+
+
+def test_pause_and_unpause(nova: NovaNode) -> None:
+    server = boot(nova)
+    nova.action(server, 'pause', 'PAUSED')
+    assert nova.console_output(server) == f'{BOOT}first\n'
+    nova.action(server, 'unpause', 'ACTIVE')
+    assert_still_running(nova, server)
+
+
+def test_suspend_and_resume(nova: NovaNode) -> None:
+    server = boot(nova)
+    nova.action(server, 'suspend', 'SUSPENDED')
+    assert nova.console_output(server) == f'{BOOT}first\n'
+    nova.action(server, 'resume', 'ACTIVE')
+    assert_still_running(nova, server)
+
+
+def test_crash_and_start_by_hand(nova: NovaNode,
+                                 libvirt_host: LibvirtHost) -> None:
+    server = boot(nova)
+    os.kill(libvirt_host.qemu_pid(nova.guest(server).name()), signal.SIGKILL)
+    until(lambda: not nova.guest(server).isActive(), 'guest ended')
+    assert nova.console_output(server) == f'{BOOT}first\n'
+    # Not by nova: it is noted as well.
+    nova.guest(server).create()
+    assert_works_after(nova, server)
+    assert output_of_boots(nova, server) == [
+        f'{BOOT}first\n{BOOT}second\n', f'{BOOT}second\n']
+
+
+def test_crash_and_automatic_restart(libvirt_host: LibvirtHost,
+                                     tmp_path: Path, use: Use) -> None:
+    """The whole host goes down, and comes up again."""
+    nova = use(NovaNode(libvirt_host, tmp_path / 'nova', options={
+        ('serial_console', 'port_range'): f'{PORT}:{PORT}',
+        (None, 'resume_guests_state_on_host_boot'): True}))
+    server = boot(nova)
+    os.kill(libvirt_host.qemu_pid(nova.guest(server).name()), signal.SIGKILL)
+    until(lambda: not nova.guest(server).isActive(), 'guest ended')
+    nova.restart_compute()
+    until(lambda: nova.guest(server).isActive(), 'guest started')
+    assert_works_after(nova, server)
+
+
+def test_shelve_without_offload(libvirt_host: LibvirtHost, tmp_path: Path,
+                                use: Use) -> None:
+    nova = use(NovaNode(libvirt_host, tmp_path / 'nova', options={
+        ('serial_console', 'port_range'): f'{PORT}:{PORT}',
+        (None, 'shelved_offload_time'): -1}))
+    server = boot(nova)
+    nova.action(server, 'shelve', 'SHELVED')
+    nova.action(server, 'unshelve', 'ACTIVE')
+    assert_works_after(nova, server)
+
+
+def test_shelve_with_offload(nova: NovaNode) -> None:
+    """The directory is deleted with the guest: the log starts anew."""
+    server = boot(nova)
+    nova.action(server, 'shelve', 'SHELVED_OFFLOADED')
+    assert not list(nova.instances_path.glob(f'{server["id"]}*'))
+    nova.action(server, 'unshelve', 'ACTIVE')
+    assert_one_port_with_its_log(nova, server)
+    until(lambda: len(output_of_boots(nova, server)) == 1, 'one boot')
+    # The stand-in of glance keeps no snapshot: this guest has nothing to say.
+    assert 'first' not in nova.console_output(server)
+
+
+def test_boots_are_told_apart(nova: NovaNode) -> None:
+    """Across restarts of nova-compute and moves of the log."""
+    server = boot(nova)
+    nova.reboot(server)
+    assert_works_after(nova, server)
+    nova.resize(server)
+    wait_for_boot(nova, server, f'{BOOT}first\n{BOOT}second\n')
+    nova.confirm_resize(server)
+    type_text(nova, server, 'third')
+    nova.restart_compute()
+    nova.stop(server)
+    nova.start(server)
+    wait_for_boot(nova, server,
+                  f'{BOOT}first\n{BOOT}second\n{BOOT}third\n')
+    of_each = [f'{BOOT}first\n', f'{BOOT}second\n', f'{BOOT}third\n', BOOT]
+    assert output_of_boots(nova, server) == [
+        ''.join(of_each[n:]) for n in range(4)]
+
+
+@pytest.mark.parametrize('shared', [False, True], ids=['separate', 'shared'])
+def test_evacuate(tmp_path: Path, use: Use, shared: bool) -> None:
+    """The log is where the storage is; two hosts never write one file."""
+    nova = use(TwoHosts(
+        tmp_path / 'lab', shared=shared,
+        image=guest.disk_image(guest.boot_sector(count=10))))
+    server = nova.boot_on('host1')
+    wait_for_boot(nova, server)
+    type_text(nova, server, 'first')
+    nova.lose('host1')
+    nova.action(server, 'evacuate', 'ACTIVE', {'host': 'host2'})
+    assert nova.host_of(server).name == 'host2'
+    before = f'{BOOT}first\n' if shared else ''
+    wait_for_boot(nova, server, before)
+    type_text(nova, server, 'second')
+    assert nova.console_output(server) == f'{before}{BOOT}second\n'
+    (log,) = nova.guest_xml(server).iterfind('devices/serial/log')
+    assert Path(log.get('file')).name == (
+        'console.g1.log' if shared else 'console.log')
+    assert nova.driver_of('host2')._ports.held() == {
+        ('127.0.0.2', PORT): server['id']}

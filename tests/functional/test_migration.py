@@ -1,0 +1,628 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The log follows a guest that moves between two hosts, under a whole nova."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import fixtures
+import pytest
+
+from tests.lab import guest
+from tests.lab.nova_node import Server
+from tests.lab.two_hosts import TwoHosts
+from tests.lab.wait import until
+
+Use = Callable[[fixtures.Fixture], Any]
+Make = Callable[..., TwoHosts]
+
+#: As much as the tests ever write.
+LIMIT = 64 * 1024 * 1024
+UNCUT = {('virtlogd', 'max_console_bytes'): LIMIT,
+         ('virtlogd', 'max_history_bytes'): LIMIT}
+#: Writes numbered lines for as long as it runs.
+WRITER = guest.disk_image(guest.boot_sector(interval=0.05, burst=2))
+
+
+class Before(fixtures.Fixture):
+    """Something that happens just before a method of a driver is called."""
+
+    def __init__(self, driver: Any, method: str,
+                 happens: Callable[[], object]) -> None:
+        super().__init__()
+        self._driver = driver
+        self._method = method
+        self._happens = happens
+
+    def _setUp(self) -> None:
+        called = getattr(self._driver, self._method)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._happens()
+            return called(*args, **kwargs)
+        self.useFixture(fixtures.MockPatchObject(
+            self._driver, self._method, call))
+
+
+@pytest.fixture
+def make(use: Use, tmp_path: Path) -> Make:
+    def made(image: bytes = WRITER, **arguments: Any) -> TwoHosts:
+        options = {**UNCUT, **arguments.pop('options', {})}
+        nova: TwoHosts = use(TwoHosts(
+            tmp_path / 'lab', image=image, options=options, **arguments))
+        return nova
+    return made
+
+
+def numbers(output: str) -> list[int]:
+    """The numbers of all lines; the last one may not be whole yet.
+
+    Without what assert_interactive has left.
+    """
+    lines = output.replace('typed text\n', '').split('\n')[:-1]
+    for line in lines:
+        assert re.fullmatch(r'line \d{8}', line), repr(line)
+    return [int(line[5:]) for line in lines]
+
+
+def assert_exact(nova: TwoHosts, server: Server, boots: int = 1) -> int:
+    """No line lost, doubled or out of order; the number of lines."""
+    found = numbers(nova.console_output(server))
+    starts = [index for index, n in enumerate(found) if n == 1]
+    assert len(starts) == boots, starts
+    for first, end in zip(starts, [*starts[1:], len(found)], strict=True):
+        assert found[first:end] == list(range(1, end - first + 1))
+    return len(found)
+
+
+def wait_for_more(nova: TwoHosts, server: Server, boots: int = 1) -> None:
+    """Until the guest has written something where it is now."""
+    nova.wait_for_output(server, 'line 00000001\n')
+    count = assert_exact(nova, server, boots)
+    until(lambda: assert_exact(nova, server, boots) > count,
+          'the guest writes on')
+
+
+def other(name: str) -> str:
+    return {'host1': 'host2', 'host2': 'host1'}[name]
+
+
+def files(nova: TwoHosts, name: str, server: Server) -> list[str]:
+    """The files of the server's logs on a host."""
+    return sorted(path.name for path in nova.directory_on(
+        name, server).glob('console*') if path.name != 'console.boots')
+
+
+def devices(nova: TwoHosts, server: Server) -> list[tuple[str, ...]]:
+    """Of each serial port: its type, its address, its log's name."""
+    found = []
+    for serial in nova.guest_xml(server).findall('devices/serial'):
+        source, log = serial.find('source'), serial.find('log')
+        written = log if log is not None else source
+        path = None if written is None else (
+            written.get('file') or written.get('path'))
+        found.append((
+            str(serial.get('type')),
+            str(None if source is None else source.get('host')),
+            str(path and Path(path).name if serial.get('type') != 'pty'
+                or log is not None else None)))
+    return found
+
+
+def held(nova: TwoHosts, name: str) -> set[str]:
+    """The guests that hold TCP ports of a host."""
+    return set(nova.driver_of(name)._ports.held().values())
+
+
+def warnings(nova: TwoHosts, text: str = 'does not follow it') -> list[str]:
+    return [line for line in nova.log().splitlines() if text in line]
+
+
+def said_in(nova: TwoHosts, line: str) -> str:
+    """A line of nova's log with what the message goes on with."""
+    after = nova.log().split(line)[1]
+    return line + re.split(r'\n\d{4}-\d\d-\d\d ', after)[0]
+
+
+def assert_interactive(nova: TwoHosts, server: Server) -> None:
+    with nova.serial_console(server) as terminal:
+        terminal.type(b'typed text\r')
+        terminal.read_until(b'typed text\r\n')
+
+
+both_storages = pytest.mark.parametrize(
+    'shared', [False, True], ids=['separate', 'shared'])
+
+
+@both_storages
+def test_there_and_back_15_times(make: Make, shared: bool) -> None:
+    """Rotating all the while, nothing lost, doubled or out of order."""
+    settings = {'max_size': 65536, 'max_backups': 32}
+    nova = make(
+        guest.disk_image(guest.boot_sector(interval=0.05, burst=255)),
+        shared=shared,
+        host_settings={'host1': settings, 'host2': settings})
+    server = nova.boot_on('host1')
+    name = 'host1'
+    for _ in range(15):
+        wait_for_more(nova, server)
+        name = other(name)
+        assert nova.live_migrate(server, name) == 'completed'
+        assert nova.host_of(server).name == name
+    wait_for_more(nova, server)
+    assert warnings(nova) == []
+    # One generation and its history are what is left.
+    assert [file for file in files(nova, name, server)
+            if not re.search(r'\.log\.\d+$', file)] == (
+        ['console.g15.history', 'console.g15.log'] if shared
+        else ['console.g1.history', 'console.g1.log'])
+    assert held(nova, name) == {server['id']}
+    assert held(nova, other(name)) == set()
+
+
+class TestOldDestination:
+    """A host that cannot have both consoles, or has nova's own driver."""
+
+    CAPABILITY: ClassVar[dict[str, Any]] = {
+        'host_settings': {'host2': {'stdio_handler': 'file'}}}
+    DRIVER: ClassVar[dict[str, Any]] = {
+        'host_options': {'host2': {
+            (None, 'compute_driver'): 'libvirt.LibvirtDriver'}}}
+    SERIAL_OFF: ClassVar[dict[str, Any]] = {
+        'host_options': {'host2': {('serial_console', 'enabled'): False}}}
+
+    def test_interactive_and_the_old_log_stays(self, make: Make) -> None:
+        nova = make(**self.CAPABILITY)
+        server = nova.boot_on('host1')
+        wait_for_more(nova, server)
+        assert nova.live_migrate(server, 'host2') == 'completed'
+        assert devices(nova, server) == [('tcp', '127.0.0.2', 'None')]
+        assert_interactive(nova, server)
+        before = nova.console_output(server)
+        assert_exact(nova, server)
+        assert nova.live_migrate(server, 'host1') == 'completed'
+        assert devices(nova, server) == [('tcp', '127.0.0.1', 'None')]
+        assert nova.console_output(server) == before
+        nova.reboot(server)
+        assert devices(nova, server) == [
+            ('tcp', '127.0.0.1', 'console.g1.log')]
+        output = nova.wait_for_output(server, before + 'line 00000001\n')
+        numbers(output)
+
+    def test_novas_own_driver(self, make: Make) -> None:
+        nova = make(**self.DRIVER)
+        server = nova.boot_on('host1')
+        wait_for_more(nova, server)
+        assert nova.live_migrate(server, 'host2') == 'completed'
+        assert devices(nova, server) == [('tcp', '127.0.0.2', 'None')]
+        assert_interactive(nova, server)
+        # Nobody puts it in place there, but there it is, and whole.
+        (history,) = nova.directory_on('host2', server).glob(
+            'console.moving/console.g1.history.*')
+        found = numbers(history.read_text().replace('\r', ''))
+        assert found == list(range(1, len(found) + 1))
+        # Back home it keeps what it has until it is rebooted.
+        assert nova.live_migrate(server, 'host1') == 'completed'
+        assert devices(nova, server) == [('tcp', '127.0.0.1', 'None')]
+        assert_interactive(nova, server)
+        nova.reboot(server)
+        assert devices(nova, server)[0][0] == 'tcp'
+        wait_for_more(nova, server)
+
+    def test_the_host_is_upgraded_later(self, make: Make) -> None:
+        nova = make(**self.DRIVER)
+        server = nova.boot_on('host1')
+        wait_for_more(nova, server)
+        nova.live_migrate(server, 'host2')
+        nova.host_options['host2'] = {}
+        nova.restart_compute_on('host2')
+        assert_exact(nova, server)
+        nova.reboot(server)
+        assert devices(nova, server) == [
+            ('tcp', '127.0.0.2', 'console.g1.log')]
+        wait_for_more(nova, server, boots=2)
+
+    def test_without_serial_consoles(self, make: Make) -> None:
+        nova = make(**self.CAPABILITY, **self.SERIAL_OFF)
+        server = nova.boot_on('host1')
+        wait_for_more(nova, server)
+        assert nova.live_migrate(server, 'host2') == 'completed'
+        assert devices(nova, server) == [('file', 'None', 'console.g1.log')]
+        wait_for_more(nova, server)
+
+    def test_novas_own_driver_without_serial_consoles(
+            self, make: Make) -> None:
+        nova = make(host_options={'host2': {
+            **self.DRIVER['host_options']['host2'],
+            **self.SERIAL_OFF['host_options']['host2']}})
+        server = nova.boot_on('host1')
+        wait_for_more(nova, server)
+        assert nova.live_migrate(server, 'host2') == 'completed'
+        assert devices(nova, server) == [('file', 'None', 'console.g1.log')]
+        # nova shows what its file has: what was written since.
+        first = numbers(nova.wait_for_output(server, 'line '))
+        until(lambda: numbers(nova.console_output(server)) > first,
+              'the guest writes on')
+
+
+class TestOldSource:
+
+    @pytest.mark.parametrize('upgrade', [False, True])
+    def test_not_capable(self, make: Make, upgrade: bool) -> None:
+        """What it wrote follows it, with or without an upgrade."""
+        nova = make(
+            host_settings={'host1': {'stdio_handler': 'file'}},
+            options={('virtlogd', 'upgrade_on_migration'): upgrade})
+        server = nova.boot_on('host1')
+        wait_for_more(nova, server)
+        assert devices(nova, server) == [('file', 'None', 'console.log')]
+        assert nova.live_migrate(server, 'host2') == 'completed'
+        upgraded = [('tcp', '127.0.0.2', 'console.g1.log')]
+        assert devices(nova, server) == (
+            upgraded if upgrade else [('file', 'None', 'console.g1.log')])
+        wait_for_more(nova, server)
+        if not upgrade:
+            nova.reboot(server)
+            assert devices(nova, server) == upgraded
+        assert_interactive(nova, server)
+
+    def test_novas_own_driver(self, make: Make) -> None:
+        """As it was configured, until it is rebooted."""
+        nova = make(host_options={'host1': {
+            (None, 'compute_driver'): 'libvirt.LibvirtDriver'}})
+        server = nova.boot_on('host1')
+        nova.wait_for_output(server, 'line ')
+        assert nova.live_migrate(server, 'host2') == 'completed'
+        assert devices(nova, server) == [('tcp', '127.0.0.2', 'console.log')]
+        numbers(nova.wait_for_output(server, 'line '))
+        assert_interactive(nova, server)
+        assert held(nova, 'host2') == {server['id']}
+        nova.reboot(server)
+        assert devices(nova, server) == [
+            ('tcp', '127.0.0.2', 'console.g1.log')]
+
+
+class TestSerialConsolesOnOneHostOnly:
+
+    def test_there_and_back(self, make: Make) -> None:
+        nova = make(host_options={
+            'host2': {('serial_console', 'enabled'): False}})
+        server = nova.boot_on('host1')
+        wait_for_more(nova, server)
+        assert nova.live_migrate(server, 'host2') == 'completed'
+        assert devices(nova, server) == [('pty', 'None', 'console.g1.log')]
+        assert held(nova, 'host1') == held(nova, 'host2') == set()
+        wait_for_more(nova, server)
+        assert nova.live_migrate(server, 'host1') == 'completed'
+        # It keeps what it has, and the port is there for the next boot.
+        assert devices(nova, server) == [('pty', 'None', 'console.g1.log')]
+        wait_for_more(nova, server)
+        nova.reboot(server)
+        assert devices(nova, server) == [
+            ('tcp', '127.0.0.1', 'console.g1.log')]
+        assert_interactive(nova, server)
+
+    def test_upgraded(self, make: Make) -> None:
+        nova = make(
+            host_options={'host1': {('serial_console', 'enabled'): False}},
+            options={('virtlogd', 'upgrade_on_migration'): True})
+        server = nova.boot_on('host1')
+        wait_for_more(nova, server)
+        assert devices(nova, server) == [('pty', 'None', 'console.log')]
+        assert nova.live_migrate(server, 'host2') == 'completed'
+        assert devices(nova, server) == [
+            ('tcp', '127.0.0.2', 'console.g1.log')]
+        wait_for_more(nova, server)
+        assert_interactive(nova, server)
+
+
+#: Ten lines, then what is typed: no line is cut off when it is switched off.
+QUIET = guest.disk_image(guest.boot_sector(count=10))
+BOOT = ''.join(f'line {n:08d}\n' for n in range(1, 11))
+
+
+def type_text(nova: TwoHosts, server: Server, text: str) -> None:
+    with nova.serial_console(server) as terminal:
+        terminal.type(f'{text}\r'.encode())
+        terminal.read_until(f'{text}\r\n'.encode())
+    nova.wait_for_output(server, f'{text}\n')
+
+
+class TestColdMigration:
+
+    @pytest.fixture
+    def nova(self, make: Make, request: pytest.FixtureRequest) -> TwoHosts:
+        shared, transport = request.param
+        return make(QUIET, shared=shared, options={
+            ('libvirt', 'remote_filesystem_transport'): transport})
+
+    ways = pytest.mark.parametrize(
+        'nova', [(False, 'ssh'), (False, 'rsync'), (True, 'ssh')],
+        indirect=True, ids=['ssh', 'rsync', 'shared'])
+
+    def migrate(self, nova: TwoHosts) -> tuple[Server, str]:
+        """A server that has moved to host2, and its output until then."""
+        server = nova.boot_on('host1')
+        nova.wait_for_output(server, BOOT)
+        type_text(nova, server, 'first')
+        nova.action(server, 'migrate', 'VERIFY_RESIZE', {'host': 'host2'})
+        assert nova.host_of(server).name == 'host2'
+        nova.wait_for_output(server, f'{BOOT}first\n{BOOT}')
+        type_text(nova, server, 'moved')
+        output = f'{BOOT}first\n{BOOT}moved\n'
+        assert nova.console_output(server) == output
+        return server, output
+
+    @ways
+    def test_confirmed(self, nova: TwoHosts) -> None:
+        server, output = self.migrate(nova)
+        nova.confirm_resize(server)
+        type_text(nova, server, 'confirmed')
+        nova.reboot(server)
+        nova.wait_for_output(server, f'{output}confirmed\n{BOOT}')
+        assert held(nova, 'host1') == set()
+        assert held(nova, 'host2') == {server['id']}
+        assert warnings(nova) == []
+
+    @ways
+    def test_reverted(self, nova: TwoHosts) -> None:
+        server, output = self.migrate(nova)
+        nova.revert_resize(server)
+        assert nova.host_of(server).name == 'host1'
+        nova.wait_for_output(server, output + BOOT)
+        type_text(nova, server, 'reverted')
+        assert nova.console_output(server) == f'{output}{BOOT}reverted\n'
+        assert held(nova, 'host1') == {server['id']}
+        assert held(nova, 'host2') == set()
+        assert warnings(nova) == []
+        nova.delete(server)
+        for name in nova.hosts:
+            assert not list(nova.instances[name].glob(f'{server["id"]}*'))
+
+
+class TestTheCopyFails:
+    """The move ends well, and the loss is said, once."""
+
+    @pytest.fixture
+    def nova(self, make: Make) -> TwoHosts:
+        return make(options={('virtlogd', 'history_timeout'): 3})
+
+    @pytest.fixture
+    def server(self, nova: TwoHosts) -> Server:
+        server = nova.boot_on('host1')
+        wait_for_more(nova, server)
+        return server
+
+    def make_it_long(self, nova: TwoHosts, server: Server) -> None:
+        """An old backup of 40 MiB, so that the copy takes a while."""
+        directory = nova.directory_on('host1', server)
+        (directory / 'console.log.0').write_bytes(b'old\n' * (10 << 20))
+
+    def assert_moved_without(self, nova: TwoHosts, server: Server,
+                             reason: str) -> None:
+        assert nova.live_migrate(server, 'host2') == 'completed'
+        (warning,) = warnings(nova)
+        assert re.search(reason, said_in(nova, warning))
+        found = numbers(nova.wait_for_output(server, 'line '))
+        assert found[0] > 1
+        assert found == list(range(found[0], found[0] + len(found)))
+        assert files(nova, 'host2', server) == ['console.g1.log']
+        # And none the worse for it.
+        nova.reboot(server)
+        assert_interactive(nova, server)
+
+    def test_no_ssh_daemon(self, nova: TwoHosts, server: Server) -> None:
+        nova.ssh.stop('host2')
+        self.assert_moved_without(nova, server, 'Connection refused')
+
+    def test_ssh_daemon_hangs(self, nova: TwoHosts, server: Server) -> None:
+        nova.ssh.signal('host2', signal.SIGSTOP)
+        self.assert_moved_without(nova, server, 'history_timeout = 3 s')
+        nova.ssh.signal('host2', signal.SIGCONT)
+
+    def test_permission_refused(self, nova: TwoHosts, server: Server
+                                ) -> None:
+        nova.ssh.authorized_keys.write_text('')
+        self.assert_moved_without(nova, server, 'Permission denied')
+
+    def test_disk_full(self, nova: TwoHosts, server: Server,
+                       use: Use) -> None:
+        host = nova.hosts['host2']
+        self.make_it_long(nova, server)
+        subprocess.run(host.command(
+            'mount', '-t', 'tmpfs', '-o', 'size=100m', 'lab',
+            nova.instances_path), check=True)
+        full = nova.instances_path / 'full'
+
+        def fill() -> None:
+            subprocess.run(host.command(
+                'fallocate', '--length', '75MiB', full), check=True)
+        use(Before(nova.driver_of('host2'), 'pre_live_migration', fill))
+        assert nova.live_migrate(server, 'host2') == 'completed'
+        (warning,) = [w for w in warnings(nova) if 'has not come' not in w]
+        assert re.search('No space left|write remote', said_in(nova, warning))
+        seen = subprocess.run(
+            host.command('ls', nova.instances_path / server['id']),
+            check=True, capture_output=True, text=True).stdout.split()
+        assert [name for name in seen if name.startswith('console')] == [
+            'console.boots', 'console.g1.log']
+        assert 'old' not in nova.console_output(server)
+
+    def test_killed_half_way(self, nova: TwoHosts, server: Server) -> None:
+        self.make_it_long(nova, server)
+        directory = nova.directory_on('host2', server)
+
+        def kill() -> None:
+            def begun() -> bool:
+                return any(path.stat().st_size > 0 for path in
+                           directory.glob('console.moving/*'))
+            until(begun, 'the copy begins', 60, 0.001)
+            for pid in nova.hosts['host1'].processes('scp', 'ssh'):
+                os.kill(pid, signal.SIGKILL)
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        assert nova.live_migrate(server, 'host2') == 'completed'
+        thread.join()
+        lost, cut = sorted(warnings(nova), key=lambda w: 'not come' in w)
+        assert 'the copy to host2' in lost
+        assert 'console.g1.history' in cut
+        assert files(nova, 'host2', server) == ['console.g1.log']
+        assert 'old' not in nova.console_output(server)
+
+    def test_truncated(self, nova: TwoHosts, server: Server,
+                       use: Use) -> None:
+        directory = nova.directory_on('host2', server)
+
+        def truncate() -> None:
+            (staged,) = directory.glob('console.moving/*.history.*')
+            os.truncate(staged, staged.stat().st_size // 2)
+        use(Before(nova.driver_of('host2'),
+                   'post_live_migration_at_destination', truncate))
+        self.assert_moved_without(nova, server, 'has not come whole')
+
+    def test_of_a_cold_migration(self, make: Make) -> None:
+        nova = make(QUIET)
+        server = nova.boot_on('host1')
+        nova.wait_for_output(server, BOOT)
+        type_text(nova, server, 'first')
+        driver = nova.driver_of('host1')
+        send = driver._send
+
+        def send_too_late(*args: Any) -> None:
+            nova.ssh.stop('host2')
+            send(*args)
+        driver._send = send_too_late
+        nova.action(server, 'migrate', 'VERIFY_RESIZE', {'host': 'host2'})
+        nova.ssh.start('host2')
+        (warning,) = warnings(nova)
+        assert 'Connection refused' in said_in(nova, warning)
+        nova.wait_for_output(server, BOOT)
+        assert nova.console_output(server) == BOOT
+
+
+class TestItDoesNotMove:
+    """The source logs on, and the destination is as it was."""
+
+    def assert_as_before(self, nova: TwoHosts, server: Server) -> None:
+        assert nova.migrations(server)[0]['status'] in (
+            'error', 'failed', 'cancelled')
+        assert nova.host_of(server).name == 'host1'
+        if 'Live Migration failure' in nova.log():
+            # So nova 34 does with a guest that has stayed.
+            nova.wait(server, 'ERROR')
+            nova.action(server, 'os-resetState', 'ACTIVE',
+                        {'state': 'active'})
+        wait_for_more(nova, server)
+        assert devices(nova, server) == [
+            ('tcp', '127.0.0.1', 'console.log')]
+        assert files(nova, 'host1', server) == ['console.log']
+        if not nova.shared:
+            assert not nova.directory_on('host2', server).exists()
+        assert held(nova, 'host1') == {server['id']}
+        with nova.places.at('host2'):
+            nova.driver_of('host2')._release_leftovers()
+        assert held(nova, 'host2') == set()
+        assert_interactive(nova, server)
+
+    def assert_refused(self, nova: TwoHosts, server: Server,
+                       reason: str) -> None:
+        """Before anything was done."""
+        assert nova.live_migrate(server, 'host2') == 'error'
+        assert re.search(f'MigrationPreCheckError.*{reason}', nova.log())
+        assert held(nova, 'host2') == set()
+        self.assert_as_before(nova, server)
+
+    def test_virtlogd_is_down(self, make: Make) -> None:
+        nova = make()
+        server = nova.boot_on('host1')
+        nova.hosts['host2'].stop_virtlogd()
+        self.assert_refused(nova, server, 'host2: .*virtlogd')
+
+    def test_no_port_is_left(self, make: Make) -> None:
+        nova = make(host_options={
+            'host2': {('serial_console', 'port_range'): '10000:10000'}})
+        server = nova.boot_on('host1')
+        nova.boot_on('host2')
+        assert nova.live_migrate(server, 'host2') == 'error'
+        assert re.search('MigrationPreCheckError.*host2: No 1 free TCP ports',
+                         nova.log())
+        wait_for_more(nova, server)
+        assert not nova.directory_on('host2', server).exists()
+        assert server['id'] not in held(nova, 'host2')
+
+    def test_no_room(self, make: Make) -> None:
+        nova = make()
+        server = nova.boot_on('host1')
+        subprocess.run(nova.hosts['host2'].command(
+            'mount', '-t', 'tmpfs', '-o', 'size=1m', 'lab',
+            nova.instances_path), check=True)
+        self.assert_refused(nova, server, 'host2: .*free')
+
+    @both_storages
+    def test_virtlogd_goes_down_later(self, make: Make, use: Use,
+                                      shared: bool) -> None:
+        nova = make(shared=shared)
+        server = nova.boot_on('host1')
+        wait_for_more(nova, server)
+        use(Before(nova.driver_of('host2'), 'pre_live_migration',
+                   nova.hosts['host2'].stop_virtlogd))
+        nova.live_migrate(server, 'host2')
+        self.assert_as_before(nova, server)
+
+    @both_storages
+    def test_port_is_taken_meanwhile(self, make: Make, use: Use,
+                                     shared: bool) -> None:
+        nova = make(shared=shared)
+        server = nova.boot_on('host1')
+        wait_for_more(nova, server)
+        listener = socket.socket()
+
+        def take() -> None:
+            listener.bind(('127.0.0.2', 10000))
+            listener.listen()
+        operation = Before(
+            nova.driver_of('host1'), '_live_migration_operation', take)
+        use(operation)
+        nova.live_migrate(server, 'host2')
+        listener.close()
+        self.assert_as_before(nova, server)
+
+    @both_storages
+    def test_aborted(self, make: Make, shared: bool) -> None:
+        nova = make(shared=shared, options={
+            ('libvirt', 'live_migration_bandwidth'): 1})
+        server = nova.boot_on('host1')
+        wait_for_more(nova, server)
+        nova.start_live_migration(server, 'host2')
+        until(lambda: nova.migrations(server)
+              and nova.migrations(server)[0]['status'] == 'running',
+              'migration is running')
+        nova.api.api_delete(f'/servers/{server["id"]}/migrations/'
+                            f'{nova.migrations(server)[0]["id"]}')
+        nova.wait_for_migration(server)
+        self.assert_as_before(nova, server)
+        # It can move after all.
+        nova.set_option(('libvirt', 'live_migration_bandwidth'), 0)
+        assert nova.live_migrate(server, 'host2') == 'completed'
+        wait_for_more(nova, server)
+        assert held(nova, 'host1') == set()
+
+    @both_storages
+    def test_the_destination_fails_before_the_guest_moves(
+            self, make: Make, use: Use, shared: bool) -> None:
+        nova = make(shared=shared)
+        server = nova.boot_on('host1')
+        wait_for_more(nova, server)
+
+        def fail() -> None:
+            raise OSError('made by the test')
+        use(Before(nova.driver_of('host2'), '_prepare_arrival', fail))
+        nova.live_migrate(server, 'host2')
+        self.assert_as_before(nova, server)
