@@ -137,6 +137,20 @@ def guest_uuids(connection: libvirt.virConnect) -> list[str]:
         return [domain.UUIDString() for domain in connection.listAllDomains()]
 
 
+def guests_run(connection: libvirt.virConnect) -> dict[str, bool]:
+    """Whether each guest of the host runs, by UUID; two calls for all.
+
+    :raises HostError: libvirt does not answer
+    """
+    found: dict[str, bool] = {}
+    for flag, runs in ((libvirt.VIR_CONNECT_LIST_DOMAINS_INACTIVE, False),
+                       (libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE, True)):
+        with translated():
+            for domain in connection.listAllDomains(flag):
+                found[domain.UUIDString()] = runs
+    return found
+
+
 def list_guests(connection: libvirt.virConnect) -> Iterator[Guest]:
     """Every guest of the host, running or not.
 

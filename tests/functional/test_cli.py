@@ -85,7 +85,7 @@ def test_follow_goes_on_over_stops_starts_and_a_new_virtlogd(
     until(lambda: b'shut off' in said.read_bytes(), 'it is said')
     domain.create()
     until(lambda: out.read_bytes().count(guest.lines(1, 2)) == 2, 'the next')
-    until(lambda: b'is running' in said.read_bytes(), 'it is said')
+    until(lambda: b'guest1 runs' in said.read_bytes(), 'it is said')
     libvirt_host.stop_virtlogd(signal.SIGKILL)
     libvirt_host.start_virtlogd()
     assert b'alive again' in console.output('reattach', 'guest1')
@@ -465,3 +465,16 @@ def test_a_hung_virtlogd_hangs_nobody(libvirt_host: LibvirtHost,
         hung = console.run('list', seconds=30)
     assert hung.returncode == 1
     assert b'libvirt is not asked' in hung.stderr
+
+
+def test_a_hung_libvirt_can_be_left(libvirt_host: LibvirtHost,
+                                    console: Console) -> None:
+    with contextlib.ExitStack() as stack:
+        pid = libvirt_host.libvirtd_pid
+        stack.callback(psutil.Process(pid).resume)
+        psutil.Process(pid).suspend()
+        terminal = console.on_terminal('show', 'guest1')
+        process = psutil.Process(terminal.process.pid)
+        until(lambda: process.net_connections('unix'), 'it asks libvirt')
+        terminal.type(CTRL_C)
+        assert terminal.wait(5) == -signal.SIGINT

@@ -109,3 +109,14 @@ def test_an_address_that_is_not_ours(address, why) -> None:
         host.is_free(address, 0)
     assert why in str(raised.value)
     assert '[serial_console] proxyclient_address' in str(raised.value)
+
+
+def test_guests_that_run() -> None:
+    with fake_libvirt.FakeLibvirt(
+            fake_libvirt.domain_xml(name='on'),
+            fake_libvirt.domain_xml(name='off')) as fake:
+        off = fake.connection.lookupByName('off')
+        off.destroy()
+        assert host.guests_run(fake.connection) == {
+            fake.connection.lookupByName('on').UUIDString(): True,
+            off.UUIDString(): False}

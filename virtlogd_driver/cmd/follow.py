@@ -8,14 +8,13 @@ import sys
 import threading
 from typing import Any
 
-from virtlogd_driver import exception
+from virtlogd_driver import exception, host
 from virtlogd_driver.cmd import guest_name, show, terminal
 from virtlogd_driver.cmd.control_sequences import RESET, Neutraliser
 from virtlogd_driver.cmd.hypervisor import (
     Hypervisor,
     SerialPort,
     serial_port,
-    states,
 )
 from virtlogd_driver.cmd.interleave import Interleaved
 from virtlogd_driver.console_log.follow import Follower
@@ -25,17 +24,17 @@ _LOOK = 2.0
 #: Looks without a guest until it has left; one may fall into its restart.
 _PATIENCE = 2
 
-#: UUID of a guest, and its state; None: it is not on this host.
-_News = tuple[str, str | None]
+#: UUID of a guest, and whether it runs; None: it is not on this host.
+_News = tuple[str, bool | None]
 
 
 class _Presence:
     """Tells which guests are here, from a thread: libvirt may hang."""
 
-    def __init__(self, hypervisor: Hypervisor, known: dict[str, str]) -> None:
+    def __init__(self, hypervisor: Hypervisor, known: dict[str, bool]) -> None:
         self.news: queue.SimpleQueue[_News] = queue.SimpleQueue()
         self._hypervisor = hypervisor
-        self._states: dict[str, str | None] = dict(known)
+        self._runs: dict[str, bool | None] = dict(known)
         self._missed: dict[str, int] = {}
         self._stop = threading.Event()
         threading.Thread(target=self._loop, daemon=True).start()
@@ -50,23 +49,23 @@ class _Presence:
             with contextlib.suppress(exception.HostError):
                 connection = connection or self._hypervisor.connect()
                 try:
-                    self._look(states(connection))
+                    self._look(host.guests_run(connection))
                 except exception.HostError:
                     connection = None
                     raise
 
-    def _look(self, found: dict[str, str]) -> None:
-        for uuid, before in self._states.items():
-            state = found.get(uuid)
-            if state is None:
+    def _look(self, found: dict[str, bool]) -> None:
+        for uuid, before in self._runs.items():
+            runs = found.get(uuid)
+            if runs is None:
                 self._missed[uuid] = self._missed.get(uuid, 0) + 1
                 if self._missed[uuid] < _PATIENCE:
                     continue
             else:
                 self._missed.pop(uuid, None)
-            if state != before:
-                self._states[uuid] = state
-                self.news.put((uuid, state))
+            if runs != before:
+                self._runs[uuid] = runs
+                self.news.put((uuid, runs))
 
 
 class _Screen:
@@ -131,7 +130,7 @@ def run(hypervisor: Hypervisor, arguments: Any) -> int:
     screen = _Screen(_labels(ports), stamps=arguments.timestamps,
                      raw=arguments.raw)
     presence = _Presence(hypervisor, {
-        port.guest.uuid: port.guest.state for port in ports.values()})
+        port.guest.uuid: port.guest.active for port in ports.values()})
     follower = Follower(hypervisor.read_from)
     try:
         _begin(hypervisor, follower, list(ports), arguments.lines, screen)
@@ -177,12 +176,13 @@ def _follow(follower: Follower, ports: dict[str, SerialPort],
                                   max(timeout, 0.01)):
             _read(follower, path, here[path], screen)
         while not presence.news.empty():
-            uuid, state = presence.news.get()
+            uuid, runs = presence.news.get()
             for path, port in list(here.items()):
                 if port.guest.uuid != uuid:
                     continue
-                if state is not None:
-                    screen.say(f'{port.label} is {state}')
+                if runs is not None:
+                    screen.say(f'{port.label} '
+                               + ('runs' if runs else 'is shut off'))
                     continue
                 _drain(follower, path, port, screen)
                 follower.remove(path)

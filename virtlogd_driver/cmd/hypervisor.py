@@ -8,8 +8,9 @@ privileged helpers that nova-compute uses.
 import contextlib
 import functools
 import os
+import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,14 +80,6 @@ def alias(port: SerialPort) -> str | None:
     return None if found is None else found.get('name')
 
 
-def states(connection: Any) -> dict[str, str]:
-    """The state of each guest of the host, by UUID.
-
-    :raises HostError: libvirt does not answer
-    """
-    return {guest.uuid: guest.state for guest in host.list_guests(connection)}
-
-
 class Hypervisor:
     """One host, by its libvirt and its virtlogd."""
 
@@ -118,8 +111,9 @@ class Hypervisor:
 
         :raises HostError: libvirt does not answer
         """
-        return sorted(host.list_guests(self.connection),
-                      key=lambda guest: guest.name)
+        with _interruptible():
+            return sorted(host.list_guests(self.connection),
+                          key=lambda guest: guest.name)
 
     def guest(self, word: str) -> host.Guest:
         """:raises GuestNotFound: see :func:`guest_name.find`"""
@@ -191,6 +185,17 @@ class Hypervisor:
         answer: tuple[str, str, Sequence[str]] = health.ask(
             self.virtlogd_socket, list(logs), self.timeout)
         return answer
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends the process at once: within libvirt Python does not see it.
+    """
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _is_root() -> bool:

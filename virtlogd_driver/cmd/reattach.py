@@ -21,6 +21,9 @@ def run(hypervisor: Hypervisor, arguments: Any) -> int:
         raise exception.ReattachFailed(
             f'Guest {guest.name} is {guest.state}: its logs are opened when '
             f'it starts.')
+    state, reason = hypervisor.virtlogd()
+    if state != 'up':
+        raise exception.VirtlogdDown(reason)
     failed = False
     for port, state in zip(ports, hypervisor.log_states(ports), strict=True):
         if state != 'dead':
