@@ -78,6 +78,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         self._starting: dict[str, _Ends] = {}
         # Guests on their way to another host, by UUID.
         self._departing: dict[str, transfer.Departure] = {}
+        # libvirt's number of a guest's run, and the log that it writes.
+        self._named_logs: dict[str, tuple[int, str | None]] = {}
 
     # The host
 
@@ -193,6 +195,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def _console_devices(
             self, wanted: plan.ConsolePlan,
             instance: Any) -> tuple[char_device.CharDevice, ...]:
+        self._named_logs.pop(instance.uuid, None)
         log_files = [self._live_log(instance, port)
                      for port in range(wanted.ports)]
         _begin_logs(log_files)
@@ -285,10 +288,21 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                 return b''
 
     def _named_log(self, instance: Any) -> str | None:
-        """The log that the domain names, if there is a domain."""
+        """The log that the domain names, if there is a domain.
+
+        A running guest's is remembered: to ask for its XML costs more than to
+        read the log.
+        """
         with contextlib.suppress(nova_exception.InstanceNotFound,
-                                 exception.GuestNotFound):
-            for device in self._serial_ports(instance):
+                                 exception.GuestNotFound), host.translated():
+            guest = self._host.get_guest(instance)
+            run = guest.id
+            known = self._named_logs.get(instance.uuid)
+            if known is not None and known[0] == run:
+                return known[1]
+            for device in char_device.parse(guest.get_xml_desc()):
+                if run >= 0:
+                    self._named_logs[instance.uuid] = run, device.log_file
                 return device.log_file
         return None
 
@@ -353,12 +367,14 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                          **kwargs: Any) -> None:
         super()._undefine_domain(instance, *args, **kwargs)
         self._ports.release(instance.uuid)
+        self._named_logs.pop(instance.uuid, None)
 
     def post_live_migration_at_source(self, context: Any, instance: Any,
                                       network_info: Any) -> None:
         """libvirt has undefined the guest here by itself."""
         super().post_live_migration_at_source(context, instance, network_info)
         self._ports.release(instance.uuid)
+        self._named_logs.pop(instance.uuid, None)
 
     # Live migration: a new log on the destination, its history after it
 

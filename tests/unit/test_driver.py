@@ -275,6 +275,32 @@ class TestConsoleOutput:
             log=str(directory / 'console.log'))))
         assert self._read(made, instance) == b'd\xff\nnew\n'[-7:]
 
+    def test_the_log_of_a_run_is_asked_for_once(
+            self, make_driver, instance, directory) -> None:
+        (directory / 'console.log').write_bytes(b'x')
+        made = make_driver(_guest(fake_libvirt.serial(
+            log=str(directory / 'console.log'))))
+        assert self._read(made, instance) == b'x'
+        guest = made._host.get_guest(instance)
+        guest.get_xml_desc = _raise(libvirt.VIR_ERR_SYSTEM_ERROR)
+        made._host.get_guest = lambda _: guest
+        assert self._read(made, instance) == b'x'
+
+    def test_another_run_may_write_another_log(
+            self, make_driver, instance, directory) -> None:
+        (directory / 'console.log').write_bytes(b'x')
+        (directory / 'console.g1.log').write_bytes(b'y')
+        domain_xml = _guest(fake_libvirt.serial(
+            log=str(directory / 'console.log')))
+        made = make_driver(domain_xml)
+        assert self._read(made, instance) == b'x'
+        made.connection.lookupByUUIDString(UUID).destroy()
+        made.connection.defineXML(domain_xml.replace('console.log',
+                                                     'console.g1.log'))
+        assert self._read(made, instance) == b'y'
+        made.connection.lookupByUUIDString(UUID).create()
+        assert self._read(made, instance) == b'y'
+
     def test_stopped_guest(self, make_driver, instance, directory) -> None:
         (directory / 'console.log').write_bytes(b'panic\n')
         made = make_driver(_guest(fake_libvirt.serial(
