@@ -55,7 +55,7 @@ _CLOSING = 2.0
 ANY_IPV4 = '0.0.0.0'  # noqa: S104
 
 
-_Ends = dict[int, reader.Position | None]
+history.Ends = dict[int, reader.Position | None]
 
 
 class VirtlogdDriver(libvirt_driver.LibvirtDriver):
@@ -69,13 +69,13 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         version = nova_version.version_string()
         LOG.info('Compute driver virtlogd_driver %s on nova %s',
                  metadata.version('virtlogd-driver'), version)
-        with _nova_errors():
+        with nova_errors():
             nova_release.check(version)
             self._ports = serial_port.PortPool(
                 serial_port.PortRange.parse(CONF.serial_console.port_range),
                 host.is_free)
         # Where the logs of guests that are being started end, by UUID.
-        self._starting: dict[str, _Ends] = {}
+        self._starting: dict[str, history.Ends] = {}
         # Guests on their way to another host, by UUID.
         self._departing: dict[str, transfer.Departure] = {}
         # libvirt's number of a guest's run, and the log that it writes.
@@ -85,7 +85,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def init_host(self, host: str) -> None:
         super().init_host(host)
-        with _nova_errors():
+        with nova_errors():
             _check_options()
             self._console_capability()
             self._adopt_ports()
@@ -108,7 +108,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                 viewer_timeout=CONF.virtlogd.viewer_timeout),
             heal=CONF.virtlogd.reattach,
             metrics_file=CONF.virtlogd.metrics_file,
-            run=_outside_eventlet)
+            run=outside_eventlet)
 
     def _connection(self) -> Any:
         try:
@@ -142,7 +142,9 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         """Put in place what came while this host had nova's own driver."""
         for uuid in host.guest_uuids(self._host.get_connection()):
             directory = os.path.join(CONF.instances_path, uuid)
-            transfer.receive(directory, directory, sweep=False)
+            with _never_fatal(None, f'The old output of guest {uuid} is not '
+                                    'put in place'):
+                transfer.receive(directory, directory, sweep=False)
 
     def _release_leftovers(self) -> None:
         """Take back ports that were reserved for guests that never came.
@@ -178,10 +180,10 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         """
         if CONF.libvirt.virt_type == 'parallels':
             return
-        with _nova_errors():
+        with nova_errors():
             wanted = self._console_plan(flavor, image_meta)
             for device in self._console_devices(wanted, instance):
-                guest_cfg.add_device(_NovaCharDevice(device))
+                guest_cfg.add_device(CharDeviceConfig(device))
 
     def _console_plan(self, flavor: Any, image_meta: Any) -> plan.ConsolePlan:
         return plan.plan(
@@ -198,7 +200,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         self._named_logs.pop(instance.uuid, None)
         log_files = [self._live_log(instance, port)
                      for port in range(wanted.ports)]
-        _begin_logs(log_files)
+        history.begin_logs(log_files)
         if wanted.backend != 'tcp':
             return wanted.devices(log_files)
         address = CONF.serial_console.proxyclient_address
@@ -217,13 +219,13 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def spawn(self, context: Any, instance: Any, image_meta: Any,
               *args: Any, **kwargs: Any) -> None:
-        with _nova_errors():
+        with nova_errors():
             wanted = self._console_plan(instance.flavor, image_meta)
         self._check_virtlogd(instance)
         if wanted.logged:
             # Evacuated: the host that wrote these logs may come back.
             directory = libvirt_utils.get_instance_path(instance)
-            _begin_logs([there for here, there in transfer.moves(
+            history.begin_logs([there for here, there in transfer.moves(
                 directory, directory) if os.path.exists(here)])
         super().spawn(context, instance, image_meta, *args, **kwargs)
 
@@ -256,7 +258,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
         A full disk costs the log, and is no reason to refuse the guest.
         """
-        with _nova_errors(instance):
+        with nova_errors(instance):
             if not self._console_capability().capable:
                 return
             try:
@@ -274,7 +276,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         The log is where the domain says, whether it runs or not; where there
         is no domain (any more), it is where this driver puts it.
         """
-        with _nova_errors(instance):
+        with nova_errors(instance):
             named = self._named_log(instance)
             try:
                 return reader.read_tail(
@@ -315,7 +317,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def get_serial_console(self, context: Any,
                            instance: Any) -> ctype.ConsoleSerial:
         """Where the guest's first serial port listens."""
-        with _nova_errors(instance):
+        with nova_errors(instance):
             devices = self._serial_ports(instance)
         for address, port in char_device.addresses(devices):
             return ctype.ConsoleSerial(host=address, port=port)
@@ -341,25 +343,20 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def _create_guest(self, context: Any, xml: Any, instance: Any,
                       *args: Any, **kwargs: Any) -> Any:
         """Note where its logs end, as long as the guest writes nothing."""
-        with _never_fatal(instance, 'The start of the guest is not noted'):
-            logs = _guest_logs(xml)
-            self._wait_until_closed(list(logs.values()))
-            self._starting[instance.uuid] = _ends(logs)
+        with history.never_fatal(instance, 'The start of the guest is not noted'):
+            logs = history.guest_logs(xml)
+            self._history().wait_until_closed(list(logs.values()))
+            self._starting[instance.uuid] = history.ends(logs)
         return super()._create_guest(context, xml, instance, *args, **kwargs)
 
     def _note_boot(self, uuid: str) -> None:
         xml = host.booted_xml(self._connection(), uuid)
         ends = self._starting.pop(uuid, None)
-        logs = {} if xml is None else _guest_logs(xml)
+        logs = {} if xml is None else history.guest_logs(xml)
         if logs:
             # Not by nova: what it wrote until now is taken for older.
             boot.add(os.path.dirname(next(iter(logs.values()))), boot.Boot(
-                time.time(), _ends(logs) if ends is None else ends))
-
-    def _wait_until_closed(self, logs: list[str]) -> None:
-        """What guests that have ended wrote last is in their logs."""
-        health.wait_until_closed(
-            CONF.virtlogd.virtlogd_socket, logs, _CLOSING)
+                time.time(), history.ends(logs) if ends is None else ends))
 
     # The ports that a guest holds until it is undefined
 
@@ -382,11 +379,12 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                              *args: Any, **kwargs: Any) -> None:
         """Let other hosts, and flavors, know what this one can do."""
         super().update_provider_tree(provider_tree, nodename, *args, **kwargs)
-        with _nova_errors():
+        with nova_errors():
             if self._console_capability().capable:
                 provider_tree.add_traits(nodename, TRAIT)
             else:
                 provider_tree.remove_traits(nodename, TRAIT)
+        with _never_fatal(None, 'Unused serial ports are not released'):
             self._release_leftovers()
 
     def check_can_live_migrate_destination(
@@ -445,7 +443,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         for port in data.serial_listen_ports:
             serial_console.release_port(ANY_IPV4, port)
         try:
-            with _nova_errors(instance):
+            with nova_errors(instance):
                 self._prepare_arrival(instance, data, address)
         except Exception:
             # nova does not roll back what has not begun.
@@ -462,7 +460,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         if wanted.logged or address is None:
             directory = libvirt_utils.get_instance_path_at_destination(
                 instance, data)
-            _begin_logs([
+            history.begin_logs([
                 os.path.join(directory, generation.live_name(
                     port, transfer.next_generation(directory, port)))
                 for port in range(wanted.ports)])
@@ -484,14 +482,14 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             tcp_ports=migrate_data.serial_listen_ports)
 
         def rewrite(domain_xml: str) -> str:
-            with _nova_errors(instance):
+            with nova_errors(instance):
                 return migration.for_destination(
                     domain_xml, destination, departure.next_log,
                     CONF.virtlogd.upgrade_on_migration)
 
         super()._live_migration_operation(
             context, instance, dest, block_migration, migrate_data,
-            _DepartingGuest(guest, rewrite), device_names)
+            DepartingGuest(guest, rewrite), device_names)
 
     def _verify_serial_console_is_disabled(self) -> None:
         """A destination without serial consoles is no reason to refuse."""
@@ -520,7 +518,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         super().post_live_migration(context, instance, *args, **kwargs)
         departure = self._departing.pop(instance.uuid, None)
         if departure is not None:
-            self._send(instance, departure.moves(),
+            self._history().send(instance, departure.moves(),
                        None if departure.shared else departure.host)
 
     def post_live_migration_at_destination(
@@ -529,7 +527,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         """Put the history that was sent in place."""
         super().post_live_migration_at_destination(
             context, instance, *args, **kwargs)
-        self._receive(instance, libvirt_utils.get_instance_path(instance))
+        self._history().receive(instance, libvirt_utils.get_instance_path(instance))
 
     def rollback_live_migration_at_source(
             self, context: Any, instance: Any, migrate_data: Any) -> None:
@@ -538,7 +536,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             context, instance, migrate_data)
         self._departing.pop(instance.uuid, None)
         if migrate_data.is_shared_instance_path:
-            with _never_fatal(instance):
+            with history.never_fatal(instance):
                 for device in self._serial_ports(instance):
                     if device.log_file is not None:
                         transfer.remove_empty(*os.path.split(device.log_file))
@@ -548,20 +546,20 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def migrate_disk_and_power_off(self, context: Any, instance: Any,
                                    dest: str, flavor: Any, *args: Any,
                                    **kwargs: Any) -> Any:
-        with _nova_errors():
+        with nova_errors():
             self._console_plan(flavor, instance.image_meta)
         disk_info = super().migrate_disk_and_power_off(
             context, instance, dest, flavor, *args, **kwargs)
         there = libvirt_utils.get_instance_path(instance)
         # nova has made the directory anew where the storage is shared.
-        self._send(instance, transfer.moves(f'{there}_resize', there),
+        self._history().send(instance, transfer.moves(f'{there}_resize', there),
                    None if os.path.isdir(there) else dest)
         return disk_info
 
     def finish_migration(self, context: Any, migration: Any, instance: Any,
                          *args: Any, **kwargs: Any) -> None:
         self._check_virtlogd(instance)
-        self._receive(instance, libvirt_utils.get_instance_path(instance))
+        self._history().receive(instance, libvirt_utils.get_instance_path(instance))
         super().finish_migration(context, migration, instance, *args,
                                  **kwargs)
 
@@ -570,9 +568,9 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         """What was written meanwhile comes back with the guest."""
         there = libvirt_utils.get_instance_path(instance)
         if os.path.isdir(there) and os.path.isdir(f'{there}_resize'):
-            self._send(instance, transfer.moves(there, f'{there}_resize'),
+            self._history().send(instance, transfer.moves(there, f'{there}_resize'),
                        None)
-        self._receive(instance, f'{there}_resize')
+        self._history().receive(instance, f'{there}_resize')
         super().finish_revert_migration(context, instance, *args, **kwargs)
 
     def cleanup(self, context: Any, instance: Any, network_info: Any,
@@ -584,10 +582,10 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             instance.task_state == task_states.REBUILDING)
         if rebuilt:
             aside = f'{directory}_console'
-            self._stage(instance, transfer.moves(directory, directory), aside)
+            self._history().stage(instance, transfer.moves(directory, directory), aside)
         elif destroy_disks and (
                 instance.task_state == task_states.RESIZE_REVERTING):
-            self._send(instance,
+            self._history().send(instance,
                        transfer.moves(directory, f'{directory}_resize'),
                        _reverted_to(context, instance))
         try:
@@ -595,183 +593,9 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                             block_device_info, destroy_disks, *args, **kwargs)
         finally:
             if rebuilt:
-                with _never_fatal(instance):
+                with history.never_fatal(instance):
                     os.makedirs(directory, exist_ok=True)
                     transfer.receive(aside, directory)
-
-    def _stage(self, instance: Any, moves: list[transfer.Move],
-               directory: str) -> bool:
-        """Whether there is something to be received."""
-        with _never_fatal(instance):
-            os.makedirs(directory, mode=0o700, exist_ok=True)
-            self._wait_until_closed([here for here, _ in moves])
-            for error in transfer.stage(
-                    moves, directory, CONF.virtlogd.max_history_bytes,
-                    lambda path, limit: reader.read_tail(path, limit).data,
-                    _following):
-                _warn_of_loss(instance, error)
-            return True
-        shutil.rmtree(os.path.join(directory, transfer.STAGING),
-                      ignore_errors=True)
-        return False
-
-    def _send(self, instance: Any, moves: list[transfer.Move],
-              to_host: str | None) -> None:
-        """Carry the history of a guest.
-
-        :param to_host: None: this one, or one that shares its storage
-        """
-        if not moves:
-            return
-        here, there = (os.path.dirname(path) for path in moves[0])
-        if to_host is None:
-            if self._stage(instance, moves, there):
-                self._receive(instance, there)
-            return
-        if not self._stage(instance, moves, here):
-            return
-        staging = os.path.join(here, transfer.STAGING)
-        deadline = _Deadline(CONF.virtlogd.history_timeout)
-        with _never_fatal(instance):
-            try:
-                libvirt_utils.copy_image(
-                    staging, f'{there}/', host=to_host,
-                    on_execute=deadline.start, on_completion=deadline.stop)
-            except processutils.ProcessExecutionError as e:
-                _warn_of_loss(instance, (
-                    f'the copy to {to_host} took longer than [virtlogd] '
-                    f'history_timeout = {CONF.virtlogd.history_timeout} s'
-                    if deadline.passed else f'the copy to {to_host}: {e}'))
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
-
-    def _receive(self, instance: Any, directory: str) -> None:
-        with _never_fatal(instance):
-            for name in transfer.receive(directory, directory):
-                _warn_of_loss(instance, f'{name} has not come whole')
-
-
-class _DepartingGuest:
-    """nova's guest, but for the XML that its destination is given."""
-
-    def __init__(self, guest: Any, rewrite: Callable[[str], str]) -> None:
-        self._guest = guest
-        self._rewrite = rewrite
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._guest, name)
-
-    def get_xml_desc(self, *args: Any, **kwargs: Any) -> str:
-        domain_xml: str = self._guest.get_xml_desc(*args, **kwargs)
-        if kwargs.get('dump_migratable'):
-            return self._rewrite(domain_xml)
-        return domain_xml
-
-
-class _NovaCharDevice(vconfig.LibvirtConfigGuestSerial):
-    """A device of ours among those of nova's guest configuration.
-
-    It has the attributes of nova's own class for whoever looks at them.
-    """
-
-    def __init__(self, device: char_device.CharDevice) -> None:
-        super().__init__()
-        self.root_name = device.tag
-        self.type = device.type
-        self._device = device
-        if device.source is not None:
-            self.source_path = device.source.path
-            self.listen_host = device.source.host
-            self.listen_port = device.source.service
-        if device.log is not None:
-            self.log = vconfig.LibvirtConfigGuestCharDeviceLog()
-            self.log.file = device.log.file
-            self.log.append = 'on' if device.log.append else 'off'
-        if device.target is not None:
-            self.target_port = device.target.port
-            self.target_type = device.target.type
-
-    def format_dom(self) -> Any:
-        return self._device.to_element()
-
-
-class _Deadline:
-    """Ends the process of a copy that takes too long."""
-
-    def __init__(self, seconds: float) -> None:
-        self.passed = False
-        self._seconds = seconds
-        self._timer: threading.Timer | None = None
-
-    def start(self, process: 'subprocess.Popen[bytes]') -> None:
-        def end() -> None:
-            self.passed = True
-            # A signal that scp and rsync hand on to the ssh they started.
-            process.terminate()
-
-        self._timer = threading.Timer(self._seconds, end)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def stop(self, process: 'subprocess.Popen[bytes]') -> None:
-        assert self._timer is not None
-        self._timer.cancel()
-
-
-_LOST = 'The output of the guest from before does not follow it'
-
-
-@contextlib.contextmanager
-def _never_fatal(instance: Any, failure: str = _LOST) -> Iterator[None]:
-    """Whatever becomes of its log, the guest goes on.
-
-    :param failure: what is said, with the reason
-    """
-    try:
-        yield
-    except (exception.VirtlogdDriverError, OSError) as e:
-        LOG.warning('%s: %s', failure, e, instance=instance)
-    except Exception:
-        LOG.exception('%s', failure, instance=instance)
-
-
-def _warn_of_loss(instance: Any, reason: object) -> None:
-    LOG.warning('%s: %s', _LOST, reason, instance=instance)
-
-
-def _begin_logs(log_files: list[str]) -> None:
-    """Mark where each log begins, before virtlogd opens it."""
-    for log_file in log_files:
-        with contextlib.suppress(FileExistsError, FileNotFoundError):
-            chain.begin(log_file)
-
-
-def _guest_logs(domain_xml: str) -> dict[int, str]:
-    """Path of the log of each serial port, if this driver has named it."""
-    found = {}
-    for device in char_device.parse(domain_xml):
-        file = generation.parse(os.path.basename(device.log_file or ''))
-        if device.log_file is not None and file is not None:
-            found[file.port] = device.log_file
-    return found
-
-
-def _ends(logs: dict[int, str]) -> _Ends:
-    """Where logs end now, by serial port; None: there is nothing in it."""
-    found: _Ends = {}
-    for port, path in logs.items():
-        found[port] = None
-        with contextlib.suppress(exception.LogNotFound):
-            last = reader.read_tail(path, 1)
-            found[port] = last.position if last.data else None
-    return found
-
-
-def _following(path: str, position: reader.Position) -> int | None:
-    """Bytes of a log that follow a position."""
-    since = reader.read_from(path, position, 0)
-    return None if since.missed is None else since.behind
-
 
 def _reverted_to(context: Any, instance: Any) -> str:
     """The host that a resized instance goes back to."""
@@ -780,45 +604,9 @@ def _reverted_to(context: Any, instance: Any) -> str:
     return name
 
 
-def _outside_eventlet(function: Callable[[], Any]) -> Any:
-    """What may block: in a thread of the system's under eventlet."""
-    patcher = sys.modules.get('eventlet.patcher')
-    if patcher is None or not patcher.is_monkey_patched('thread'):
-        return function()
-    from eventlet import tpool
-    return tpool.execute(function)
-
-
 def _check_options() -> None:
     """Read each option once, so that a bad value fails at start-up."""
     for option in CONF.virtlogd:
         getattr(CONF.virtlogd, option)
     if CONF.serial_console.enabled:
         host.is_free(CONF.serial_console.proxyclient_address, 0)
-
-
-@contextlib.contextmanager
-def _nova_errors(instance: Any = None) -> Iterator[None]:
-    """Turn this project's errors into the ones that nova expects."""
-    try:
-        yield
-    except (exception.InvalidOption, exception.InvalidAddress) as e:
-        raise nova_exception.InvalidConfiguration(str(e)) from e
-    except exception.TooManySerialPorts as e:
-        error = nova_exception.SerialPortNumberLimitExceeded(
-            str(e), virt_type=CONF.libvirt.virt_type)
-        raise error from e
-    except exception.PortRangeExhausted as e:
-        raise nova_exception.SocketPortRangeExhaustedException(
-            str(e), host=CONF.serial_console.proxyclient_address) from e
-    except exception.GuestNotFound as e:
-        raise nova_exception.InstanceNotFound(
-            instance_id=instance and instance.uuid) from e
-    except exception.HostError as e:
-        raise nova_exception.HypervisorUnavailable(str(e)) from e
-    except exception.LogError as e:
-        # The API passes the message on to the tenant: no path of this host.
-        LOG.error('The console log cannot be read: %s', e, instance=instance)
-        raise nova_exception.ConsoleNotAvailable() from e
-    except exception.VirtlogdDriverError as e:
-        raise nova_exception.InternalError(str(e)) from e
