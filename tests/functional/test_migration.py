@@ -18,6 +18,7 @@ from tests.lab import guest
 from tests.lab.nova_node import Server
 from tests.lab.two_hosts import TwoHosts
 from tests.lab.wait import until
+from virtlogd_driver import history
 
 Use = Callable[[fixtures.Fixture], Any]
 Make = Callable[..., TwoHosts]
@@ -487,18 +488,17 @@ class TestTheCopyFails:
                    'post_live_migration_at_destination', truncate))
         self.assert_moved_without(nova, server, 'has not come whole')
 
-    def test_of_a_cold_migration(self, make: Make) -> None:
+    def test_of_a_cold_migration(self, make: Make, use: Use) -> None:
         nova = make(QUIET)
         server = nova.boot_on('host1')
         nova.wait_for_output(server, BOOT)
         type_text(nova, server, 'first')
-        driver = nova.driver_of('host1')
-        send = driver._send
+        send = history.History.send
 
         def send_too_late(*args: Any) -> None:
             nova.ssh.stop('host2')
             send(*args)
-        driver._send = send_too_late
+        use(fixtures.MockPatchObject(history.History, 'send', send_too_late))
         nova.action(server, 'migrate', 'VERIFY_RESIZE', {'host': 'host2'})
         nova.ssh.start('host2')
         (warning,) = warnings(nova)

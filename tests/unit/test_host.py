@@ -120,3 +120,26 @@ def test_guests_that_run() -> None:
         assert host.guests_run(fake.connection) == {
             fake.connection.lookupByName('on').UUIDString(): True,
             off.UUIDString(): False}
+
+
+class TestBootedXml:
+
+    @pytest.fixture
+    def connection(self):
+        with fake_libvirt.FakeLibvirt(fake_libvirt.domain_xml()) as fake:
+            yield fake.connection
+
+    def test_booted(self, connection) -> None:
+        (uuid,) = host.guest_uuids(connection)
+        assert '<name>guest</name>' in host.booted_xml(connection, uuid)
+
+    def test_restored_is_not_booted(self, connection, tmp_path) -> None:
+        (uuid,) = host.guest_uuids(connection)
+        saved = str(tmp_path / 'saved')
+        connection.lookupByUUIDString(uuid).save(saved)
+        connection.restore(saved)
+        assert host.booted_xml(connection, uuid) is None
+
+    def test_gone(self, connection) -> None:
+        with pytest.raises(exception.GuestNotFound):
+            host.booted_xml(connection, '0' * 8 + '-0000' * 3 + '-' + '0' * 12)

@@ -144,6 +144,19 @@ class TestOtherHost:
         assert _names(there) == ['console.g1.log',
                                  'console.port1.g3.history']
 
+    def test_what_still_comes_is_left_alone(self, sent, there) -> None:
+        """At a start of nova-compute, a copy may be under way."""
+        (staged,) = sent.glob('console.g1.history.*')
+        whole = staged.read_bytes()
+        staged.write_bytes(whole[:6])
+        assert transfer.receive(str(there), str(there), sweep=False) == [
+            staged.name]
+        assert _names(there) == [transfer.STAGING, 'console.port1.g3.history']
+        staged.write_bytes(whole)
+        assert transfer.receive(str(there), str(there), sweep=False) == []
+        assert _names(there) == ['console.g1.history',
+                                 'console.port1.g3.history']
+
     def test_nothing_was_sent(self, there) -> None:
         assert transfer.receive(str(there), str(there)) == []
 
