@@ -2,17 +2,12 @@
 """The compute driver: nova's libvirt driver, with better consoles.
 
 Each override says in a few lines what differs from nova and calls the room
-that knows how. This is the only module that imports nova.
+that knows how. With nova_edge.py the only module that imports nova.
 """
 
 import contextlib
 import os
-import shutil
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
 
@@ -27,21 +22,24 @@ from nova.console import type as ctype
 from nova.scheduler.client import report
 from nova.virt import event as virtevent
 from nova.virt import hardware
-from nova.virt.libvirt import config as vconfig
 from nova.virt.libvirt import driver as libvirt_driver
 from nova.virt.libvirt import utils as libvirt_utils
-from oslo_concurrency import processutils
 from oslo_log import log as logging
 
-from virtlogd_driver import conf, exception, host, nova_release, watch
+from virtlogd_driver import conf, exception, history, host, nova_release, watch
 from virtlogd_driver.console_log import (
     boot,
-    chain,
     generation,
     reader,
     transfer,
 )
 from virtlogd_driver.guest import char_device, migration, plan, serial_port
+from virtlogd_driver.nova_edge import (
+    CharDeviceConfig,
+    DepartingGuest,
+    nova_errors,
+    outside_eventlet,
+)
 from virtlogd_driver.virtlogd import health, periodic, settings
 
 LOG = logging.getLogger(__name__)
@@ -50,12 +48,9 @@ conf.register_opts(CONF)
 
 #: A host that runs this driver and can have both consoles at once.
 TRAIT = 'CUSTOM_CONSOLE_LOG_VIRTLOGD'
-#: Seconds for virtlogd to write out what a guest that has ended wrote last.
-_CLOSING = 2.0
 ANY_IPV4 = '0.0.0.0'  # noqa: S104
 
 
-history.Ends = dict[int, reader.Position | None]
 
 
 class VirtlogdDriver(libvirt_driver.LibvirtDriver):
@@ -142,8 +137,9 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         """Put in place what came while this host had nova's own driver."""
         for uuid in host.guest_uuids(self._host.get_connection()):
             directory = os.path.join(CONF.instances_path, uuid)
-            with _never_fatal(None, f'The old output of guest {uuid} is not '
-                                    'put in place'):
+            with history.never_fatal(
+                    None, f'The old output of guest {uuid} is not put in '
+                          'place'):
                 transfer.receive(directory, directory, sweep=False)
 
     def _release_leftovers(self) -> None:
@@ -343,9 +339,10 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def _create_guest(self, context: Any, xml: Any, instance: Any,
                       *args: Any, **kwargs: Any) -> Any:
         """Note where its logs end, as long as the guest writes nothing."""
-        with history.never_fatal(instance, 'The start of the guest is not noted'):
+        with history.never_fatal(
+                instance, 'The start of the guest is not noted'):
             logs = history.guest_logs(xml)
-            self._history().wait_until_closed(list(logs.values()))
+            self._history.wait_until_closed(list(logs.values()))
             self._starting[instance.uuid] = history.ends(logs)
         return super()._create_guest(context, xml, instance, *args, **kwargs)
 
@@ -384,7 +381,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                 provider_tree.add_traits(nodename, TRAIT)
             else:
                 provider_tree.remove_traits(nodename, TRAIT)
-        with _never_fatal(None, 'Unused serial ports are not released'):
+        with history.never_fatal(None, 'Unused serial ports are not released'):
             self._release_leftovers()
 
     def check_can_live_migrate_destination(
@@ -518,7 +515,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         super().post_live_migration(context, instance, *args, **kwargs)
         departure = self._departing.pop(instance.uuid, None)
         if departure is not None:
-            self._history().send(instance, departure.moves(),
+            self._history.send(instance, departure.moves(),
                        None if departure.shared else departure.host)
 
     def post_live_migration_at_destination(
@@ -527,7 +524,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         """Put the history that was sent in place."""
         super().post_live_migration_at_destination(
             context, instance, *args, **kwargs)
-        self._history().receive(instance, libvirt_utils.get_instance_path(instance))
+        self._history.receive(
+            instance, libvirt_utils.get_instance_path(instance))
 
     def rollback_live_migration_at_source(
             self, context: Any, instance: Any, migrate_data: Any) -> None:
@@ -543,6 +541,12 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     # Cold migration, resize, rebuild: the history goes along
 
+    @property
+    def _history(self) -> history.History:
+        return history.History(
+            libvirt_utils.copy_image, CONF.virtlogd.max_history_bytes,
+            CONF.virtlogd.history_timeout, CONF.virtlogd.virtlogd_socket)
+
     def migrate_disk_and_power_off(self, context: Any, instance: Any,
                                    dest: str, flavor: Any, *args: Any,
                                    **kwargs: Any) -> Any:
@@ -552,14 +556,15 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             context, instance, dest, flavor, *args, **kwargs)
         there = libvirt_utils.get_instance_path(instance)
         # nova has made the directory anew where the storage is shared.
-        self._history().send(instance, transfer.moves(f'{there}_resize', there),
+        self._history.send(instance, transfer.moves(f'{there}_resize', there),
                    None if os.path.isdir(there) else dest)
         return disk_info
 
     def finish_migration(self, context: Any, migration: Any, instance: Any,
                          *args: Any, **kwargs: Any) -> None:
         self._check_virtlogd(instance)
-        self._history().receive(instance, libvirt_utils.get_instance_path(instance))
+        self._history.receive(
+            instance, libvirt_utils.get_instance_path(instance))
         super().finish_migration(context, migration, instance, *args,
                                  **kwargs)
 
@@ -568,9 +573,9 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         """What was written meanwhile comes back with the guest."""
         there = libvirt_utils.get_instance_path(instance)
         if os.path.isdir(there) and os.path.isdir(f'{there}_resize'):
-            self._history().send(instance, transfer.moves(there, f'{there}_resize'),
-                       None)
-        self._history().receive(instance, f'{there}_resize')
+            self._history.send(
+                instance, transfer.moves(there, f'{there}_resize'), None)
+        self._history.receive(instance, f'{there}_resize')
         super().finish_revert_migration(context, instance, *args, **kwargs)
 
     def cleanup(self, context: Any, instance: Any, network_info: Any,
@@ -582,12 +587,15 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             instance.task_state == task_states.REBUILDING)
         if rebuilt:
             aside = f'{directory}_console'
-            self._history().stage(instance, transfer.moves(directory, directory), aside)
+            self._history.stage(
+                instance, transfer.moves(directory, directory), aside)
         elif destroy_disks and (
                 instance.task_state == task_states.RESIZE_REVERTING):
-            self._history().send(instance,
-                       transfer.moves(directory, f'{directory}_resize'),
-                       _reverted_to(context, instance))
+            with history.never_fatal(instance):
+                self._history.send(
+                    instance,
+                    transfer.moves(directory, f'{directory}_resize'),
+                    _reverted_to(context, instance))
         try:
             super().cleanup(context, instance, network_info,
                             block_device_info, destroy_disks, *args, **kwargs)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest's output from before follows it, or it goes on without.
+
+Nothing here fails: what cannot be done is said once, in the log.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from oslo_concurrency import processutils
+from oslo_log import log as logging
+
+from virtlogd_driver import exception
+from virtlogd_driver.console_log import chain, generation, reader, transfer
+from virtlogd_driver.guest import char_device
+from virtlogd_driver.virtlogd import health
+
+LOG = logging.getLogger(__name__)
+
+#: Seconds for virtlogd to write out what a guest that has ended wrote last.
+CLOSING = 2.0
+
+#: Where logs end, by serial port; None: there is nothing in it.
+Ends = dict[int, reader.Position | None]
+
+#: nova.virt.libvirt.utils.copy_image.
+Copy = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Carries what guests wrote to where they go on."""
+
+    #: Copies a directory to a host: (source, destination, host=...).
+    copy: Copy
+    #: The most bytes that follow a serial port.
+    limit: int
+    #: Seconds that a copy to another host may take.
+    timeout: float
+    #: virtlogd's.
+    socket_path: str
+
+    def stage(self, instance: Any, moves: list[transfer.Move],
+               directory: str) -> bool:
+        """Whether there is something to be received."""
+        with never_fatal(instance):
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            self.wait_until_closed([here for here, _ in moves])
+            for error in transfer.stage(
+                    moves, directory, self.limit,
+                    lambda path, limit: reader.read_tail(path, limit).data,
+                    _following):
+                _warn_of_loss(instance, error)
+            return True
+        shutil.rmtree(os.path.join(directory, transfer.STAGING),
+                      ignore_errors=True)
+        return False
+
+    def send(self, instance: Any, moves: list[transfer.Move],
+              to_host: str | None) -> None:
+        """Carry the history of a guest.
+
+        :param to_host: None: this one, or one that shares its storage
+        """
+        if not moves:
+            return
+        here, there = (os.path.dirname(path) for path in moves[0])
+        if to_host is None:
+            if self.stage(instance, moves, there):
+                self.receive(instance, there)
+            return
+        if not self.stage(instance, moves, here):
+            return
+        staging = os.path.join(here, transfer.STAGING)
+        deadline = _Deadline(self.timeout)
+        with never_fatal(instance):
+            try:
+                self.copy(
+                    staging, f'{there}/', host=to_host,
+                    on_execute=deadline.start, on_completion=deadline.stop)
+            except processutils.ProcessExecutionError as e:
+                _warn_of_loss(instance, (
+                    f'the copy to {to_host} took longer than [virtlogd] '
+                    f'history_timeout = {self.timeout} s'
+                    if deadline.passed else f'the copy to {to_host}: {e}'))
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+
+    def receive(self, instance: Any, directory: str) -> None:
+        with never_fatal(instance):
+            for name in transfer.receive(directory, directory):
+                _warn_of_loss(instance, f'{name} has not come whole')
+
+    def wait_until_closed(self, logs: list[str]) -> None:
+        """What guests that have ended wrote last is in their logs."""
+        health.wait_until_closed(self.socket_path, logs, CLOSING)
+
+
+class _Deadline:
+    """Ends the process of a copy that takes too long."""
+
+    def __init__(self, seconds: float) -> None:
+        self.passed = False
+        self._seconds = seconds
+        self._timer: threading.Timer | None = None
+
+    def start(self, process: 'subprocess.Popen[bytes]') -> None:
+        def end() -> None:
+            self.passed = True
+            # A signal that scp and rsync hand on to the ssh they started.
+            process.terminate()
+
+        self._timer = threading.Timer(self._seconds, end)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def stop(self, process: 'subprocess.Popen[bytes]') -> None:
+        assert self._timer is not None
+        self._timer.cancel()
+
+
+_LOST = 'The output of the guest from before does not follow it'
+
+
+@contextlib.contextmanager
+def never_fatal(instance: Any, failure: str = _LOST) -> Iterator[None]:
+    """Whatever becomes of its log, the guest goes on.
+
+    :param failure: what is said, with the reason
+    """
+    try:
+        yield
+    except (exception.VirtlogdDriverError, OSError) as e:
+        LOG.warning('%s: %s', failure, e, instance=instance)
+    except Exception:
+        LOG.exception('%s', failure, instance=instance)
+
+
+def _warn_of_loss(instance: Any, reason: object) -> None:
+    LOG.warning('%s: %s', _LOST, reason, instance=instance)
+
+
+def begin_logs(log_files: list[str]) -> None:
+    """Mark where each log begins, before virtlogd opens it."""
+    for log_file in log_files:
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
+            chain.begin(log_file)
+
+
+def guest_logs(domain_xml: str) -> dict[int, str]:
+    """Path of the log of each serial port, if this driver has named it."""
+    found = {}
+    for device in char_device.parse(domain_xml):
+        file = generation.parse(os.path.basename(device.log_file or ''))
+        if device.log_file is not None and file is not None:
+            found[file.port] = device.log_file
+    return found
+
+
+def ends(logs: dict[int, str]) -> Ends:
+    """Where logs end now, by serial port; None: there is nothing in it."""
+    found: Ends = {}
+    for port, path in logs.items():
+        found[port] = None
+        with contextlib.suppress(exception.LogNotFound):
+            last = reader.read_tail(path, 1)
+            found[port] = last.position if last.data else None
+    return found
+
+
+def _following(path: str, position: reader.Position) -> int | None:
+    """Bytes of a log that follow a position."""
+    since = reader.read_from(path, position, 0)
+    return None if since.missed is None else since.behind

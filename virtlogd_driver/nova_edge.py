@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where this project and nova meet: errors, devices, guests.
+
+With driver.py the only module that imports nova.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import nova.conf
+from nova import exception as nova_exception
+from nova.virt.libvirt import config as vconfig
+from oslo_log import log as logging
+
+from virtlogd_driver import exception
+from virtlogd_driver.guest import char_device
+
+LOG = logging.getLogger(__name__)
+CONF = nova.conf.CONF
+
+
+@contextlib.contextmanager
+def nova_errors(instance: Any = None) -> Iterator[None]:
+    """Turn this project's errors into the ones that nova expects."""
+    try:
+        yield
+    except (exception.InvalidOption, exception.InvalidAddress) as e:
+        raise nova_exception.InvalidConfiguration(str(e)) from e
+    except exception.TooManySerialPorts as e:
+        error = nova_exception.SerialPortNumberLimitExceeded(
+            str(e), virt_type=CONF.libvirt.virt_type)
+        raise error from e
+    except exception.PortRangeExhausted as e:
+        raise nova_exception.SocketPortRangeExhaustedException(
+            str(e), host=CONF.serial_console.proxyclient_address) from e
+    except exception.GuestNotFound as e:
+        raise nova_exception.InstanceNotFound(
+            instance_id=instance and instance.uuid) from e
+    except exception.HostError as e:
+        raise nova_exception.HypervisorUnavailable(str(e)) from e
+    except exception.LogError as e:
+        # The API passes the message on to the tenant: no path of this host.
+        LOG.error('The console log cannot be read: %s', e, instance=instance)
+        raise nova_exception.ConsoleNotAvailable() from e
+    except exception.VirtlogdDriverError as e:
+        raise nova_exception.InternalError(str(e)) from e
+
+
+class CharDeviceConfig(vconfig.LibvirtConfigGuestSerial):
+    """A device of ours among those of nova's guest configuration.
+
+    It has the attributes of nova's own class for whoever looks at them.
+    """
+
+    def __init__(self, device: char_device.CharDevice) -> None:
+        super().__init__()
+        self.root_name = device.tag
+        self.type = device.type
+        self._device = device
+        if device.source is not None:
+            self.source_path = device.source.path
+            self.listen_host = device.source.host
+            self.listen_port = device.source.service
+        if device.log is not None:
+            self.log = vconfig.LibvirtConfigGuestCharDeviceLog()
+            self.log.file = device.log.file
+            self.log.append = 'on' if device.log.append else 'off'
+        if device.target is not None:
+            self.target_port = device.target.port
+            self.target_type = device.target.type
+
+    def format_dom(self) -> Any:
+        return self._device.to_element()
+
+
+class DepartingGuest:
+    """nova's guest, but for the XML that its destination is given."""
+
+    def __init__(self, guest: Any, rewrite: Callable[[str], str]) -> None:
+        self._guest = guest
+        self._rewrite = rewrite
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._guest, name)
+
+    def get_xml_desc(self, *args: Any, **kwargs: Any) -> str:
+        domain_xml: str = self._guest.get_xml_desc(*args, **kwargs)
+        if kwargs.get('dump_migratable'):
+            return self._rewrite(domain_xml)
+        return domain_xml
+
+
+def outside_eventlet(function: Callable[[], Any]) -> Any:
+    """What may block: in a thread of the system's under eventlet."""
+    patcher = sys.modules.get('eventlet.patcher')
+    if patcher is None or not patcher.is_monkey_patched('thread'):
+        return function()
+    from eventlet import tpool
+    return tpool.execute(function)
