@@ -39,7 +39,7 @@ def _download(directory: Path) -> Path:
 
 
 def record(wheels: Path) -> None:
-    driver = (ROOT / 'virtlogd_driver/driver.py').read_text()
+    driver = seams.driver_source(ROOT)
     versions = {}
     found = {}
     for wheel in sorted(wheels.glob('nova-*.whl')):

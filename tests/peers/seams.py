@@ -41,8 +41,14 @@ class Seam:
     source: str
 
 
+def driver_source(root: Path) -> str:
+    """All of the driver that imports nova."""
+    return '\n'.join((root / 'virtlogd_driver' / name).read_text()
+                     for name in ('driver.py', 'nova_edge.py'))
+
+
 def relied_on(driver: str) -> set[str]:
-    """Names of nova that the source of driver.py uses or overrides."""
+    """Names of nova that the source of the driver uses or overrides."""
     tree = ast.parse(driver)
     modules = dict(_imported(tree))
     found = {name for node in ast.walk(tree)

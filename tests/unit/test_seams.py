@@ -14,7 +14,7 @@ from tests.peers import seams
 from virtlogd_driver import driver
 
 ROOT = pathlib.Path(__file__).parents[2]
-DRIVER = (ROOT / 'virtlogd_driver/driver.py').read_text()
+DRIVER = seams.driver_source(ROOT)
 RECORD = seams.Record.load(ROOT / 'tests/peers/seams.json')
 VERSION = nova_version.version_string()
 READ = seams.installed(pathlib.Path(nova.__path__[0]).parent)
