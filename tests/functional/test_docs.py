@@ -176,13 +176,3 @@ def test_every_command_of_virtlogd_console_is_shown() -> None:
              if command.startswith('virtlogd-console ')}
     assert shown == {'list', 'show', 'follow', 'export', 'attach',
                      'reattach', 'check'}
-
-
-def test_every_option_of_the_group_is_documented_where_it_is_named() -> None:
-    """A name of an option in the pages is one that there is."""
-    from virtlogd_driver import conf
-    known = {option.name for option in conf.OPTS}
-    for page in PAGES:
-        for name in re.findall(r'``\[virtlogd\] ([a-z_]+)',
-                               page.read_text()):
-            assert name in known, f'{page.name}: [virtlogd] {name}'

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the documentation says of the code is so."""
+
+import pathlib
+import re
+
+import pytest
+
+from virtlogd_driver import conf, metrics
+from virtlogd_driver.guest import plan
+from virtlogd_driver.virtlogd.health import DaemonState, Report
+from virtlogd_driver.virtlogd.periodic import Totals
+
+ROOT = pathlib.Path(__file__).parents[2]
+SOURCE = ROOT / 'doc/source'
+PAGES = [*sorted(SOURCE.rglob('*.rst')), ROOT / 'README.rst']
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_an_option_that_is_named_is_one(page: pathlib.Path) -> None:
+    known = {option.name for option in conf.OPTS}
+    named = re.findall(r'``\[virtlogd\]\s+([a-z_]+)', page.read_text())
+    assert set(named) <= known
+
+
+def test_the_house_has_every_module() -> None:
+    house = (SOURCE / 'contributor/house.rst').read_text()
+    package = ROOT / 'virtlogd_driver'
+    modules = {path.name for path in package.glob('*.py')} - {'__init__.py'}
+    rooms = {f'{path.parent.name}/'
+             for path in package.glob('*/__init__.py')}
+    named = set(re.findall(r'``([a-z_]+(?:\.py|/))``', house))
+    assert modules | rooms <= named
+    paths = re.findall(r'``([a-z_]+/[a-z_]+\.py)``', house)
+    assert [path for path in paths if not (package / path).exists()] == []
+
+
+def test_every_metric_is_named(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / 'metrics.prom'
+    metrics.write(str(file), Report(DaemonState.UP), Totals())
+    page = (SOURCE / 'operator/health.rst').read_text()
+    made = set(re.findall(rf'^# TYPE {metrics.PREFIX}_(\w+)',
+                          file.read_text(), re.MULTILINE))
+    named = set(re.findall(r'``(\w+?)(?:_total)?(?:\{[a-z,]+\})?``', page))
+    assert {name.removesuffix('_total') for name in made} <= named
+
+
+def test_the_ports_of_each_machine() -> None:
+    page = (SOURCE / 'operator/consoles.rst').read_text()
+    for architecture in ('x86_64', *plan.MACHINES):
+        row = re.search(
+            rf'\* - [^*]*\b{architecture}\b[^*]*?\n     - (\d+)\n', page)
+        assert row is not None, architecture
+        assert int(row[1]) == plan.machine(architecture).max_ports
+
+
+def test_the_decision_table() -> None:
+    page = (SOURCE / 'operator/consoles.rst').read_text()
+    rows = re.findall(
+        r'\* - (capable|not capable)\n     - (true|false)\n     -(.*)\n'
+        r'     - (.*)\n', page)
+    assert len(rows) == 5
+    for capable, serial, fallback, gets in rows:
+        wanted = plan.plan(
+            capable=capable == 'capable', serial_console=serial == 'true',
+            fallback=fallback.strip() or 'file', architecture='x86_64',
+            ports=3)
+        word = {'tcp': 'TCP port', 'pty': 'pseudo terminal',
+                'file': 'file'}[wanted.backend]
+        assert gets.startswith(('n ' if wanted.ports == 3 else 'one ')
+                               + word), (capable, serial, gets)
+        assert wanted.logged == ('a log' in gets and 'file' not in gets)
