@@ -82,7 +82,7 @@ class History:
         with never_fatal(instance):
             try:
                 self.copy(
-                    staging, f'{there}/', host=to_host,
+                    staging, f'{there}/', host=to_host, compression=False,
                     on_execute=deadline.start, on_completion=deadline.stop)
             except processutils.ProcessExecutionError as e:
                 _warn_of_loss(instance, (
