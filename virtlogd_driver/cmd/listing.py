@@ -66,7 +66,8 @@ def run(hypervisor: Hypervisor, arguments: Any) -> int:
     for line in _lines(found):
         print(line)
     if state != 'up':
-        print(f'virtlogd is {state}: {reason}', file=sys.stderr)
+        print(reason if state == 'refused' else
+              f'virtlogd is {state}: {reason}', file=sys.stderr)
     return 0
 
 
