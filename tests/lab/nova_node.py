@@ -7,7 +7,7 @@ nova's functional tests. nova-compute is real to the bottom: its driver, its
 privsep daemons, libvirt, QEMU and the guest.
 """
 
-from tests.lab import concurrency  # noqa: F401
+from tests.lab import concurrency
 
 # isort: split
 import contextlib
@@ -15,7 +15,6 @@ import io
 import logging
 import os
 import sys
-import threading
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -73,11 +72,12 @@ def _run_libvirt_events() -> None:
 
 def _start_libvirt_events() -> None:
     """One event loop for the process: each nova would start one more."""
+    threads = concurrency.native_threading()
     if not any(thread.name == 'libvirt events'
-               for thread in threading.enumerate()):
+               for thread in threads.enumerate()):
         libvirt.virEventRegisterDefaultImpl()
-        threading.Thread(target=_run_libvirt_events, name='libvirt events',
-                         daemon=True).start()
+        threads.Thread(target=_run_libvirt_events, name='libvirt events',
+                       daemon=True).start()
 
 
 class _LibvirtEvents(fixtures.Fixture):
