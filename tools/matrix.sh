@@ -1,0 +1,89 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
+# What has to hold on every supported release of nova, each in an environment
+# of its own with that release's libraries (tools/constraints).
+#
+#   tools/matrix.sh [--short] [RELEASE...]      as root, for the private daemons
+#
+# In full: unit tests, nova's own tests beside nova's own driver, the load
+# test, and a whole nova in one process on a real libvirtd, on native threads
+# and on eventlet where the release has both. --short leaves it at nova's own
+# tests: all of them on the newest release, those of consoles on the others.
+# SECONDS_OF_LOAD=N is for each driver, 60 otherwise.
+
+set -eu
+cd "$(dirname "$0")/.."
+
+short=
+if [ "${1-}" = --short ]; then
+    short=yes
+    shift
+fi
+begin=$(date +%s)
+[ -n "$short" ] || tools/bindep.sh
+summary=
+failed=0
+
+# make RELEASE: .venv-nova<RELEASE>, quick when it is up to date
+make() {
+    environment=.venv-nova$1
+    constraints=tools/constraints/nova$1.txt
+    python=$PWD/$environment/bin/python
+    now=$({ pwd; cat "$constraints" pyproject.toml test-requirements.txt
+          cat virtlogd_driver_nova.pth; } | sha256sum)
+    [ "$now" != "$(cat "$environment/made-from" 2>/dev/null)" ] || return 0
+    echo "Making $environment"
+    "${PYTHON:-python3}" -m venv --clear "$environment"
+    "$python" -m pip install --quiet --disable-pip-version-check \
+        --constraint "$constraints" "nova==$1.*" --editable . \
+        --requirement test-requirements.txt
+    echo "$now" > "$environment/made-from"
+}
+
+# run NAME COMMAND...
+run() {
+    name=$1
+    shift
+    printf '\n== nova %s: %s ==\n' "$release" "$name"
+    start=$(date +%s)
+    if "$@"; then
+        result=passed
+    else
+        result=FAILED
+        failed=1
+    fi
+    summary="$summary
+nova $release: $name: $result, $(($(date +%s) - start)) s"
+}
+
+# one_process BACKEND: a whole nova on a real libvirtd
+one_process() {
+    eventlet=0
+    [ "$1" = eventlet ] || eventlet=1
+    run "one process, $1" env OS_NOVA_DISABLE_EVENTLET_PATCHING=$eventlet \
+        "$python" -m tests.lab.namespace "$python" -m pytest --quiet \
+        --disable-warnings -p no:cacheprovider \
+        tests/functional/test_nova.py tests/functional/test_life_cycle.py
+}
+
+for release in ${*:-31 32 33 34}; do
+    make "$release"
+    suite=consoles
+    [ "$release" != 34 ] || suite=all
+    if [ -n "$short" ]; then
+        run "its own tests ($suite)" \
+            "$python" tools/nova_peers.py --ours-only --suite $suite
+        continue
+    fi
+    run unit "$python" -m pytest --quiet --disable-warnings tests/unit
+    run "its own tests ($suite)" "$python" tools/nova_peers.py --suite $suite
+    run load "$python" tools/load.py --seconds "${SECONDS_OF_LOAD:-60}"
+    one_process eventlet
+    # nova-compute runs on native threads from 33.
+    [ "$release" -lt 33 ] || one_process threading
+done
+
+printf '\n== Summary ==%s\nall: %s s\n' \
+    "$summary" "$(($(date +%s) - begin))"
+exit $failed
