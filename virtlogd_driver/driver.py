@@ -7,6 +7,7 @@ that knows how. With nova_edge.py the only module that imports nova.
 
 import contextlib
 import os
+import threading
 import time
 from importlib import metadata
 from typing import Any
@@ -73,6 +74,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         self._starting: dict[str, history.Ends] = {}
         # Guests on their way to another host, by UUID.
         self._departing: dict[str, transfer.Departure] = {}
+        # What carries the output of guests that have left, by UUID.
+        self._sending: dict[str, threading.Thread] = {}
         # libvirt's number of a guest's run, and the log that it writes.
         self._named_logs: dict[str, tuple[int, str | None]] = {}
 
@@ -487,6 +490,17 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         super()._live_migration_operation(
             context, instance, dest, block_migration, migrate_data,
             DepartingGuest(guest, rewrite), device_names)
+        # The guest has left. nova looks for that twice a second only.
+        sending = threading.Thread(
+            target=self._send_history, args=(instance, departure),
+            name='virtlogd-history', daemon=True)
+        self._sending[instance.uuid] = sending
+        sending.start()
+
+    def _send_history(self, instance: Any,
+                      departure: transfer.Departure) -> None:
+        self._history.send(instance, departure.moves(),
+                           None if departure.shared else departure.host)
 
     def _verify_serial_console_is_disabled(self) -> None:
         """A destination without serial consoles is no reason to refuse."""
@@ -511,12 +525,15 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def post_live_migration(self, context: Any, instance: Any, *args: Any,
                             **kwargs: Any) -> None:
-        """At the source, which the guest has left: send its history."""
+        """At the source, whose directory is deleted next."""
         super().post_live_migration(context, instance, *args, **kwargs)
         departure = self._departing.pop(instance.uuid, None)
-        if departure is not None:
-            self._history.send(instance, departure.moves(),
-                       None if departure.shared else departure.host)
+        sending = self._sending.pop(instance.uuid, None)
+        if sending is not None:
+            sending.join()
+        elif departure is not None:
+            # libvirt reported an error, and yet the guest has left.
+            self._send_history(instance, departure)
 
     def post_live_migration_at_destination(
             self, context: Any, instance: Any, *args: Any,
