@@ -19,6 +19,8 @@ import ctypes
 import os
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -404,6 +406,27 @@ class TwoHosts(NovaNode):
         """Returns when it has ended, and its status: 'completed'."""
         self.start_live_migration(server, to)
         return self.wait_for_migration(server)
+
+    def time_live_migration(self, server: Server, to: str) -> float:
+        """Seconds from the request until nova-compute has done with it."""
+        manager = self._nova.computes[self.host_of(server).name].manager
+        migrate = manager._do_live_migration
+        ended = threading.Event()
+
+        def timed(*args: Any, **kwargs: Any) -> None:
+            try:
+                migrate(*args, **kwargs)
+            finally:
+                ended.set()
+
+        with fixtures.MockPatchObject(manager, '_do_live_migration', timed):
+            start = time.monotonic()
+            self.start_live_migration(server, to)
+            if not ended.wait(120):
+                raise TimeoutError(self.log())
+            seconds = time.monotonic() - start
+        self.wait_for_migration(server)
+        return seconds
 
     def start_live_migration(self, server: Server, to: str) -> None:
         self._begun = len(self.migrations(server))
