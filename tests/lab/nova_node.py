@@ -87,10 +87,12 @@ class _LibvirtEvents(fixtures.Fixture):
         _start_libvirt_events()
         self._ended = False
         self._hosts: list[Any] = []
-        owner = getattr(libvirt_host, '_ThreadingLibvirtEventHandler',
-                        libvirt_host.Host)
-        self.useFixture(fixtures.MockPatchObject(
-            owner, '_native_thread', lambda handler: None))
+        for owner in ('_EventletLibvirtEventHandler',
+                      '_ThreadingLibvirtEventHandler', 'Host'):
+            handler = getattr(libvirt_host, owner, None)
+            if hasattr(handler, '_native_thread'):
+                self.useFixture(fixtures.MockPatchObject(
+                    handler, '_native_thread', lambda handler: None))
         self.useFixture(fixtures.MockPatchObject(
             libvirt_host.Host, '_conn_event_thread',
             lambda host: self._dispatch(host)))
