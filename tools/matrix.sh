@@ -7,9 +7,10 @@
 #   tools/matrix.sh [--short] [RELEASE...]      as root, for the private daemons
 #
 # In full: unit tests, nova's own tests beside nova's own driver, the load
-# test, and a whole nova in one process on a real libvirtd, on native threads
-# and on eventlet where the release has both. --short leaves it at nova's own
-# tests: all of them on the newest release, those of consoles on the others.
+# test, and a whole nova in one process on a real libvirtd; on eventlet up to
+# release 33 and on native threads from 34, as nova-compute runs by default.
+# --short leaves it at nova's own tests: all of them on the newest release,
+# those of consoles on the others.
 # SECONDS_OF_LOAD=N is for each driver, 60 otherwise.
 
 set -eu
@@ -79,9 +80,12 @@ for release in ${*:-31 32 33 34}; do
     run unit "$python" -m pytest --quiet --disable-warnings tests/unit
     run "its own tests ($suite)" "$python" tools/nova_peers.py --suite $suite
     run load "$python" tools/load.py --seconds "${SECONDS_OF_LOAD:-60}"
-    one_process eventlet
-    # nova-compute runs on native threads from 33.
-    [ "$release" -lt 33 ] || one_process threading
+    # As nova-compute runs by default.
+    if [ "$release" -lt 34 ]; then
+        one_process eventlet
+    else
+        one_process threading
+    fi
 done
 
 printf '\n== Summary ==%s\nall: %s s\n' \

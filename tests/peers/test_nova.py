@@ -26,14 +26,11 @@ def _prepare() -> None:
 
 
 def _rebind() -> None:
-    from nova.tests.fixtures import libvirt as fakelibvirt
     from nova.virt.libvirt import driver as module
 
     from tests.peers import without_host
     from tests.peers.rebind import rebind
-    from virtlogd_driver import driver, host
-    # As nova's fixture does with nova's own modules.
-    host.libvirt = fakelibvirt
+    from virtlogd_driver import driver
     without_host.install()
     rebind(module, module.LibvirtDriver, driver.VirtlogdDriver)
 

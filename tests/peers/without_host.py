@@ -7,6 +7,8 @@ that everything else can be tested.
 
 from typing import Any
 
+from nova.tests.fixtures import libvirt as fakelibvirt
+
 from virtlogd_driver import host, watch
 from virtlogd_driver.virtlogd import health
 
@@ -37,6 +39,11 @@ def _nothing(*_: Any, **__: Any) -> None:
     """All is well with virtlogd."""
 
 
+def _state(domain: Any, _flags: int = 0) -> list[int]:
+    """libvirt's virDomain.state, which nova's fake does not have."""
+    return [domain.info()[0], 0]
+
+
 def without_virtlogd() -> None:
     """No virtlogd is asked, and none is watched."""
     health.check_ready = _nothing
@@ -46,4 +53,7 @@ def without_virtlogd() -> None:
 
 def install() -> None:
     without_virtlogd()
+    # As nova's fixture does with nova's own modules.
+    host.libvirt = fakelibvirt
+    fakelibvirt.Domain.state = _state
     host.console_capability = _capability
