@@ -332,11 +332,9 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         """Note each start, whoever started the guest."""
         if (isinstance(event, virtevent.LifecycleEvent) and
                 event.transition == virtevent.EVENT_LIFECYCLE_STARTED):
-            try:
+            with history.never_fatal(
+                    None, f'The start of guest {event.uuid} is not noted'):
                 self._note_boot(event.uuid)
-            except (exception.VirtlogdDriverError, OSError) as e:
-                LOG.warning('The start of guest %s is not noted: %s',
-                            event.uuid, e)
         super().emit_event(event)
 
     def _create_guest(self, context: Any, xml: Any, instance: Any,
