@@ -227,7 +227,7 @@ def _arguments(args: ast.arguments) -> Iterator[str]:
         yield f'**{args.kwarg.arg}'
 
 
-def seams(driver: str, read: Reader) -> dict[str, Seam]:
+def seams(driver: list[str], read: Reader) -> dict[str, Seam]:
     """Everything that the driver relies on, in one release of nova."""
     found = {name: look_up(name, read) for name in relied_on(driver)}
     return {name: seam for name, seam in found.items() if seam is not None}

@@ -18,10 +18,11 @@ DRIVER = seams.driver_source(ROOT)
 RECORD = seams.Record.load(ROOT / 'tests/peers/seams.json')
 VERSION = nova_version.version_string()
 READ = seams.installed(pathlib.Path(nova.__path__[0]).parent)
+FOUND = seams.seams(DRIVER, READ)
 
 
 def test_nothing_has_moved() -> None:
-    changes = RECORD.changes(VERSION, seams.seams(DRIVER, READ))
+    changes = RECORD.changes(VERSION, FOUND)
     assert not changes, '\n'.join(changes.values())
 
 
@@ -36,8 +37,7 @@ def _edited(old: str, new: str) -> dict[str, str]:
     found = seams.seams(DRIVER, read)
     return {name.rpartition('.')[2]: change for name, change
             in RECORD.changes('34.9.9', found).items()
-            if change not in RECORD.changes(
-                '34.9.9', seams.seams(DRIVER, READ)).values()}
+            if change not in RECORD.changes('34.9.9', FOUND).values()}
 
 
 def test_a_changed_signature_is_told() -> None:
@@ -64,7 +64,7 @@ def test_what_the_driver_uses_is_found() -> None:
             f'{seams.BASE}._check_emulation_arch', 'nova.conf.CONF',
             'nova.virt.libvirt.config.LibvirtConfigGuestSerial',
             'nova.virt.libvirt.utils.get_instance_path',
-            } <= set(seams.seams(DRIVER, READ))
+            } <= set(FOUND)
 
 
 OVERRIDES = sorted(
