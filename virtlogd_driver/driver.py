@@ -429,7 +429,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         nova's own search for ports knows IPv4 alone, and not which guest
         holds which; what it finds is given back at once.
         """
-        address = migrate_data.serial_listen_addr
+        address = _set_in(migrate_data, 'serial_listen_addr')
         if address is not None:
             migrate_data.serial_listen_addr = ANY_IPV4
         try:
@@ -437,7 +437,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                 context, instance, block_device_info, network_info, disk_info,
                 migrate_data)
         finally:
-            migrate_data.serial_listen_addr = address
+            if address is not None:
+                migrate_data.serial_listen_addr = address
         for port in data.serial_listen_ports:
             serial_console.release_port(ANY_IPV4, port)
         try:
@@ -452,12 +453,13 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def _prepare_arrival(self, instance: Any, data: Any,
                          address: str | None) -> None:
         wanted = self._console_plan(instance.flavor, instance.image_meta)
-        if address is not None:
+        if address is not None and CONF.serial_console.enabled:
             data.serial_listen_ports = list(self._ports.acquire(
                 instance.uuid, address, wanted.ports))
         if wanted.logged or address is None:
             directory = libvirt_utils.get_instance_path_at_destination(
-                instance, data)
+                instance, data if _set_in(data, 'instance_relative_path')
+                else None)
             history.begin_logs([
                 os.path.join(directory, generation.live_name(
                     port, transfer.next_generation(directory, port)))
@@ -469,15 +471,14 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             device_names: Any) -> None:
         """At the source: the guest's XML is rewritten for its destination."""
         departure = transfer.Departure(
-            dest if migrate_data.target_connect_addr is None
-            else migrate_data.target_connect_addr,
+            _set_in(migrate_data, 'target_connect_addr') or dest,
             libvirt_utils.get_instance_path(instance),
-            migrate_data.is_shared_instance_path)
+            bool(_set_in(migrate_data, 'is_shared_instance_path')))
         self._departing[instance.uuid] = departure
         destination = migration.Destination(
             capable=self._is_capable(context, dest),
-            address=migrate_data.serial_listen_addr,
-            tcp_ports=migrate_data.serial_listen_ports)
+            address=_set_in(migrate_data, 'serial_listen_addr'),
+            tcp_ports=_set_in(migrate_data, 'serial_listen_ports') or ())
 
         def rewrite(domain_xml: str) -> str:
             with nova_errors(instance):
@@ -548,7 +549,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         super().rollback_live_migration_at_source(
             context, instance, migrate_data)
         self._departing.pop(instance.uuid, None)
-        if migrate_data.is_shared_instance_path:
+        if _set_in(migrate_data, 'is_shared_instance_path'):
             with history.never_fatal(instance):
                 for device in self._serial_ports(instance):
                     if device.log_file is not None:
@@ -599,13 +600,14 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         """Before nova deletes the directory: save what is to stay."""
         directory = libvirt_utils.get_instance_path(instance)
         rebuilt = destroy_disks and (
-            instance.task_state == task_states.REBUILDING)
+            instance.get('task_state', None) == task_states.REBUILDING)
         if rebuilt:
             aside = f'{directory}_console'
             self._history.stage(
                 instance, transfer.moves(directory, directory), aside)
         elif destroy_disks and (
-                instance.task_state == task_states.RESIZE_REVERTING):
+                instance.get('task_state', None)
+                == task_states.RESIZE_REVERTING):
             with history.never_fatal(instance):
                 self._history.send(
                     instance,
@@ -625,6 +627,11 @@ def _reverted_to(context: Any, instance: Any) -> str:
     name: str = objects.Migration.get_by_instance_and_status(
         context.elevated(), instance.uuid, 'reverting').source_compute
     return name
+
+
+def _set_in(data: Any, field: str) -> Any:
+    """A field of one of nova's objects; None where its sender left it out."""
+    return getattr(data, field) if data.obj_attr_is_set(field) else None
 
 
 def _check_options() -> None:
