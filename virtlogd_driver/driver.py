@@ -72,10 +72,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                 host.is_free)
         # Where the logs of guests that are being started end, by UUID.
         self._starting: dict[str, history.Ends] = {}
-        # Guests on their way to another host, by UUID.
-        self._departing: dict[str, transfer.Departure] = {}
-        # What carries the output of guests that have left, by UUID.
-        self._sending: dict[str, threading.Thread] = {}
+        # What carries the output of guests that leave after them, by UUID.
+        self._departing: dict[str, history.Once] = {}
         # libvirt's number of a guest's run, and the log that it writes.
         self._named_logs: dict[str, tuple[int, str | None]] = {}
 
@@ -474,7 +472,10 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             _set_in(migrate_data, 'target_connect_addr') or dest,
             libvirt_utils.get_instance_path(instance),
             bool(_set_in(migrate_data, 'is_shared_instance_path')))
-        self._departing[instance.uuid] = departure
+        send = self._departing[instance.uuid] = history.Once(
+            lambda: self._history.send(
+                instance, departure.moves(),
+                None if departure.shared else departure.host))
         destination = migration.Destination(
             capable=self._is_capable(context, dest),
             address=_set_in(migrate_data, 'serial_listen_addr'),
@@ -490,16 +491,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             context, instance, dest, block_migration, migrate_data,
             DepartingGuest(guest, rewrite), device_names)
         # The guest has left. nova looks for that twice a second only.
-        sending = threading.Thread(
-            target=self._send_history, args=(instance, departure),
-            name='virtlogd-history', daemon=True)
-        self._sending[instance.uuid] = sending
-        sending.start()
-
-    def _send_history(self, instance: Any,
-                      departure: transfer.Departure) -> None:
-        self._history.send(instance, departure.moves(),
-                           None if departure.shared else departure.host)
+        threading.Thread(target=send, name='virtlogd-history',
+                         daemon=True).start()
 
     def _verify_serial_console_is_disabled(self) -> None:
         """A destination without serial consoles is no reason to refuse."""
@@ -526,13 +519,9 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                             **kwargs: Any) -> None:
         """At the source, whose directory is deleted next."""
         super().post_live_migration(context, instance, *args, **kwargs)
-        departure = self._departing.pop(instance.uuid, None)
-        sending = self._sending.pop(instance.uuid, None)
-        if sending is not None:
-            sending.join()
-        elif departure is not None:
-            # libvirt reported an error, and yet the guest has left.
-            self._send_history(instance, departure)
+        send = self._departing.pop(instance.uuid, None)
+        if send is not None:
+            send()
 
     def post_live_migration_at_destination(
             self, context: Any, instance: Any, *args: Any,

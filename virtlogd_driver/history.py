@@ -102,6 +102,20 @@ class History:
         health.wait_until_closed(self.socket_path, logs, CLOSING)
 
 
+class Once:
+    """A call that is made once; whoever makes it too waits for its end."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function: Callable[[], None] | None = function
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        with self._lock:
+            function, self._function = self._function, None
+            if function is not None:
+                function()
+
+
 class _Deadline:
     """Ends the process of a copy that takes too long."""
 
