@@ -44,6 +44,16 @@ def _state(domain: Any, _flags: int = 0) -> list[int]:
     return [domain.info()[0], 0]
 
 
+_list_domains = fakelibvirt.Connection.listAllDomains
+
+
+def _list_all_domains(connection: Any, flags: int | None = None) -> Any:
+    """No flags are all domains in libvirt, and an error in nova's fake."""
+    return _list_domains(connection, flags or (
+        fakelibvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
+        | fakelibvirt.VIR_CONNECT_LIST_DOMAINS_INACTIVE))
+
+
 def without_virtlogd() -> None:
     """No virtlogd is asked, and none is watched."""
     health.check_ready = _nothing
@@ -55,5 +65,6 @@ def install() -> None:
     without_virtlogd()
     # As nova's fixture does with nova's own modules.
     host.libvirt = fakelibvirt
+    fakelibvirt.Connection.listAllDomains = _list_all_domains
     fakelibvirt.Domain.state = _state
     host.console_capability = _capability
