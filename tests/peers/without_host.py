@@ -45,6 +45,7 @@ def _state(domain: Any, _flags: int = 0) -> list[int]:
 
 
 _list_domains = fakelibvirt.Connection.listAllDomains
+_xml = fakelibvirt.Domain.XMLDesc
 
 
 def _list_all_domains(connection: Any, flags: int | None = None) -> Any:
@@ -52,6 +53,11 @@ def _list_all_domains(connection: Any, flags: int | None = None) -> Any:
     return _list_domains(connection, flags or (
         fakelibvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
         | fakelibvirt.VIR_CONNECT_LIST_DOMAINS_INACTIVE))
+
+
+def _xml_desc(domain: Any, flags: int = 0) -> Any:
+    """nova's fake wants flags, which libvirt does not."""
+    return _xml(domain, flags)
 
 
 def without_virtlogd() -> None:
@@ -66,5 +72,6 @@ def install() -> None:
     # As nova's fixture does with nova's own modules.
     host.libvirt = fakelibvirt
     fakelibvirt.Connection.listAllDomains = _list_all_domains
+    fakelibvirt.Domain.XMLDesc = _xml_desc
     fakelibvirt.Domain.state = _state
     host.console_capability = _capability
