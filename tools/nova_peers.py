@@ -134,7 +134,9 @@ def _run(name: str, modules: Sequence[str], pattern: str | None,
                               capture_output=True, check=False)
         seconds = time.monotonic() - started
     outcomes = _outcomes(done.stdout)
-    if not outcomes:
+    # 1: a test has failed.
+    if not outcomes or done.returncode not in (0, 1):
+        print(f'stestr ended with status {done.returncode}')
         sys.stdout.write(done.stderr.decode(errors='replace'))
     return Run(outcomes, seconds)
 
