@@ -47,6 +47,7 @@ def log_of(host: LibvirtHost, name: str = 'guest1') -> Path:
 
 # follow
 
+@pytest.mark.long
 def test_follow_is_exact_over_ten_megabytes_of_4_kib_files(
         tmp_path: Path, use: Use) -> None:
     host = use(LibvirtHost(tmp_path / 'host', max_size=4096, max_backups=32))
@@ -150,6 +151,7 @@ def test_follow_several_on_a_terminal(libvirt_host: LibvirtHost,
     assert terminal.wait() == 130
 
 
+@pytest.mark.long
 def test_follow_of_100_quiet_guests_is_cheap(use: Use, quiet_node: str
                                              ) -> None:
     console = use(Console(quiet_node))

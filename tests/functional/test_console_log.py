@@ -56,7 +56,8 @@ def start_guest(
     return domain, path
 
 
-@pytest.mark.parametrize('max_size', [4 << 10, 64 << 10, 2 << 20])
+@pytest.mark.parametrize('max_size', [
+    4 << 10, 64 << 10, pytest.param(2 << 20, marks=pytest.mark.long)])
 def test_guest_writes_flat_out(
         max_size: int, use: Use, tmp_path: Path) -> None:
     """Each answer is a run of the stream, none ends before the one before.
