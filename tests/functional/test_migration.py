@@ -141,6 +141,7 @@ both_storages = pytest.mark.parametrize(
     'shared', [False, True], ids=['separate', 'shared'])
 
 
+@pytest.mark.long
 @both_storages
 def test_there_and_back_15_times(make: Make, shared: bool) -> None:
     """Rotating all the while, nothing lost, doubled or out of order."""
