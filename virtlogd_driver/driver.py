@@ -125,7 +125,9 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def _adopt_ports(self) -> None:
         """Know again which guest holds which port (nova forgets)."""
-        for guest in host.list_guests(self._host.get_connection()):
+        guests = outside_eventlet(
+            lambda: list(host.list_guests(self._host.get_connection())))
+        for guest in guests:
             try:
                 devices = char_device.parse(guest.xml)
             except exception.InvalidGuestXML as e:
