@@ -36,20 +36,11 @@ $name: $result, $(($(date +%s) - start)) s"
 
 run unit "$python" -m pytest --quiet --disable-warnings tests/unit
 run install "$python" -m pytest --quiet --disable-warnings tests/install
-# functional ARGUMENT...
-functional() {
-    # "tox -e functional" runs the long ones, too. Real daemons on a machine
-    # that is busy may need more time than a test gives them: again, then.
-    # shellcheck disable=SC2086  # empty, or words
-    $as_root "$python" -m tests.lab.namespace "$python" -m pytest --verbose \
-        -p no:cacheprovider --disable-warnings --show-capture=no \
-        --reruns 2 -m 'not long' "$@"
-}
-
-run functional functional tests/functional \
-    --ignore tests/functional/test_migration.py
-# Its threads live in the namespaces of two hosts: a process of its own.
-run migration functional tests/functional/test_migration.py
+# "tox -e functional" runs the long ones, too. Real daemons on a machine that is
+# busy may need more time than a test gives them: again, then.
+# shellcheck disable=SC2086  # empty, or words
+run functional $as_root env PYTHON="$python" tools/functional.sh \
+    --reruns 2 -m 'not long'
 
 printf '\n== Summary ==\n%s\nall: %s s\n' \
     "$summary" "$(($(date +%s) - begin))"
