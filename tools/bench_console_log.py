@@ -300,12 +300,14 @@ def daemon_memory(directory: Path, limit: int) -> dict[str, int]:
     ends = {'service': '/proc/self', 'daemon': daemon_process(directory)}
     path = str(directory / f'4-{GIB}' / NAME)
     set_mode('daemon')
-    privileged.read_tail(path, 1000, None)
+    with unprivileged('daemon'):
+        reader.read_tail(path, 1000)
     idle = {}
     for name, process in ends.items():
         Path(process, 'clear_refs').write_text('5')
         idle[name] = status_bytes(process, 'VmRSS')
-    privileged.read_tail(path, limit, None)
+    with unprivileged('daemon'):
+        reader.read_tail(path, limit)
     found = {}
     for name, process in ends.items():
         above = status_bytes(process, 'VmHWM') - idle[name]

@@ -8,7 +8,8 @@ nobody's word: it checks each path itself, against its own configuration, and
 gives nothing but logs.
 
 Only the types of msgpack go over the edge, so the answers are tuples; our
-errors do go over it, as each of them takes one string.
+errors do go over it, as each of them takes one string. Large data is posted to
+a mailbox of the caller's.
 """
 
 import functools
@@ -20,7 +21,7 @@ from oslo_config import cfg
 from oslo_privsep import capabilities, priv_context
 
 from virtlogd_driver import conf, exception
-from virtlogd_driver.console_log import log
+from virtlogd_driver.console_log import log, mailbox
 from virtlogd_driver.console_log.directory import Directory, open_below
 from virtlogd_driver.console_log.generation import parse
 
@@ -35,32 +36,36 @@ MAX_BYTES = 64 * 1024 * 1024
 
 _SPECIAL = frozenset(('', '.', '..'))
 
-Tail = tuple[bytes, tuple[int, ...] | None, bool, int]
-Since = tuple[bytes, tuple[int, ...] | None, int | None, int]
+#: The data first; None: it is in the mailbox.
+Tail = tuple[bytes | None, tuple[int, ...] | None, bool, int]
+Since = tuple[bytes | None, tuple[int, ...] | None, int | None, int]
 
 
 @context.entrypoint
-def read_tail(path: str, limit: int, max_backups: int | None) -> Tail:
+def read_tail(path: str, limit: int, max_backups: int | None,
+              box: mailbox.Address | None = None) -> Tail:
     """:func:`log.read_tail` of a log below a root; a position is a tuple."""
     directory, name = _open(path)
     with directory:
         read = log.read_tail(
             directory, name, min(limit, MAX_BYTES), max_backups=max_backups)
-        return read.data, pack(read.position), read.exact, read.older
+        return (None if mailbox.post(box, read.data) else read.data,
+                pack(read.position), read.exact, read.older)
 
 
 @context.entrypoint
 def read_from(
         path: str, position: tuple[int, ...] | None, limit: int,
-        max_backups: int | None) -> Since:
+        max_backups: int | None,
+        box: mailbox.Address | None = None) -> Since:
     """:func:`log.read_from` of a log below a root; likewise."""
     directory, name = _open(path)
     with directory:
         since = log.read_from(
             directory, name, unpack(position), min(limit, MAX_BYTES),
             max_backups=max_backups)
-        return (
-            since.data, pack(since.position), since.missed, since.behind)
+        return (None if mailbox.post(box, since.data) else since.data,
+                pack(since.position), since.missed, since.behind)
 
 
 def pack(position: log.Position | None) -> tuple[int, ...] | None:

@@ -7,12 +7,14 @@ one privileged call reads the whole log instead.
 
 import contextlib
 import os
+from collections.abc import Callable
+from typing import Any
 
 from oslo_privsep.comm import PrivsepTimeout
 from oslo_privsep.daemon import FailedToDropPrivileges
 
 from virtlogd_driver import exception
-from virtlogd_driver.console_log import log, privileged
+from virtlogd_driver.console_log import log, mailbox, privileged
 from virtlogd_driver.console_log.directory import open_directory
 from virtlogd_driver.console_log.log import LogRead, LogSince, Position
 
@@ -40,11 +42,9 @@ def read_tail(
             with open_directory(directory_path or '/') as directory:
                 return log.read_tail(
                     directory, name, limit, max_backups=max_backups)
-    try:
-        data, position, exact, older = privileged.read_tail(
-            path, limit, max_backups)
-    except _NO_DAEMON as error:
-        raise _no_daemon(path, error) from error
+    data, position, exact, older = _privileged(
+        path, limit, lambda box: privileged.read_tail(
+            path, limit, max_backups, box))
     return LogRead(data, privileged.unpack(position), exact, older)
 
 
@@ -67,11 +67,9 @@ def read_from(
             with open_directory(directory_path or '/') as directory:
                 return log.read_from(
                     directory, name, position, limit, max_backups=max_backups)
-    try:
-        data, packed, missed, behind = privileged.read_from(
-            path, privileged.pack(position), limit, max_backups)
-    except _NO_DAEMON as error:
-        raise _no_daemon(path, error) from error
+    data, packed, missed, behind = _privileged(
+        path, limit, lambda box: privileged.read_from(
+            path, privileged.pack(position), limit, max_backups, box))
     return LogSince(data, privileged.unpack(packed), missed, behind)
 
 
@@ -81,6 +79,27 @@ def _is_refused(path: str) -> bool:
         os.geteuid() != 0
         and not os.access(path, os.R_OK, effective_ids=True)
         and os.access(path, os.F_OK, effective_ids=True))
+
+
+def _privileged(
+        path: str, limit: int,
+        read: Callable[[mailbox.Address | None], tuple[Any, ...]]
+) -> tuple[Any, ...]:
+    """The answer of one call, with the data in its place.
+
+    :raises LogRefused: there is no privileged daemon
+    """
+    try:
+        if limit >= mailbox.WORTHWHILE:
+            with mailbox.Mailbox() as box:
+                data, *rest = read(box.address)
+                if data is None:
+                    data = box.take()
+            if data is not None:
+                return data, *rest
+        return read(None)
+    except _NO_DAEMON as error:
+        raise _no_daemon(path, error) from error
 
 
 def _no_daemon(path: str, error: Exception) -> exception.LogRefused:

@@ -13,7 +13,13 @@ import pytest
 from oslo_config import cfg
 
 from virtlogd_driver import exception
-from virtlogd_driver.console_log import chain, log, privileged, reader
+from virtlogd_driver.console_log import (
+    chain,
+    log,
+    mailbox,
+    privileged,
+    reader,
+)
 
 ROOT = os.geteuid() == 0
 NOBODY = 65534
@@ -118,6 +124,36 @@ def test_one_call_for_the_whole_log(
             b'0\xff\0', read.position, True, 0)
 
 
+def test_large_data_comes_by_mailbox(
+        daemon: Daemon, instances: pathlib.Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    data = os.urandom(3 * mailbox.WORTHWHILE)
+    path = str(instances / 'guest/console.log')
+    write(instances / 'guest/console.log', data)
+    with mailbox.Mailbox() as box:
+        assert privileged.read_tail(
+            path, len(data), None, box.address)[0] is None
+        assert box.take() == data
+        assert privileged.read_from(
+            path, None, len(data), None, box.address)[0] is None
+        assert box.take() == data
+    with unprivileged():
+        daemon.calls = 0
+        assert reader.read_tail(path, len(data)).data == data
+        assert reader.read_from(path, None, len(data)).data == data
+        assert daemon.calls == 2
+        # What a security module keeps from being passed comes otherwise.
+        monkeypatch.setattr(mailbox.Mailbox, 'take', lambda box: None)
+        assert reader.read_tail(path, len(data)).data == data
+        assert reader.read_from(path, None, len(data)).data == data
+        # And so it does where there is no way to the mailbox.
+        monkeypatch.setattr(
+            mailbox.Mailbox, 'address', (b'\0nowhere', b'secret'))
+        daemon.calls = 0
+        assert reader.read_tail(path, len(data)).data == data
+        assert daemon.calls == 1
+
+
 def test_no_call_where_the_process_may_read(
         daemon: Daemon, instances: pathlib.Path) -> None:
     write(instances / 'guest/console.log', b'1', 0o644)
@@ -190,6 +226,7 @@ def test_largest_answer(daemon: Daemon, instances: pathlib.Path) -> None:
     path.touch()
     os.truncate(path, 1 << 30)
     data, _, exact, older = privileged.read_tail(str(path), 1 << 40, None)
+    assert data is not None
     assert len(data) == privileged.MAX_BYTES
     assert (exact, older) == (True, (1 << 30) - privileged.MAX_BYTES)
 
