@@ -31,13 +31,14 @@ from virtlogd_driver import conf, exception, history, host, nova_release, watch
 from virtlogd_driver.console_log import (
     boot,
     generation,
+    path_cache,
     reader,
     transfer,
 )
 from virtlogd_driver.guest import char_device, migration, plan, serial_port
 from virtlogd_driver.nova_edge import (
-    CharDeviceConfig,
     DepartingGuest,
+    device_config,
     nova_errors,
     outside_eventlet,
 )
@@ -49,9 +50,8 @@ conf.register_opts(CONF)
 
 #: A host that runs this driver and can have both consoles at once.
 TRAIT = 'CUSTOM_CONSOLE_LOG_VIRTLOGD'
+VERSION = metadata.version('virtlogd-driver')
 ANY_IPV4 = '0.0.0.0'  # noqa: S104
-
-
 
 
 class VirtlogdDriver(libvirt_driver.LibvirtDriver):
@@ -64,7 +64,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         super().__init__(*args, **kwargs)
         version = nova_version.version_string()
         LOG.info('Compute driver virtlogd_driver %s on nova %s',
-                 metadata.version('virtlogd-driver'), version)
+                 VERSION, version)
         with nova_errors():
             nova_release.check(version)
             self._ports = serial_port.PortPool(
@@ -74,8 +74,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         self._starting: dict[str, history.Ends] = {}
         # What carries the output of guests that leave after them, by UUID.
         self._departing: dict[str, history.Once] = {}
-        # libvirt's number of a guest's run, and the log that it writes.
-        self._named_logs: dict[str, tuple[int, str | None]] = {}
+        self._log_paths = path_cache.PathCache()
 
     # The host
 
@@ -182,7 +181,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         with nova_errors():
             wanted = self._console_plan(flavor, image_meta)
             for device in self._console_devices(wanted, instance):
-                guest_cfg.add_device(CharDeviceConfig(device))
+                guest_cfg.add_device(device_config(device))
 
     def _console_plan(self, flavor: Any, image_meta: Any) -> plan.ConsolePlan:
         return plan.plan(
@@ -196,7 +195,6 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def _console_devices(
             self, wanted: plan.ConsolePlan,
             instance: Any) -> tuple[char_device.CharDevice, ...]:
-        self._named_logs.pop(instance.uuid, None)
         log_files = [self._live_log(instance, port)
                      for port in range(wanted.ports)]
         history.begin_logs(log_files)
@@ -284,27 +282,20 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             except exception.LogNotFound:
                 if named is None:
                     raise
+                self._log_paths.forget(instance.uuid)
                 LOG.info('The guest has not written its log %s yet', named,
                          instance=instance)
                 return b''
 
     def _named_log(self, instance: Any) -> str | None:
-        """The log that the domain names, if there is a domain.
+        """The log that the domain names, if there is a domain."""
+        def look() -> str | None:
+            devices = self._serial_ports(instance)
+            return devices[0].log_file if devices else None
 
-        A running guest's is remembered: to ask for its XML costs more than to
-        read the log.
-        """
         with contextlib.suppress(nova_exception.InstanceNotFound,
-                                 exception.GuestNotFound), host.translated():
-            guest = self._host.get_guest(instance)
-            run = guest.id
-            known = self._named_logs.get(instance.uuid)
-            if known is not None and known[0] == run:
-                return known[1]
-            for device in char_device.parse(guest.get_xml_desc()):
-                if run >= 0:
-                    self._named_logs[instance.uuid] = run, device.log_file
-                return device.log_file
+                                 exception.GuestNotFound):
+            return self._log_paths.get(instance.uuid, look)
         return None
 
     def _serial_ports(
@@ -330,11 +321,12 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def emit_event(self, event: Any) -> None:
         """Note each start, whoever started the guest."""
-        if (isinstance(event, virtevent.LifecycleEvent) and
-                event.transition == virtevent.EVENT_LIFECYCLE_STARTED):
-            with history.never_fatal(
-                    None, f'The start of guest {event.uuid} is not noted'):
-                self._note_boot(event.uuid)
+        if isinstance(event, virtevent.LifecycleEvent):
+            self._log_paths.forget(event.uuid)
+            if event.transition == virtevent.EVENT_LIFECYCLE_STARTED:
+                with history.never_fatal(
+                        None, f'The start of guest {event.uuid} is not noted'):
+                    self._note_boot(event.uuid)
         super().emit_event(event)
 
     def _create_guest(self, context: Any, xml: Any, instance: Any,
@@ -345,7 +337,11 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             logs = history.guest_logs(xml)
             self._history.wait_until_closed(list(logs.values()))
             self._starting[instance.uuid] = history.ends(logs)
-        return super()._create_guest(context, xml, instance, *args, **kwargs)
+        try:
+            return super()._create_guest(
+                context, xml, instance, *args, **kwargs)
+        finally:
+            self._log_paths.forget(instance.uuid)
 
     def _note_boot(self, uuid: str) -> None:
         xml = host.booted_xml(self._connection(), uuid)
@@ -362,14 +358,14 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                          **kwargs: Any) -> None:
         super()._undefine_domain(instance, *args, **kwargs)
         self._ports.release(instance.uuid)
-        self._named_logs.pop(instance.uuid, None)
+        self._log_paths.forget(instance.uuid)
 
     def post_live_migration_at_source(self, context: Any, instance: Any,
                                       network_info: Any) -> None:
         """libvirt has undefined the guest here by itself."""
         super().post_live_migration_at_source(context, instance, network_info)
         self._ports.release(instance.uuid)
-        self._named_logs.pop(instance.uuid, None)
+        self._log_paths.forget(instance.uuid)
 
     # Live migration: a new log on the destination, its history after it
 
@@ -529,6 +525,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             self, context: Any, instance: Any, *args: Any,
             **kwargs: Any) -> None:
         """Put the history that was sent in place."""
+        self._log_paths.forget(instance.uuid)
         super().post_live_migration_at_destination(
             context, instance, *args, **kwargs)
         self._history.receive(

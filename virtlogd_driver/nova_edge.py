@@ -48,15 +48,14 @@ def nova_errors(instance: Any = None) -> Iterator[None]:
         raise nova_exception.InternalError(str(e)) from e
 
 
-class CharDeviceConfig(vconfig.LibvirtConfigGuestSerial):
+class _CharDeviceConfig:
     """A device of ours among those of nova's guest configuration.
 
-    It has the attributes of nova's own class for whoever looks at them.
+    It is of nova's own class and has its attributes for whoever looks at them.
     """
 
     def __init__(self, device: char_device.CharDevice) -> None:
         super().__init__()
-        self.root_name = device.tag
         self.type = device.type
         self._device = device
         if device.source is not None:
@@ -73,6 +72,22 @@ class CharDeviceConfig(vconfig.LibvirtConfigGuestSerial):
 
     def format_dom(self) -> Any:
         return self._device.to_element()
+
+
+class _SerialConfig(_CharDeviceConfig, vconfig.LibvirtConfigGuestSerial):
+    pass
+
+
+class _ConsoleConfig(_CharDeviceConfig, vconfig.LibvirtConfigGuestConsole):
+    pass
+
+
+_CONFIGS = {'serial': _SerialConfig, 'console': _ConsoleConfig}
+
+
+def device_config(device: char_device.CharDevice) -> Any:
+    """A device as nova's guest configuration takes it."""
+    return _CONFIGS[device.tag](device)
 
 
 class DepartingGuest:

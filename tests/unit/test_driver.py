@@ -12,6 +12,7 @@ import pytest
 from lxml import etree
 from nova import exception as nova_exception
 from nova import objects
+from nova.virt import event as virtevent
 from nova.virt.libvirt import config as vconfig
 from oslo_config import fixture as config_fixture
 
@@ -261,6 +262,11 @@ class TestInitHost:
             make_driver().init_host('host')
 
 
+def _leave(made: driver.VirtlogdDriver, instance: objects.Instance) -> None:
+    instance.numa_topology = None
+    made.post_live_migration_at_source(None, instance, [])
+
+
 class TestConsoleOutput:
 
     def _read(self, made, instance) -> bytes:
@@ -275,31 +281,49 @@ class TestConsoleOutput:
             log=str(directory / 'console.log'))))
         assert self._read(made, instance) == b'd\xff\nnew\n'[-7:]
 
-    def test_the_log_of_a_run_is_asked_for_once(
+    def test_where_the_log_is_is_asked_once(
             self, make_driver, instance, directory) -> None:
+        """And a libvirt that does not answer keeps nobody from reading."""
         (directory / 'console.log').write_bytes(b'x')
         made = make_driver(_guest(fake_libvirt.serial(
             log=str(directory / 'console.log'))))
         assert self._read(made, instance) == b'x'
-        guest = made._host.get_guest(instance)
-        guest.get_xml_desc = _raise(libvirt.VIR_ERR_SYSTEM_ERROR)
-        made._host.get_guest = lambda _: guest
+        made.connection.error = fake_libvirt.real_error(
+            libvirt.VIR_ERR_SYSTEM_ERROR)
         assert self._read(made, instance) == b'x'
 
-    def test_another_run_may_write_another_log(
-            self, make_driver, instance, directory) -> None:
+    @pytest.mark.parametrize('happens', [
+        lambda made, instance: made.emit_event(virtevent.LifecycleEvent(
+            UUID, virtevent.EVENT_LIFECYCLE_STOPPED)),
+        lambda made, instance: made._undefine_domain(instance),
+        _leave,
+    ], ids=['event', 'undefined', 'left'])
+    def test_after_a_change_it_is_asked_again(
+            self, make_driver, instance, directory, happens) -> None:
         (directory / 'console.log').write_bytes(b'x')
         (directory / 'console.g1.log').write_bytes(b'y')
         domain_xml = _guest(fake_libvirt.serial(
             log=str(directory / 'console.log')))
         made = make_driver(domain_xml)
         assert self._read(made, instance) == b'x'
-        made.connection.lookupByUUIDString(UUID).destroy()
+        happens(made, instance)
         made.connection.defineXML(domain_xml.replace('console.log',
                                                      'console.g1.log'))
+        made.connection.lookupByUUIDString(UUID).destroy()
         assert self._read(made, instance) == b'y'
-        made.connection.lookupByUUIDString(UUID).create()
-        assert self._read(made, instance) == b'y'
+
+    def test_a_log_that_is_gone_is_looked_for_again(
+            self, make_driver, instance, directory) -> None:
+        (directory / 'console.log').write_bytes(b'x')
+        made = make_driver(_guest(fake_libvirt.serial(
+            log=str(directory / 'console.log'))))
+        assert self._read(made, instance) == b'x'
+        domain = made.connection.lookupByUUIDString(UUID)
+        domain.destroy()
+        domain.undefine()
+        (directory / 'console.log').rename(directory / 'console.g1.log')
+        assert self._read(made, instance) == b''
+        assert self._read(made, instance) == b'x'
 
     def test_stopped_guest(self, make_driver, instance, directory) -> None:
         (directory / 'console.log').write_bytes(b'panic\n')
