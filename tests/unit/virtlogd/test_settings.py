@@ -136,6 +136,21 @@ def test_stdio_handler_of_an_unreadable_file_is_unknown(
         str(loop)) is settings.StdioHandler.UNKNOWN
 
 
+def test_stdio_handler_is_read_again_when_the_file_changes(
+        tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _conf(tmp_path, 'stdio_handler = "file"\n')
+    assert settings.read_stdio_handler(path) is settings.StdioHandler.FILE
+    with monkeypatch.context() as patch:
+        patch.delattr(settings, '_read')
+        assert settings.read_stdio_handler(path) is settings.StdioHandler.FILE
+    replaced = tmp_path / 'new'
+    replaced.write_text('stdio_handler = "logd"\n')
+    replaced.rename(path)
+    assert settings.read_stdio_handler(path) is settings.StdioHandler.LOGD
+    os.unlink(path)
+    assert settings.read_stdio_handler(path) is settings.StdioHandler.LOGD
+
+
 def test_virtlogd_settings(tmp_path: pathlib.Path) -> None:
     read = settings.read_virtlogd_settings
     assert read(str(tmp_path / 'none')) == settings.VirtlogdSettings(
