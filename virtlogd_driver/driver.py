@@ -359,6 +359,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         super()._undefine_domain(instance, *args, **kwargs)
         self._ports.release(instance.uuid)
         self._log_paths.forget(instance.uuid)
+        # Of a start that has failed: nothing was started.
+        self._starting.pop(instance.uuid, None)
 
     def post_live_migration_at_source(self, context: Any, instance: Any,
                                       network_info: Any) -> None:

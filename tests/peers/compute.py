@@ -93,7 +93,8 @@ class Compute(fixtures.Fixture):
             CONF.set_override(name, value, group)
         without_host.without_virtlogd()
         self.useFixture(nova_fixtures.PrivsepFixture())
-        self.useFixture(nova_fixtures.LibvirtImageBackendFixture())
+        self._images = self.useFixture(
+            nova_fixtures.LibvirtImageBackendFixture())
         self.useFixture(fixtures.MockPatchObject(
             objects.Instance, 'save', lambda *_, **__: None))
         for of_database in (objects.BlockDeviceMappingList,
@@ -119,6 +120,9 @@ class Compute(fixtures.Fixture):
 
     def delete(self, instance: objects.Instance) -> None:
         self.driver.destroy(self._context, instance, [], NO_DISKS)
+        # Mocks remember every instance that they were called with.
+        for disk in list(self._images.disks.values()):
+            disk.reset_mock()
 
     def output(self, instance: objects.Instance) -> bytes:
         answer: bytes = self.driver.get_console_output(

@@ -63,6 +63,23 @@ class Usage:
                    process.memory_info().rss)
 
 
+class Timings:
+    """How long an operation took; what it takes itself does not grow."""
+
+    KEPT = 1 << 17
+
+    def __init__(self) -> None:
+        self._seconds = array('d', bytes(8 * self.KEPT))
+        self.count = 0
+
+    def add(self, seconds: float) -> None:
+        self._seconds[self.count % self.KEPT] = seconds
+        self.count += 1
+
+    def newest(self) -> list[float]:
+        return list(self._seconds[:self.count])
+
+
 @dataclass
 class Load:
     """Guests, and the threads that use them."""
@@ -71,8 +88,8 @@ class Load:
     running: Path
     #: Instance and TCP port by UUID, of guests that are not being deleted.
     guests: dict[str, tuple[Any, int]] = field(default_factory=dict)
-    seconds: dict[str, 'array[float]'] = field(
-        default_factory=lambda: {name: array('d') for name in OPERATIONS})
+    timings: dict[str, Timings] = field(
+        default_factory=lambda: {name: Timings() for name in OPERATIONS})
     counts: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -113,7 +130,7 @@ class Load:
     def _measured(self, operation: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
-        self.seconds[operation].append(time.perf_counter() - started)
+        self.timings[operation].add(time.perf_counter() - started)
 
     def _reader(self, pause: float) -> None:
         while not self._stop.is_set():
@@ -205,8 +222,8 @@ def main() -> None:
             load.read()
         load.delete()
         load.boot()
-        for seconds in load.seconds.values():
-            del seconds[:]
+        for timings in load.timings.values():
+            timings.count = 0
         before = Usage.settled()
         samples: list[Usage] = []
         took = load.run(args.seconds, args.readers, args.churn, args.pause,
@@ -246,7 +263,7 @@ def _report(load: Load, took: float, before: Usage, samples: list[Usage],
               for error, count in load.errors.most_common(10)]
     if not counts['whole logs']:
         wrong.append('no log was read')
-    return {'operations': {name: _figures(list(load.seconds[name]), took)
+    return {'operations': {name: _figures(load.timings[name], took)
                            for name in OPERATIONS},
             'counts': counts, 'wrong': wrong}
 
@@ -262,12 +279,12 @@ def _allowed(count: str) -> float:
     }.get(count, 0)
 
 
-def _figures(seconds: list[float], took: float) -> dict[str, float]:
-    seconds.sort()
+def _figures(timings: Timings, took: float) -> dict[str, float]:
+    seconds = sorted(timings.newest())
     if not seconds:
         return dict.fromkeys(('per second', 'median ms', 'p99 ms'), 0.0)
     return {
-        'per second': round(len(seconds) / took, 1),
+        'per second': round(timings.count / took, 1),
         'median ms': round(1000 * statistics.median(seconds), 2),
         'p99 ms': round(1000 * seconds[int(len(seconds) * 0.99)], 2),
     }
