@@ -166,17 +166,22 @@ def unprivileged(mode: str) -> Iterator[None]:
         os.seteuid(0)
 
 
-def start_daemons(directory: Path) -> None:
-    """One privsep daemon for nova's context and one for ours, both root's."""
-    configuration = directory / 'nova.conf'
+def helper_command(directory: Path, name: str) -> str:
+    """What starts privsep daemons that are known by a configuration file."""
+    configuration = directory / name
     configuration.write_text(
         f'[DEFAULT]\nstate_path = {directory}\n'
         f'instances_path = {directory}\n')
-    command = shlex.join([
+    return shlex.join([
         'env', f'PYTHONPATH={os.pathsep.join(sys.path)}',
         sys.executable, '-W', 'ignore', '-c',
         'from oslo_privsep.daemon import helper_main; helper_main()',
         '--config-file', str(configuration)])
+
+
+def start_daemons(directory: Path) -> None:
+    """One privsep daemon for nova's context and one for ours, both root's."""
+    command = helper_command(directory, 'nova.conf')
     for context, section in (
             (nova.privsep.sys_admin_pctxt, 'nova_sys_admin'),
             (privileged.context, 'virtlogd_privileged')):
@@ -274,43 +279,52 @@ def memory(directory: Path) -> dict[str, int]:
     return found
 
 
-def daemon_process(directory: Path) -> str:
-    """/proc of our privsep daemon: the younger of the two."""
-    mark = f'{directory}/nova.conf'.encode()
-    found = []
-    for path in Path('/proc').glob('[0-9]*/cmdline'):
-        with contextlib.suppress(OSError):
-            words = path.read_bytes()
-            if mark in words and b'virtlogd_driver' in words.split(
-                    b'--privsep_context')[-1]:
-                found.append(str(path.parent))
-    [process] = found
-    return process
-
-
-def status_bytes(process: str, key: str) -> int:
-    for line in Path(process, 'status').read_text().splitlines():
+_MEASURE_BOTH = """
+import glob, os, sys
+from oslo_config import cfg
+from virtlogd_driver.console_log import privileged, reader
+path, limit, command, mark = sys.argv[1:]
+cfg.CONF.set_override(
+    'helper_command', command, group='virtlogd_privileged')
+privileged.context.start()
+daemon = [os.path.dirname(found) for found in glob.glob('/proc/[0-9]*/cmdline')
+          if mark.encode() in open(found, 'rb').read()
+          and found.split('/')[2] != str(os.getpid())]
+assert len(daemon) == 1, daemon
+ends = '/proc/self', daemon[0]
+def status(end, key):
+    for line in open(end + '/status'):
         if line.startswith(key):
-            return int(line.split()[1]) * KIB
-    raise KeyError(key)
+            return int(line.split()[1]) * 1024
+def read(limit):
+    os.seteuid(65534)
+    assert len(reader.read_tail(path, limit).data) == limit
+    os.seteuid(0)
+read(1000)
+for end in ends:
+    open(end + '/clear_refs', 'w').write('5')
+idle = [status(end, 'VmRSS') for end in ends]
+read(int(limit))
+print(*[status(end, 'VmHWM') - before for end, before in zip(ends, idle)])
+privileged.context.stop()
+"""
 
 
 def daemon_memory(directory: Path, limit: int) -> dict[str, int]:
-    """Bytes above idle at both ends of one read through the daemon."""
-    ends = {'service': '/proc/self', 'daemon': daemon_process(directory)}
-    path = str(directory / f'4-{GIB}' / NAME)
-    set_mode('daemon')
-    with unprivileged('daemon'):
-        reader.read_tail(path, 1000)
-    idle = {}
-    for name, process in ends.items():
-        Path(process, 'clear_refs').write_text('5')
-        idle[name] = status_bytes(process, 'VmRSS')
-    with unprivileged('daemon'):
-        reader.read_tail(path, limit)
+    """Bytes above idle at both ends of one read through the daemon.
+
+    In processes of its own: what a process has freed it may use again.
+    """
+    command = helper_command(directory, 'memory.conf')
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', _MEASURE_BOTH,
+         str(directory / f'4-{GIB}' / NAME), str(limit), command,
+         str(directory / 'memory.conf')],
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE, text=True, check=True)
     found = {}
-    for name, process in ends.items():
-        above = status_bytes(process, 'VmHWM') - idle[name]
+    for name, above in zip(
+            ('service', 'daemon'), map(int, done.stdout.split()), strict=True):
         found[f'{name}, {size(limit)} through privsep'] = above
         print(f'peak memory of the {name} for {size(limit)} through privsep: '
               f'{above / MIB:.2f} MiB above idle, '
