@@ -7,6 +7,7 @@ that knows how. With nova_edge.py the only module that imports nova.
 
 import contextlib
 import os
+import shutil
 import threading
 import time
 from importlib import metadata
@@ -17,7 +18,7 @@ from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
 from nova import version as nova_version
-from nova.compute import task_states
+from nova.compute import power_state, task_states
 from nova.console import serial as serial_console
 from nova.console import type as ctype
 from nova.scheduler.client import report
@@ -51,7 +52,8 @@ conf.register_opts(CONF)
 #: A host that runs this driver and can have both consoles at once.
 TRAIT = 'CUSTOM_CONSOLE_LOG_VIRTLOGD'
 VERSION = metadata.version('virtlogd-driver')
-ANY_IPV4 = '0.0.0.0'  # noqa: S104
+#: Where nova's own search for TCP ports finds none that is in use.
+NOBODYS_ADDRESS = '127.255.255.254'
 
 
 class VirtlogdDriver(libvirt_driver.LibvirtDriver):
@@ -143,6 +145,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                     None, f'The old output of guest {uuid} is not put in '
                           'place'):
                 transfer.receive(directory, directory, sweep=False)
+                if os.path.isdir(_aside(directory)):
+                    transfer.receive(_aside(directory), directory)
 
     def _release_leftovers(self) -> None:
         """Take back ports that were reserved for guests that never came.
@@ -162,9 +166,11 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                     continue
             except nova_exception.InstanceNotFound:
                 pass
-            LOG.info('Serial ports that were reserved for guest %s, which is '
-                     'not here, are free again', uuid)
-            self._ports.release(uuid)
+            # It may have come while nova was asked.
+            if uuid not in host.guest_uuids(self._connection()):
+                LOG.info('Serial ports that were reserved for guest %s, '
+                         'which is not here, are free again', uuid)
+                self._ports.release(uuid)
 
     # What a guest gets
 
@@ -218,12 +224,18 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
               *args: Any, **kwargs: Any) -> None:
         with nova_errors():
             wanted = self._console_plan(instance.flavor, image_meta)
-        self._check_virtlogd(instance)
+        # The instance directory is not there yet. A new guest can go to
+        # another host; for one that there is already it is no reason not to
+        # run.
+        full = self._check_virtlogd(instance, CONF.instances_path)
+        if full:
+            raise nova_exception.InternalError(full)
         if wanted.logged:
             # Evacuated: the host that wrote these logs may come back.
-            directory = libvirt_utils.get_instance_path(instance)
-            history.begin_logs([there for here, there in transfer.moves(
-                directory, directory) if os.path.exists(here)])
+            with history.never_fatal(instance):
+                directory = libvirt_utils.get_instance_path(instance)
+                history.begin_logs([there for here, there in transfer.moves(
+                    directory, directory) if os.path.exists(here)])
         super().spawn(context, instance, image_meta, *args, **kwargs)
 
     def rescue(self, context: Any, instance: Any, *args: Any,
@@ -235,11 +247,6 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         self._check_virtlogd(instance)
         super().unrescue(context, instance)
 
-    def resume(self, context: Any, instance: Any, *args: Any,
-               **kwargs: Any) -> None:
-        self._check_virtlogd(instance)
-        super().resume(context, instance, *args, **kwargs)
-
     def _soft_reboot(self, instance: Any) -> bool:
         self._check_virtlogd(instance)
         done: bool = super()._soft_reboot(instance)
@@ -250,20 +257,51 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         self._check_virtlogd(instance)
         super()._hard_reboot(context, instance, *args, **kwargs)
 
-    def _check_virtlogd(self, instance: Any) -> None:
+    def _suspend_guest_for_snapshot(
+            self, context: Any, live_snapshot: bool, current_power_state: int,
+            instance: Any) -> None:
+        self._check_virtlogd(instance)
+        super()._suspend_guest_for_snapshot(
+            context, live_snapshot, current_power_state, instance)
+
+    def _create_guest(self, context: Any, xml: Any, instance: Any,
+                      power_on: bool = True, pause: bool = False,
+                      *args: Any, **kwargs: Any) -> Any:
+        """Note where its logs end, as long as the guest writes nothing."""
+        if power_on or pause:
+            full = self._check_virtlogd(instance)
+            if full:
+                LOG.warning('%s', full, instance=instance)
+            with history.never_fatal(
+                    instance, 'The start of the guest is not noted'):
+                logs = history.guest_logs(xml)
+                self._history.wait_until_closed(list(logs.values()))
+                self._starting[instance.uuid] = history.ends(logs)
+        try:
+            return super()._create_guest(
+                context, xml, instance, power_on, pause, *args, **kwargs)
+        finally:
+            self._log_paths.forget(instance.uuid)
+
+    def _check_virtlogd(self, instance: Any,
+                        directory: str | None = None) -> str:
         """Say what is wrong with the log before anything is done.
 
-        A full disk costs the log, and is no reason to refuse the guest.
+        :param directory: where the log will be, if not where it is
+        :returns: that the disk is full, if it is: it costs the log
         """
+        if CONF.libvirt.virt_type not in ('kvm', 'qemu'):
+            return ''
+        log = (self._live_log(instance) if directory is None
+               else os.path.join(directory, 'console.log'))
         with nova_errors(instance):
-            if not self._console_capability().capable:
-                return
             try:
-                health.check_ready(CONF.virtlogd.virtlogd_socket,
-                                   [self._live_log(instance)],
-                                   CONF.virtlogd.health_timeout)
+                if self._console_capability().capable:
+                    health.check_ready(CONF.virtlogd.virtlogd_socket, [log],
+                                       CONF.virtlogd.health_timeout)
             except exception.LogDiskFull as e:
-                LOG.warning('%s', e, instance=instance)
+                return str(e)
+        return ''
 
     # The two consoles
 
@@ -329,23 +367,9 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                     self._note_boot(event.uuid)
         super().emit_event(event)
 
-    def _create_guest(self, context: Any, xml: Any, instance: Any,
-                      *args: Any, **kwargs: Any) -> Any:
-        """Note where its logs end, as long as the guest writes nothing."""
-        with history.never_fatal(
-                instance, 'The start of the guest is not noted'):
-            logs = history.guest_logs(xml)
-            self._history.wait_until_closed(list(logs.values()))
-            self._starting[instance.uuid] = history.ends(logs)
-        try:
-            return super()._create_guest(
-                context, xml, instance, *args, **kwargs)
-        finally:
-            self._log_paths.forget(instance.uuid)
-
     def _note_boot(self, uuid: str) -> None:
-        xml = host.booted_xml(self._connection(), uuid)
         ends = self._starting.pop(uuid, None)
+        xml = host.booted_xml(self._connection(), uuid)
         logs = {} if xml is None else history.guest_logs(xml)
         if logs:
             # Not by nova: what it wrote until now is taken for older.
@@ -359,8 +383,9 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         super()._undefine_domain(instance, *args, **kwargs)
         self._ports.release(instance.uuid)
         self._log_paths.forget(instance.uuid)
-        # Of a start that has failed: nothing was started.
+        # What is left of a start or a migration that has failed.
         self._starting.pop(instance.uuid, None)
+        self._departing.pop(instance.uuid, None)
 
     def post_live_migration_at_source(self, context: Any, instance: Any,
                                       network_info: Any) -> None:
@@ -425,20 +450,20 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         """At the destination: the ports and the logs that are to be.
 
         nova's own search for ports knows IPv4 alone, and not which guest
-        holds which; what it finds is given back at once.
+        holds which; it finds some elsewhere, which are given back at once.
         """
         address = _set_in(migrate_data, 'serial_listen_addr')
         if address is not None:
-            migrate_data.serial_listen_addr = ANY_IPV4
+            migrate_data.serial_listen_addr = NOBODYS_ADDRESS
         try:
             data = super().pre_live_migration(
                 context, instance, block_device_info, network_info, disk_info,
                 migrate_data)
         finally:
+            for port in _set_in(migrate_data, 'serial_listen_ports') or ():
+                serial_console.release_port(NOBODYS_ADDRESS, port)
             if address is not None:
                 migrate_data.serial_listen_addr = address
-        for port in data.serial_listen_ports:
-            serial_console.release_port(ANY_IPV4, port)
         try:
             with nova_errors(instance):
                 self._prepare_arrival(instance, data, address)
@@ -518,10 +543,12 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def post_live_migration(self, context: Any, instance: Any, *args: Any,
                             **kwargs: Any) -> None:
         """At the source, whose directory is deleted next."""
-        super().post_live_migration(context, instance, *args, **kwargs)
-        send = self._departing.pop(instance.uuid, None)
-        if send is not None:
-            send()
+        try:
+            super().post_live_migration(context, instance, *args, **kwargs)
+        finally:
+            send = self._departing.pop(instance.uuid, None)
+            if send is not None:
+                send()
 
     def post_live_migration_at_destination(
             self, context: Any, instance: Any, *args: Any,
@@ -536,9 +563,9 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def rollback_live_migration_at_source(
             self, context: Any, instance: Any, migrate_data: Any) -> None:
         """The guest has stayed: what was begun for it elsewhere is not."""
+        self._departing.pop(instance.uuid, None)
         super().rollback_live_migration_at_source(
             context, instance, migrate_data)
-        self._departing.pop(instance.uuid, None)
         if _set_in(migrate_data, 'is_shared_instance_path'):
             with history.never_fatal(instance):
                 for device in self._serial_ports(instance):
@@ -556,19 +583,27 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def migrate_disk_and_power_off(self, context: Any, instance: Any,
                                    dest: str, flavor: Any, *args: Any,
                                    **kwargs: Any) -> Any:
-        with nova_errors():
-            self._console_plan(flavor, instance.image_meta)
+        try:
+            with nova_errors():
+                self._console_plan(flavor, instance.image_meta)
+            if (dest == self.get_host_ip_addr()
+                    and instance.power_state == power_state.RUNNING):
+                self._check_virtlogd(instance)
+        except nova_exception.NovaException as e:
+            # The guest is as it was.
+            raise nova_exception.InstanceFaultRollback(e) from e
         disk_info = super().migrate_disk_and_power_off(
             context, instance, dest, flavor, *args, **kwargs)
-        there = libvirt_utils.get_instance_path(instance)
-        # nova has made the directory anew where the storage is shared.
-        self._history.send(instance, transfer.moves(f'{there}_resize', there),
-                   None if os.path.isdir(there) else dest)
+        with history.never_fatal(instance):
+            there = libvirt_utils.get_instance_path(instance)
+            # nova has made the directory anew where the storage is shared.
+            self._history.send(
+                instance, transfer.moves(f'{there}_resize', there),
+                None if os.path.isdir(there) else dest)
         return disk_info
 
     def finish_migration(self, context: Any, migration: Any, instance: Any,
                          *args: Any, **kwargs: Any) -> None:
-        self._check_virtlogd(instance)
         self._history.receive(
             instance, libvirt_utils.get_instance_path(instance))
         super().finish_migration(context, migration, instance, *args,
@@ -578,9 +613,10 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                                 *args: Any, **kwargs: Any) -> None:
         """What was written meanwhile comes back with the guest."""
         there = libvirt_utils.get_instance_path(instance)
-        if os.path.isdir(there) and os.path.isdir(f'{there}_resize'):
-            self._history.send(
-                instance, transfer.moves(there, f'{there}_resize'), None)
+        with history.never_fatal(instance):
+            if os.path.isdir(there) and os.path.isdir(f'{there}_resize'):
+                self._history.send(
+                    instance, transfer.moves(there, f'{there}_resize'), None)
         self._history.receive(instance, f'{there}_resize')
         super().finish_revert_migration(context, instance, *args, **kwargs)
 
@@ -589,20 +625,21 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                 *args: Any, **kwargs: Any) -> None:
         """Before nova deletes the directory: save what is to stay."""
         directory = libvirt_utils.get_instance_path(instance)
-        rebuilt = destroy_disks and (
-            instance.get('task_state', None) == task_states.REBUILDING)
-        if rebuilt:
-            aside = f'{directory}_console'
-            self._history.stage(
-                instance, transfer.moves(directory, directory), aside)
-        elif destroy_disks and (
-                instance.get('task_state', None)
-                == task_states.RESIZE_REVERTING):
-            with history.never_fatal(instance):
-                self._history.send(
-                    instance,
-                    transfer.moves(directory, f'{directory}_resize'),
-                    _reverted_to(context, instance))
+        aside = _aside(directory)
+        task = instance.get('task_state', None)
+        rebuilt = destroy_disks and task == task_states.REBUILDING
+        with history.never_fatal(instance):
+            if rebuilt:
+                self._history.stage(
+                    instance, transfer.moves(directory, directory), aside)
+            elif destroy_disks:
+                shutil.rmtree(aside, ignore_errors=True)
+            # Where the directory that is gone back to is here,
+            # finish_revert_migration sees to it.
+            if (task == task_states.RESIZE_REVERTING
+                    and os.path.isdir(directory)
+                    and not os.path.isdir(f'{directory}_resize')):
+                self._send_back(context, instance, directory)
         try:
             super().cleanup(context, instance, network_info,
                             block_device_info, destroy_disks, *args, **kwargs)
@@ -612,11 +649,20 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                     os.makedirs(directory, exist_ok=True)
                     transfer.receive(aside, directory)
 
-def _reverted_to(context: Any, instance: Any) -> str:
-    """The host that a resized instance goes back to."""
-    name: str = objects.Migration.get_by_instance_and_status(
-        context.elevated(), instance.uuid, 'reverting').source_compute
-    return name
+    def _send_back(self, context: Any, instance: Any, directory: str) -> None:
+        """To the host that a resized instance goes back to."""
+        resize = objects.Migration.get_by_instance_and_status(
+            context.elevated(), instance.uuid, 'reverting')
+        # From another cell it has kept the directory under its own name.
+        if not resize.cross_cell_move:
+            self._history.send(
+                instance, transfer.moves(directory, f'{directory}_resize'),
+                resize.source_compute)
+
+
+def _aside(directory: str) -> str:
+    """Where the logs are while nova deletes the directory for a rebuild."""
+    return f'{directory}_console'
 
 
 def _set_in(data: Any, field: str) -> Any:

@@ -3,6 +3,7 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def nova(libvirt_host: LibvirtHost, tmp_path: Path) -> Iterator[NovaNode]:
             ('virtlogd', 'health_interval'): 1,
             ('virtlogd', 'health_timeout'): 2.0,
             ('virtlogd', 'metrics_file'): str(tmp_path / 'virtlogd.prom'),
-            ('virtlogd', 'reattach'): True}) as node:
+            ('virtlogd', 'reattach'): True,
+            ('workarounds', 'disable_libvirt_livesnapshot'): True}) as node:
         yield node
 
 
@@ -62,6 +64,59 @@ def test_fault_hung_no_start_hangs_with_it(nova: NovaNode) -> None:
     finally:
         os.kill(pid, signal.SIGCONT)
     nova.boot()
+
+
+@pytest.mark.parametrize('action', [
+    {'reboot': {'type': 'HARD'}},
+    {'createImage': {'name': 'cold'}},
+    {'resize': {'flavorRef': 'large'}},
+], ids=lambda action: next(iter(action)))
+def test_fault_hung_a_running_guest_is_left_alone(
+        nova: NovaNode, action: dict[str, dict[str, str]]) -> None:
+    """It is not ended for what cannot start it again."""
+    server = nova.boot()
+    nova.wait_for_output(server, BOOT)
+    domain = nova.guest(server)
+    number = domain.ID()
+    pid = nova.host.virtlogd_pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for arguments in action.values():
+            if 'flavorRef' in arguments:
+                arguments['flavorRef'] = nova.flavors['large']
+        nova.api.post_server_action(server['id'], action)
+        until(lambda: 'virtlogd did not answer on' in nova.log(), 'it is said')
+        until(lambda: nova.api.get_server(
+            server['id'])['OS-EXT-STS:task_state'] is None, 'nova gave up')
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert domain.ID() == number
+    assert nova.api.get_server(server['id'])['status'] == 'ACTIVE'
+
+
+def test_fault_full_disk(tmp_path: Path) -> None:
+    """A new guest is refused, one that there is already is started."""
+    instances = tmp_path / 'nova' / 'instances'
+    instances.mkdir(parents=True)
+    subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=1100m', 'lab',
+                    instances], check=True)
+    with LibvirtHost(tmp_path / 'host1') as host, NovaNode(
+            host, tmp_path / 'nova', options={
+                (None, 'disk_allocation_ratio'): 16.0}) as nova:
+        server = nova.boot()
+        nova.wait_for_output(server, BOOT)
+        with open(instances / 'ballast', 'wb') as ballast:
+            free = os.statvfs(instances)
+            os.posix_fallocate(
+                ballast.fileno(), 0, free.f_bfree * free.f_frsize)
+        with pytest.raises(RuntimeError, match='is full'):
+            nova.boot()
+        nova.reboot(server)
+        assert sum('WARNING [virtlogd_driver.driver]' in line
+                   and 'is full' in line
+                   for line in nova.log().splitlines()) == 1
+        (instances / 'ballast').unlink()
+        nova.boot()
 
 
 def test_reattach_a_dead_log_comes_back_by_itself(

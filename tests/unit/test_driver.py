@@ -10,15 +10,20 @@ import libvirt
 import nova.conf
 import pytest
 from lxml import etree
+from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
+from nova.compute import task_states
 from nova.virt import event as virtevent
 from nova.virt.libvirt import config as vconfig
+from nova.virt.libvirt import driver as libvirt_driver
+from nova.virt.libvirt import utils as libvirt_utils
 from oslo_config import fixture as config_fixture
 
 from tests.unit import fake_libvirt
-from virtlogd_driver import driver
+from virtlogd_driver import driver, exception
 from virtlogd_driver.guest import char_device
+from virtlogd_driver.virtlogd import health
 
 objects.register_all()
 
@@ -265,6 +270,109 @@ class TestInitHost:
 def _leave(made: driver.VirtlogdDriver, instance: objects.Instance) -> None:
     instance.numa_topology = None
     made.post_live_migration_at_source(None, instance, [])
+
+
+class TestStart:
+    """What is asked of virtlogd before a guest is started."""
+
+    @pytest.fixture(autouse=True)
+    def nova_starts(self, monkeypatch):
+        monkeypatch.setattr(libvirt_driver.LibvirtDriver, '_create_guest',
+                            lambda *args: args[4:])
+        monkeypatch.setattr(
+            health, 'ask', lambda *args: (health.DaemonState.UP, '', ()))
+
+    def _down(self, monkeypatch) -> None:
+        def check_ready(*_: object) -> None:
+            raise exception.VirtlogdDown('it is down')
+        monkeypatch.setattr(health, 'check_ready', check_ready)
+
+    def test_down(self, make_driver, instance, monkeypatch) -> None:
+        self._down(monkeypatch)
+        with pytest.raises(nova_exception.InternalError, match='it is down'):
+            make_driver()._create_guest(None, _guest(''), instance)
+
+    def test_what_is_only_defined_needs_none(
+            self, make_driver, instance, monkeypatch) -> None:
+        self._down(monkeypatch)
+        made = make_driver()
+        assert made._create_guest(None, _guest(''), instance,
+                                  power_on=False) == (False, False)
+        assert made._starting == {}
+
+    def test_a_container_needs_none(self, make_driver, instance, conf,
+                                    monkeypatch) -> None:
+        self._down(monkeypatch)
+        conf.config(group='libvirt', virt_type='lxc')
+        assert make_driver()._create_guest(
+            None, _guest(''), instance) == (True, False)
+
+    def test_one_that_fails_leaves_nothing(
+            self, make_driver, instance, monkeypatch) -> None:
+        made = make_driver(_guest(''))
+        made._create_guest(None, _guest(''), instance)
+        assert UUID in made._starting
+        made._undefine_domain(instance)
+        assert made._starting == {}
+
+
+class TestCleanup:
+
+    @pytest.fixture
+    def cleanup(self, make_driver, instance, directory, monkeypatch):
+        """What of the guest is copied, and where to, when nova cleans up."""
+        copied = []
+
+        def copy(source, target, host, on_execute, on_completion, **_):
+            copied.append((
+                host, pathlib.Path(target), sorted(os.listdir(source))))
+        monkeypatch.setattr(libvirt_utils, 'copy_image', copy)
+        monkeypatch.setattr(libvirt_driver.LibvirtDriver, 'cleanup',
+                            lambda *_: None)
+        monkeypatch.setattr(
+            health, 'ask', lambda *args: (health.DaemonState.UP, '', ()))
+
+        def run(task_state, destroy_disks=True, cross_cell=False):
+            monkeypatch.setattr(
+                objects.Migration, 'get_by_instance_and_status',
+                lambda *_: objects.Migration(
+                    source_compute='source', cross_cell_move=cross_cell))
+            instance.task_state = task_state
+            (directory / 'console.log').write_bytes(b'x')
+            made = make_driver()
+            made.cleanup(nova_context.get_admin_context(), instance, [], None,
+                         destroy_disks)
+            return [(host, target, len(files))
+                    for host, target, files in copied]
+        return run
+
+    @pytest.mark.parametrize('destroy_disks', [True, False],
+                             ids=['own disks', 'shared block storage'])
+    def test_a_revert_sends_it_back(self, cleanup, directory,
+                                    destroy_disks) -> None:
+        there = directory.with_name(f'{UUID}_resize')
+        assert cleanup(task_states.RESIZE_REVERTING, destroy_disks) == [
+            ('source', there, 1)]
+
+    def test_to_another_cell_it_does_not(self, cleanup) -> None:
+        """The directory there has kept its name: no other must be made."""
+        assert cleanup(task_states.RESIZE_REVERTING, cross_cell=True) == []
+
+    def test_where_the_old_directory_is_here(self, cleanup,
+                                             directory) -> None:
+        directory.with_name(f'{UUID}_resize').mkdir()
+        assert cleanup(task_states.RESIZE_REVERTING) == []
+
+    def test_rebuilt(self, cleanup, directory) -> None:
+        assert cleanup(task_states.REBUILDING) == []
+        assert sorted(os.listdir(directory)) == ['console.g1.history']
+        assert not directory.with_name(f'{UUID}_console').exists()
+
+    def test_deleted_after_a_rebuild_that_was_cut_off(
+            self, cleanup, directory) -> None:
+        directory.with_name(f'{UUID}_console').mkdir()
+        assert cleanup(task_states.DELETING) == []
+        assert not directory.with_name(f'{UUID}_console').exists()
 
 
 class TestConsoleOutput:

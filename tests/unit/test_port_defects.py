@@ -6,6 +6,7 @@ half fails: then the override may not be needed any more.
 """
 
 import pathlib
+import socket
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -211,5 +212,26 @@ def test_no_port_is_left_for_a_guest_that_comes(
     with pytest.raises(nova_exception.SocketPortRangeExhaustedException):
         made.pre_live_migration(None, two, {}, [], None, migrate_data(HOST))
     assert held(made) == before
+    if ours:
+        assert set() == nova_serial.ALLOCATED_PORTS
+
+
+@both
+def test_the_last_port_serves_a_guest_that_comes(
+        make: Make, ours: bool, conf: Any) -> None:
+    """The others are taken, by whoever it is."""
+    conf.config(group='serial_console', port_range=f'{FIRST}:{SECOND}')
+    made = make().start(ours)
+    with socket.create_server((HOST, FIRST)):
+        if not ours:
+            with pytest.raises(
+                    nova_exception.SocketPortRangeExhaustedException):
+                made.pre_live_migration(
+                    None, instance(A), {}, [], None, migrate_data(HOST))
+            return
+        data = made.pre_live_migration(
+            None, instance(A), {}, [], None, migrate_data(HOST))
+    assert data.serial_listen_ports == [SECOND]
+    assert set() == nova_serial.ALLOCATED_PORTS
 
 
