@@ -22,10 +22,11 @@ from virtlogd_driver.virtlogd.settings import StdioHandler, VirtlogdSettings
 NOVA = (31, 34)
 #: How nova is to name this driver.
 COMPUTE_DRIVER = 'virtlogd_driver.VirtlogdDriver'
-#: File systems of other machines: virtlogd that waits for one stops guests.
-_REMOTE = frozenset({
-    '9p', 'afs', 'ceph', 'cifs', 'fuse.ceph', 'fuse.glusterfs', 'fuse.sshfs',
-    'gfs2', 'glusterfs', 'gpfs', 'lustre', 'nfs', 'nfs4', 'ocfs2', 'smb3'})
+#: File systems of one host alone. Any other may be on another machine, or
+#: written by several: virtlogd that waits for one stops guests.
+LOCAL = frozenset({
+    'bcachefs', 'btrfs', 'ext2', 'ext3', 'ext4', 'f2fs', 'jfs', 'nilfs2',
+    'overlay', 'ramfs', 'reiserfs', 'rootfs', 'tmpfs', 'xfs', 'zfs'})
 _REATTACH = ('Set [virtlogd] reattach = true to bring it back without a '
              'restart; a managed save and start, or a live migration, does '
              'so too.')
@@ -35,12 +36,13 @@ _REATTACH = ('Set [virtlogd] reattach = true to bring it back without a '
 class FileSystem:
     """A file system that holds logs."""
 
-    #: Where it is mounted.
+    #: Where it is mounted; where it was not asked, a directory on it.
     path: str
     #: The kernel's name of its type.
     type: str
-    #: Bytes that are free.
-    free: int
+    #: Bytes that are free; None: one that is local did not answer, another
+    #: was not asked.
+    free: int | None
     #: Logs of running guests on it.
     logs: int
     #: Bytes that those take already, rotated files included.
@@ -192,7 +194,7 @@ def rotation(host: Survey) -> Result:
 def disk_budget(host: Survey) -> Result:
     """The logs of the running guests have room to grow to their bound."""
     for found in host.file_systems:
-        if found.free < health.FULL_BELOW:
+        if found.free is not None and found.free < health.FULL_BELOW:
             return _failure(
                 f'{found.path} is full: logs on it die and new guests get '
                 'none. Free some space.')
@@ -201,6 +203,9 @@ def disk_budget(host: Survey) -> Result:
     if chain is None:
         return _warning('It is not known how far logs grow: see Rotation.')
     for found in host.file_systems:
+        if found.free is None:
+            return _warning(f'Not known for {found.path}. First do what Log '
+                            'directories says.')
         missing = found.logs * chain - found.used - found.free
         if missing > 0:
             return _warning(
@@ -250,12 +255,17 @@ def logs_alive(host: Survey) -> Result:
 def log_directories(host: Survey) -> Result:
     """Logs are on a disk of this host."""
     for found in host.file_systems:
-        if found.type in _REMOTE:
+        where = f'{found.path}, with {_count(found.logs, "log")},'
+        if found.type not in LOCAL:
             return _warning(
-                f'{found.path}, with {_count(found.logs, "log")}, is not on '
-                f'a disk of this host ({found.type}): guests '
-                'stop while it stalls, and two hosts may write one file. Keep '
-                'instances_path on a local disk.')
+                f'{where} is not known to be on a disk of this host '
+                f'({found.type}): guests stop while it stalls, and two hosts '
+                'may write one file. Keep instances_path on a local disk.')
+        if found.free is None:
+            return _failure(
+                f'{where} does not answer: guests stop. See whether it leads '
+                'to a file system of another machine, or what the kernel '
+                'says of the disk. Do not kill virtlogd.')
     return _success()
 
 

@@ -5,6 +5,7 @@ Nothing here raises or hangs for what is wrong with the host: that is what is
 to be found out.
 """
 
+import functools
 import glob
 import importlib.metadata
 import os
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from virtlogd_driver import exception, host, metrics, watch
-from virtlogd_driver.checks import FileSystem, Survey
+from virtlogd_driver.checks import LOCAL, FileSystem, Survey
 from virtlogd_driver.console_log import privileged
 from virtlogd_driver.virtlogd import health, settings, viewer
 from virtlogd_driver.virtlogd.health import DaemonState, Report
@@ -27,6 +28,8 @@ _T = TypeVar('_T')
 
 #: Seconds for libvirt to answer.
 _LIBVIRT_TIMEOUT = 10.0
+#: Seconds for a disk to answer.
+_DISK_TIMEOUT = 5.0
 #: Seconds for a Python process to load nova's libvirt driver.
 _LOAD_TIMEOUT = 120.0
 _LOAD = 'from nova.virt.virtlogd_driver import VirtlogdDriver'
@@ -59,8 +62,7 @@ def survey(options: Options, connect: Callable[[], Any]) -> Survey:
     found: list[Port] = []
 
     def list_ports() -> Sequence[Port]:
-        found[:] = _within(_LIBVIRT_TIMEOUT,
-                           lambda: watch.list_ports(connect()))
+        found[:] = _of_libvirt(lambda: watch.list_ports(connect()))
         return found
 
     report = health.examine(
@@ -87,9 +89,9 @@ def survey(options: Options, connect: Callable[[], Any]) -> Survey:
 
 
 def _within(seconds: float, function: Callable[[], _T]) -> _T:
-    """Call a function that may hang for good, in libvirt.
+    """Call a function that may hang for good.
 
-    :raises HostError: it has not returned in time
+    :raises TimeoutError: it has not returned in time
     """
     results: list[_T] = []
     errors: list[Exception] = []
@@ -106,10 +108,22 @@ def _within(seconds: float, function: Callable[[], _T]) -> _T:
     if errors:
         raise errors[0]
     if not results:
-        raise exception.HostError(
-            f'libvirt did not answer within {seconds:g} s. See whether '
-            'virtlogd or a guest hangs; restart libvirtd (guests go on).')
+        raise TimeoutError
     return results[0]
+
+
+def _of_libvirt(function: Callable[[], _T]) -> _T:
+    """What libvirt answers.
+
+    :raises HostError: it does not, or not in time
+    """
+    try:
+        return _within(_LIBVIRT_TIMEOUT, function)
+    except TimeoutError as e:
+        raise exception.HostError(
+            f'libvirt did not answer within {_LIBVIRT_TIMEOUT:g} s. See '
+            'whether virtlogd or a guest hangs; restart libvirtd (or '
+            'virtqemud; guests go on).') from e
 
 
 def _capability(report: Report, connect: Callable[[], Any],
@@ -118,8 +132,8 @@ def _capability(report: Report, connect: Callable[[], Any],
         return report.libvirt or (
             'libvirt was not asked, as it may hang with virtlogd.')
     try:
-        return _within(_LIBVIRT_TIMEOUT, lambda: host.console_capability(
-            connect(), stdio_handler))
+        return _of_libvirt(
+            lambda: host.console_capability(connect(), stdio_handler))
     except exception.HostError as e:
         return str(e)
 
@@ -147,11 +161,9 @@ def _load_error() -> str:
 def _helper_error(options: Options, report: Report) -> str:
     if report.daemon is DaemonState.REFUSED:
         return report.reason.rstrip('.')
-    # A log that is not there: a helper that works says so.
+    # The path of no log: a helper that works says so, and touches no disk.
     try:
-        privileged.read_tail(
-            os.path.join(options.instances_path, 'none', 'console.log'), 1,
-            None)
+        privileged.read_tail('', 1, None)
     except exception.LogError:
         return ''
     except health.PRIVSEP_ERRORS as e:
@@ -192,19 +204,60 @@ def _last_pass_age(metrics_file: str | None) -> float | str:
 
 def _file_systems(logs: Sequence[str],
                   instances_path: str) -> Iterator[FileSystem]:
-    """The file systems of the logs; that of instances_path in any case."""
+    """The file systems of the logs; that of instances_path in any case.
+
+    One of another machine is not touched, as it may never answer. A link can
+    still lead to one, and a disk of this host can stall.
+    """
     mounts = _mounts()
-    by_mount: dict[str, list[str]] = {}
-    if os.path.isdir(instances_path):
-        by_mount[_mount_of(instances_path, mounts)] = []
-    for log in logs:
-        by_mount.setdefault(_mount_of(os.path.dirname(log), mounts),
-                            []).append(log)
-    for mount, on_it in by_mount.items():
-        free = health.free_space(os.path.join(mount, ''))
-        if free is not None:
-            yield FileSystem(mount, mounts[mount], free, len(on_it),
-                             sum(map(_used, on_it)))
+    resolved: list[str] = []
+    # As if instances_path were a log without a name.
+    paths = [os.path.join(instances_path, ''), *logs]
+    for mount, there in _by_mount(paths, mounts).items():
+        real = _of_disk(mounts[mount], functools.partial(_resolve, there))
+        if real is None:
+            yield _not_asked(mounts[mount], there)
+        else:
+            resolved += real
+    for mount, there in _by_mount(resolved, mounts).items():
+        measured = _of_disk(
+            mounts[mount], functools.partial(_measure, mount, there))
+        if measured is None:
+            yield _not_asked(mounts[mount], there)
+        elif measured[0] is not None:
+            free, used = measured
+            yield FileSystem(mount, mounts[mount], free, _count(there), used)
+
+
+def _of_disk(kind: str, function: Callable[[], _T]) -> _T | None:
+    """What a file system answers; None: it was not asked, or stalls."""
+    if kind not in LOCAL:
+        return None
+    try:
+        return _within(_DISK_TIMEOUT, function)
+    except TimeoutError:
+        return None
+
+
+def _not_asked(kind: str, paths: Sequence[str]) -> FileSystem:
+    return FileSystem(os.path.dirname(paths[0]), kind, None, _count(paths), 0)
+
+
+def _count(paths: Sequence[str]) -> int:
+    return sum(map(bool, map(os.path.basename, paths)))
+
+
+def _resolve(paths: Sequence[str]) -> list[str]:
+    """The paths without links; that of a directory only if it is there."""
+    return [os.path.join(os.path.realpath(directory), name)
+            for directory, name in map(os.path.split, paths)
+            if name or os.path.isdir(directory)]
+
+
+def _measure(mount: str, paths: Sequence[str]) -> tuple[int | None, int]:
+    """Free bytes of a file system, and what logs take of it."""
+    return (health.free_space(os.path.join(mount, '')),
+            sum(_used(path) for path in paths if os.path.basename(path)))
 
 
 def _used(log: str) -> int:
@@ -231,8 +284,14 @@ def _mounts() -> dict[str, str]:
     return found
 
 
-def _mount_of(directory: str, mounts: dict[str, str]) -> str:
-    path = os.path.realpath(directory)
-    while path not in mounts:
-        path = os.path.dirname(path)
-    return path
+def _by_mount(paths: Sequence[str],
+              mounts: dict[str, str]) -> dict[str, list[str]]:
+    """Paths by the mount point that they are below, as they are written."""
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        # abspath may leave two slashes.
+        mount = '/' + os.path.abspath(os.path.dirname(path)).lstrip('/')
+        while mount not in mounts:
+            mount = os.path.dirname(mount)
+        found.setdefault(mount, []).append(path)
+    return found

@@ -107,8 +107,17 @@ BROKEN: list[tuple[dict[str, Any], str, Code, str, str]] = [
      'Logs', Code.WARNING, 'uuid-0', 'Hard reboot'),
     (report(logs=logs(*[LogState.DEAD] * 8)),
      'Logs', Code.FAILURE, 'and 3 more', 'reattach'),
-    (disk(type='nfs4'),
-     'Log directories', Code.WARNING, 'nfs4', 'local disk'),
+    *((disk(type=kind, free=None),
+       'Log directories', Code.WARNING, f'({kind})', 'local disk')
+      for kind in ('nfs4', 'cifs', 'virtiofs', 'fuse.glusterfs',
+                   'fuse.vstorage', 'fuse.ceph-fuse', 'beegfs', 'gfs2',
+                   'autofs', 'unknown')),
+    (disk(free=None),
+     'Log directories', Code.FAILURE, '/var, with 2 logs, does not answer',
+     'See whether'),
+    (disk(free=None),
+     'Disk budget', Code.WARNING, 'Not known for /var',
+     'First do what Log directories says'),
     ({'address_error': 'No such address: set it'},
      'Serial ports', Code.FAILURE, 'No such address', 'set it'),
     ({'port_range': '20000:10000'},
@@ -152,6 +161,7 @@ def test_every_check_can_fail(name: str, check: checks.Check) -> None:
     {'nova_version': '31.3.1'},
     {'file_systems': ()},
     disk(used=16 * MIB, free=MIB),
+    *(disk(type=kind) for kind in ('xfs', 'zfs', 'tmpfs', 'overlay')),
 ])
 def test_what_is_no_fault(changes: dict[str, Any]) -> None:
     survey = dataclasses.replace(GOOD, **changes)
