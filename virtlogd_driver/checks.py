@@ -14,7 +14,7 @@ from oslo_upgradecheck.upgradecheck import Code, Result
 from virtlogd_driver import exception
 from virtlogd_driver.guest.serial_port import PortRange
 from virtlogd_driver.host import ConsoleCapability
-from virtlogd_driver.virtlogd import health
+from virtlogd_driver.virtlogd import health, settings
 from virtlogd_driver.virtlogd.health import DaemonState, LogState, Report
 from virtlogd_driver.virtlogd.settings import StdioHandler, VirtlogdSettings
 
@@ -198,24 +198,26 @@ def disk_budget(host: Survey) -> Result:
             return _failure(
                 f'{found.path} is full: logs on it die and new guests get '
                 'none. Free some space.')
-    chain = (None if isinstance(host.rotation, str)
-             else host.rotation.chain_size)
-    if chain is None:
-        return _warning('It is not known how far logs grow: see Rotation.')
+    most = 0
     for found in host.file_systems:
+        budget = (None if isinstance(host.rotation, str)
+                  else settings.disk_budget(host.rotation, found.logs))
+        if budget is None:
+            return _warning('It is not known how far logs grow. First do '
+                            'what Rotation says.')
         if found.free is None:
             return _warning(f'Not known for {found.path}. First do what Log '
                             'directories says.')
-        missing = found.logs * chain - found.used - found.free
+        missing = budget - found.used - found.free
         if missing > 0:
             return _warning(
                 f'{_count(found.logs, "log")} on {found.path} may grow to '
-                f'{_size(found.logs * chain)}, which is {_size(missing)} more '
+                f'{_size(budget)}, which is {_size(missing)} more '
                 'than there is room for. Lower max_size or max_backups in '
                 'virtlogd.conf and reload virtlogd, or add space.')
+        most += budget
     logs = sum(found.logs for found in host.file_systems)
-    return _success(
-        f'{_count(logs, "log")}, at most {_size(logs * chain)}')
+    return _success(f'{_count(logs, "log")}, at most {_size(most)}')
 
 
 def logs_alive(host: Survey) -> Result:
