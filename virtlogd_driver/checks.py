@@ -183,6 +183,13 @@ def rotation(host: Survey) -> Result:
     """virtlogd bounds the size of a log."""
     if isinstance(host.rotation, str):
         return _warning(host.rotation)
+    if host.rotation.max_backups > settings.MAX_BACKUPS:
+        return _failure(
+            f'max_backups is {host.rotation.max_backups} in virtlogd.conf: '
+            'virtlogd opens no log with more than '
+            f'{settings.MAX_BACKUPS}, no guest starts, and a reload ends '
+            f'virtlogd. Set it to {settings.MAX_BACKUPS} or less, then reload '
+            'virtlogd.')
     chain = host.rotation.chain_size
     if chain is None:
         return _failure(

@@ -83,6 +83,8 @@ BROKEN: list[tuple[dict[str, Any], str, Code, str, str]] = [
      'Stdio handler', Code.WARNING, 'not known', 'Let nova-compute read'),
     ({'rotation': VirtlogdSettings(max_size=0)},
      'Rotation', Code.FAILURE, 'max_size is 0', 'Set it to 2097152'),
+    ({'rotation': VirtlogdSettings(max_backups=33)},
+     'Rotation', Code.FAILURE, 'max_backups is 33', 'Set it to 32 or less'),
     ({'rotation': 'virtlogd.conf:3: correct it'},
      'Rotation', Code.WARNING, 'virtlogd.conf:3', 'correct it'),
     (disk(free=4096),
@@ -163,6 +165,7 @@ def test_every_check_can_fail(name: str, check: checks.Check) -> None:
     {'metrics_file': None, 'last_pass_age': ''},
     {'nova_version': '31.3.1'},
     {'file_systems': ()},
+    {'rotation': VirtlogdSettings(max_size=4096, max_backups=32)},
     disk(used=16 * MIB, free=MIB),
     *(disk(type=kind) for kind in ('xfs', 'zfs', 'tmpfs', 'overlay')),
 ])

@@ -24,6 +24,10 @@ Value = int | str | list['Value']
 #: libvirt refuses a longer file (virconf.c, MAX_CONFIG_FILE_SIZE), in bytes.
 _MAX_FILE_SIZE = 10 * 1024 * 1024
 
+#: virtlogd opens no log at all with more (src/util/virrotatingfile.c,
+#: VIR_MAX_MAX_BACKUP), and a reload, which opens them anew, ends it.
+MAX_BACKUPS = 32
+
 _TOKEN = re.compile(
     r'(?P<blank>[ \t]+)'
     r'|(?P<eol>[\r\n][ \t\r\n]*)'
