@@ -20,6 +20,10 @@ from virtlogd_driver.virtlogd.settings import StdioHandler, VirtlogdSettings
 
 #: Releases of nova that this driver supports, both included.
 NOVA = (31, 34)
+#: The driver's module, as nova finds it.
+NOVA_NAME = 'nova.virt.virtlogd_driver'
+#: Loads it as nova does.
+LOAD = f'from {NOVA_NAME} import VirtlogdDriver'
 #: How nova is to name this driver.
 COMPUTE_DRIVER = 'virtlogd_driver.VirtlogdDriver'
 #: File systems of one host alone. Any other may be on another machine, or
@@ -118,8 +122,11 @@ def versions(host: Survey) -> Result:
     if isinstance(host.capability, str):
         return _failure(host.capability)
     if not host.capability.capable:
-        return _warning(f'{host.capability}. New guests get [virtlogd] '
-                        'fallback_device.')
+        # Of a handler the capability itself says what to set.
+        remedy = ('' if host.capability.stdio_handler == StdioHandler.FILE
+                  else ' Upgrade it.')
+        return _warning(f'{host.capability}.{remedy} Until then new guests '
+                        'get [virtlogd] fallback_device.')
     return _success(str(host.capability))
 
 
@@ -132,19 +139,26 @@ def loadable(host: Survey) -> Result:
             'run the command from there.')
     major = int(host.nova_version.partition('.')[0])
     if not NOVA[0] <= major <= NOVA[1]:
-        return _failure(f'nova {host.nova_version} is not supported; '
-                        f'{NOVA[0]} to {NOVA[1]} are.')
+        return _failure(
+            f'nova {host.nova_version} is not supported. Use nova {NOVA[0]} '
+            f'to {NOVA[1]}, or install a virtlogd-driver that supports it.')
     if host.load_error:
         return _failure(
             f'nova {host.nova_version} does not load the driver '
-            f'({host.load_error}). Install it into a site directory, whose '
-            '.pth files Python reads: not with pip --target, and not under '
-            'python -S.')
+            f'({host.load_error}). {_load_remedy(host.load_error)}')
     if host.compute_driver != COMPUTE_DRIVER:
         return _warning(
             f'[DEFAULT] compute_driver is {host.compute_driver!r}: set it to '
             f'{COMPUTE_DRIVER} and restart nova-compute.')
     return _success(f'nova {host.nova_version}')
+
+
+def _load_remedy(error: str) -> str:
+    if NOVA_NAME in error:
+        return ('Install it into a site directory, whose .pth files Python '
+                'reads: not with pip --target, and not under python -S.')
+    return (f'Run "{LOAD}" in the Python of nova-compute, and mend what it '
+            'says.')
 
 
 def helpers(host: Survey) -> Result:
@@ -161,7 +175,14 @@ def daemon(host: Survey) -> Result:
     """virtlogd answers."""
     if host.report.daemon is DaemonState.UP:
         return _success()
-    return _failure(host.report.reason)
+    reason = host.report.reason
+    if host.report.daemon is DaemonState.DOWN:
+        reason += ' See why it ended: journalctl -u virtlogd.'
+    elif (host.report.daemon is DaemonState.REFUSED
+          and not host.helper_error):
+        reason += (' Set [virtlogd] virtlogd_socket to the socket of virtlogd '
+                   'itself; if it is that, upgrade virtlogd-driver.')
+    return _failure(reason)
 
 
 def stdio_handler(host: Survey) -> Result:
@@ -171,8 +192,8 @@ def stdio_handler(host: Survey) -> Result:
     if host.stdio_handler is StdioHandler.FILE:
         return _warning(
             'stdio_handler is "file" in qemu.conf: QEMU writes logs itself, '
-            'without bound. Set it to "logd", restart libvirtd, and stop and '
-            'start the guests.')
+            'without bound. Set it to "logd", restart libvirtd (or '
+            'virtqemud), and stop and start the guests.')
     return _warning(
         'stdio_handler is not known: qemu.conf cannot be read, or libvirt '
         'would not start with it. Let nova-compute read the file of '
@@ -238,7 +259,8 @@ def logs_alive(host: Survey) -> Result:
         return _failure(f'Dead: {_count(len(dead), "log")}, {_some(dead)}. '
                         f'{_REATTACH}')
     if report.daemon is not DaemonState.UP:
-        return _warning('Not known, as virtlogd cannot be asked.')
+        return _warning('Not known, as virtlogd cannot be asked. First do '
+                        'what the check virtlogd says.')
     if report.stuck:
         found = [f'{stuck.port} by {stuck.viewer.peer[0]}:'
                  f'{stuck.viewer.peer[1]}' for stuck in report.stuck]
@@ -257,7 +279,7 @@ def logs_alive(host: Survey) -> Result:
                if log.state is LogState.NOT_LOGGING]
     if without:
         return _warning(f'No log: {_count(len(without), "serial port")}, '
-                        f'{_some(without)}. Hard reboot the guests.')
+                        f'{_some(without)}. Reboot the guests hard.')
     return _success(_count(len(report.logs), 'log'))
 
 
@@ -287,7 +309,7 @@ def ports(host: Survey) -> Result:
     try:
         allowed = PortRange.parse(host.port_range)
     except exception.InvalidOption as e:
-        return _failure(str(e))
+        return _failure(f'{e} Correct it.')
     used = {log.port.listener[1] for log in host.report.logs
             if log.port.listener is not None}
     free = len(allowed) - sum(port in allowed for port in used)

@@ -98,5 +98,6 @@ class InvalidConfFile(VirtlogdDriverError):
     def __init__(self, path: str, line: int, expected: str) -> None:
         place = f'{path}:{line}' if line else path
         super().__init__(
-            f'{place}: {expected}. libvirt refuses the whole file; correct '
-            'it and restart the daemon that reads it.')
+            f'{place}: {expected}. libvirt refuses the whole file. Correct '
+            'it, and start the daemon that reads it; reload virtlogd if it '
+            'runs.')

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from virtlogd_driver import exception, host, metrics, watch
-from virtlogd_driver.checks import LOCAL, FileSystem, Survey
+from virtlogd_driver.checks import LOAD, LOCAL, FileSystem, Survey
 from virtlogd_driver.console_log import privileged
 from virtlogd_driver.virtlogd import health, settings, viewer
+from virtlogd_driver.virtlogd import privileged as virtlogd_privileged
 from virtlogd_driver.virtlogd.health import DaemonState, Report
 from virtlogd_driver.virtlogd.port import Port
 
@@ -32,7 +33,6 @@ _LIBVIRT_TIMEOUT = 10.0
 _DISK_TIMEOUT = 5.0
 #: Seconds for a Python process to load nova's libvirt driver.
 _LOAD_TIMEOUT = 120.0
-_LOAD = 'from nova.virt.virtlogd_driver import VirtlogdDriver'
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,8 @@ def _capability(report: Report, connect: Callable[[], Any],
                 stdio_handler: str) -> host.ConsoleCapability | str:
     if report.daemon is DaemonState.HUNG or report.libvirt:
         return report.libvirt or (
-            'libvirt was not asked, as it may hang with virtlogd.')
+            'libvirt was not asked, as it may hang with virtlogd. First do '
+            'what the check virtlogd says.')
     try:
         return _of_libvirt(
             lambda: host.console_capability(connect(), stdio_handler))
@@ -149,7 +150,7 @@ def _load_error() -> str:
     """Load the driver as nova-compute does, in a process of its own."""
     try:
         loaded = subprocess.run(
-            [sys.executable, '-W', 'ignore', '-c', _LOAD], check=False,
+            [sys.executable, '-W', 'ignore', '-c', LOAD], check=False,
             capture_output=True, text=True, timeout=_LOAD_TIMEOUT)
     except subprocess.TimeoutExpired:
         return f'it took more than {_LOAD_TIMEOUT:g} s'
@@ -160,7 +161,12 @@ def _load_error() -> str:
 
 def _helper_error(options: Options, report: Report) -> str:
     if report.daemon is DaemonState.REFUSED:
-        return report.reason.rstrip('.')
+        # By the helper's failure, or by virtlogd itself.
+        try:
+            virtlogd_privileged.probe(options.virtlogd_socket, [],
+                                      options.health_timeout)
+        except health.PRIVSEP_ERRORS as e:
+            return f'virtlogd cannot be asked: {e}'
     # The path of no log: a helper that works says so, and touches no disk.
     try:
         privileged.read_tail('', 1, None)
@@ -196,9 +202,12 @@ def _last_pass_age(metrics_file: str | None) -> float | str:
         last = metrics.last_pass(metrics_file)
     except (OSError, ValueError) as e:
         return (f'{metrics_file} cannot be read ({e}): no health pass was '
-                'made yet, or nova-compute may not write it.')
+                'made yet, or nova-compute may not write it. See whether '
+                'nova-compute runs, and what its log says.')
     if last is None:
-        return f'{metrics_file} was not written by this driver.'
+        return (f'{metrics_file} was not written by this driver. Set '
+                '[virtlogd] metrics_file to a file of its own, and restart '
+                'nova-compute.')
     return time.time() - last
 
 

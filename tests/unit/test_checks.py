@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import re
 from typing import Any
 
 import pytest
@@ -50,7 +51,9 @@ def disk(**changes: Any) -> dict[str, Any]:
 
 def report(daemon: DaemonState = DaemonState.UP,
            **changes: Any) -> dict[str, Any]:
-    return {'report': Report(daemon, **changes)}
+    return {'report': Report(daemon, **{
+        'reason': '' if daemon is DaemonState.UP else 'Not up. Start it.',
+        **changes})}
 
 
 # What is wrong, the check that says so, how badly, what is wrong, the remedy.
@@ -59,15 +62,23 @@ BROKEN: list[tuple[dict[str, Any], str, Code, str, str]] = [
                     'virtqemud) is running.'},
      'Versions', Code.FAILURE, 'could not be asked', 'Check that libvirtd'),
     ({'capability': host.ConsoleCapability((1, 3, 2), (2, 7, 0), 'logd')},
-     'Versions', Code.WARNING, '1.3.2', 'fallback_device'),
+     'Versions', Code.WARNING, '1.3.2', 'Upgrade it'),
+    ({'capability': host.ConsoleCapability((9, 0, 0), (7, 2, 0), 'file')},
+     'Versions', Code.WARNING, '"file" in qemu.conf', 'set it to "logd". Un'),
     ({'nova_version': None},
      'Driver in nova', Code.FAILURE, 'not installed', 'install'),
     ({'nova_version': '30.1.0'},
-     'Driver in nova', Code.FAILURE, '30.1.0', '31 to 34'),
+     'Driver in nova', Code.FAILURE, '30.1.0', 'Use nova 31 to 34'),
     ({'nova_version': '35.0.0.0rc1'},
-     'Driver in nova', Code.FAILURE, '35.0.0', '31 to 34'),
+     'Driver in nova', Code.FAILURE, '35.0.0',
+     'install a virtlogd-driver that supports it'),
     ({'load_error': 'ModuleNotFoundError: nova.virt.virtlogd_driver'},
      'Driver in nova', Code.FAILURE, 'ModuleNotFoundError', 'site directory'),
+    ({'load_error': 'ImportError: libvirt-qemu.so'},
+     'Driver in nova', Code.FAILURE, 'libvirt-qemu.so',
+     'Run "from nova.virt.virtlogd_driver import VirtlogdDriver"'),
+    ({'load_error': 'it took more than 120 s'},
+     'Driver in nova', Code.FAILURE, '120 s', 'Run "from nova'),
     ({'compute_driver': 'libvirt.LibvirtDriver'},
      'Driver in nova', Code.WARNING, 'libvirt.LibvirtDriver',
      'set it to virtlogd_driver.VirtlogdDriver'),
@@ -75,7 +86,15 @@ BROKEN: list[tuple[dict[str, Any], str, Code, str, str]] = [
      'Privileged helpers', Code.FAILURE, '99', 'virtlogd-driver.filters'),
     (report(DaemonState.DOWN, reason='Down. Start it.'),
      'virtlogd', Code.FAILURE, 'Down', 'Start it'),
-    (report(DaemonState.HUNG, reason='Hung. SIGCONT.'),
+    (report(DaemonState.DOWN, reason='It closed the connection.'),
+     'virtlogd', Code.FAILURE, 'closed', 'See why it ended: journalctl'),
+    (report(DaemonState.REFUSED, reason='It is not the protocol.'),
+     'virtlogd', Code.FAILURE, 'not the protocol',
+     'Set [virtlogd] virtlogd_socket'),
+    ({**report(DaemonState.REFUSED, reason='No helper. Install filters.'),
+      'helper_error': 'sudo'},
+     'virtlogd', Code.FAILURE, 'No helper', 'Install filters.'),
+    (report(DaemonState.HUNG, reason='Hung. See SIGCONT.'),
      'virtlogd', Code.FAILURE, 'Hung', 'SIGCONT'),
     ({'stdio_handler': StdioHandler.FILE},
      'Stdio handler', Code.WARNING, '"file"', 'Set it to "logd"'),
@@ -101,7 +120,8 @@ BROKEN: list[tuple[dict[str, Any], str, Code, str, str]] = [
     (report(DaemonState.DOWN, logs=logs(LogState.DEAD)),
      'Logs', Code.FAILURE, 'uuid-0', 'managed save'),
     (report(DaemonState.HUNG),
-     'Logs', Code.WARNING, 'Not known', 'virtlogd'),
+     'Logs', Code.WARNING, 'Not known',
+     'First do what the check virtlogd says'),
     (report(libvirt='libvirtd is down: start it'),
      'Logs', Code.FAILURE, 'down', 'start it'),
     (report(logs=logs(LogState.ALIVE), stuck=(STUCK,)),
@@ -109,7 +129,7 @@ BROKEN: list[tuple[dict[str, Any], str, Code, str, str]] = [
     (report(logs=logs(LogState.UNROTATED)),
      'Logs', Code.WARNING, 'uuid-0', 'Stop and start'),
     (report(logs=logs(LogState.NOT_LOGGING)),
-     'Logs', Code.WARNING, 'uuid-0', 'Hard reboot'),
+     'Logs', Code.WARNING, 'uuid-0', 'Reboot the guests hard'),
     (report(logs=logs(*[LogState.DEAD] * 8)),
      'Logs', Code.FAILURE, 'and 3 more', 'reattach'),
     *((disk(type=kind, free=None),
@@ -126,7 +146,7 @@ BROKEN: list[tuple[dict[str, Any], str, Code, str, str]] = [
     ({'address_error': 'No such address: set it'},
      'Serial ports', Code.FAILURE, 'No such address', 'set it'),
     ({'port_range': '20000:10000'},
-     'Serial ports', Code.FAILURE, '20000:10000', 'port_range'),
+     'Serial ports', Code.FAILURE, '20000:10000', 'it must be <first>:<last>'),
     ({'port_range': '10000:10001'},
      'Serial ports', Code.WARNING, '0 of 2', 'Widen'),
     ({'health_interval': 0},
@@ -148,6 +168,23 @@ def test_fault_is_named_with_its_remedy(
     assert result.details is not None
     assert fault in result.details
     assert remedy in result.details
+
+
+#: What a remedy begins with: an order.
+ORDERS = re.compile(
+    r'(?:^|[.:;,] (?:and |or |then )?)(?:Check|Copy|Correct|Disconnect|'
+    r'First do|Free|Install|Keep|Let|Lower|Reboot|Restart|Run|See|Set|Start|'
+    r'Stop|Upgrade|Use|Widen)\b', re.IGNORECASE)
+
+
+@pytest.mark.parametrize('changes', [changes for changes, *_ in BROKEN])
+def test_whatever_a_check_says_of_a_fault_has_an_order(
+        changes: dict[str, Any]) -> None:
+    survey = dataclasses.replace(GOOD, **changes)
+    for name, check in checks.CHECKS:
+        result = check(survey)
+        assert result.code is Code.SUCCESS or ORDERS.search(
+            result.details), (name, result.details)
 
 
 @pytest.mark.parametrize(('name', 'check'), checks.CHECKS)

@@ -13,6 +13,7 @@ from virtlogd_driver import survey
 from virtlogd_driver.checks import FileSystem
 from virtlogd_driver.console_log import privileged
 from virtlogd_driver.virtlogd import health
+from virtlogd_driver.virtlogd import privileged as daemon_privileged
 
 Mounts = Callable[..., None]
 
@@ -137,6 +138,32 @@ def test_the_mounts_of_this_host() -> None:
     assert '/' in found
 
 
+OPTIONS = survey.Options(
+    '', '/nfs', False, '', '', '', '', '/none', 60, 1, None)
+
+
+def _refused(reason: str) -> health.Report:
+    return health.Report(health.DaemonState.REFUSED, reason)
+
+
+def test_a_virtlogd_that_is_not_understood_is_no_fault_of_the_helper(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    def probe(*args: object) -> tuple[str, str, list[str]]:
+        return daemon_privileged.REFUSED, 'another protocol', []
+    monkeypatch.setattr(daemon_privileged, 'probe', probe)
+    monkeypatch.setattr(privileged.context, 'client_mode', False)
+    assert survey._helper_error(OPTIONS, _refused('another protocol')) == ''
+
+
+def test_a_helper_that_does_not_start(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    def probe(*args: object) -> None:
+        raise FileNotFoundError('sudo')
+    monkeypatch.setattr(daemon_privileged, 'probe', probe)
+    assert survey._helper_error(OPTIONS, _refused('the helper')) == (
+        'virtlogd cannot be asked: sudo')
+
+
 def test_the_helper_is_not_asked_for_what_is_on_a_disk(
         monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
@@ -144,8 +171,6 @@ def test_the_helper_is_not_asked_for_what_is_on_a_disk(
                         lambda root, below: opened.append(root))
     monkeypatch.setattr(privileged, 'roots', lambda: ('/nfs',))
     monkeypatch.setattr(privileged.context, 'client_mode', False)
-    options = survey.Options(
-        '', '/nfs', False, '', '', '', '', '/none', 60, 1, None)
     assert survey._helper_error(
-        options, health.Report(health.DaemonState.UP)) == ''
+        OPTIONS, health.Report(health.DaemonState.UP)) == ''
     assert opened == []
