@@ -63,6 +63,8 @@ class Survey:
     load_error: str
     #: ``[DEFAULT] compute_driver``.
     compute_driver: str
+    #: This process is root, which may more than nova-compute.
+    as_root: bool
     #: What came of starting the privileged helpers; empty: they work.
     helper_error: str
     capability: ConsoleCapability | str
@@ -168,6 +170,11 @@ def helpers(host: Survey) -> Result:
             f'{host.helper_error}. Copy etc/nova/rootwrap.d/'
             'virtlogd-driver.filters to /etc/nova/rootwrap.d, and see that '
             'nova-compute may use sudo.')
+    if host.as_root:
+        return _success(
+            'as root: not shown whether nova-compute may start them, and '
+            'read qemu.conf and virtlogd.conf. Run this as its user: sudo -u '
+            'nova virtlogd-driver-status check')
     return _success()
 
 

@@ -72,6 +72,7 @@ def survey(options: Options, connect: Callable[[], Any]) -> Survey:
         nova_version=_nova_version(),
         load_error=_load_error(),
         compute_driver=options.compute_driver,
+        as_root=os.geteuid() == 0,
         helper_error=_helper_error(options, report),
         capability=_capability(report, connect, stdio_handler),
         stdio_handler=stdio_handler,

@@ -123,6 +123,13 @@ def _status(lab: Lab, words: list[str], tmp_path: Path) -> None:
     assert b'Check:' in done.stdout
 
 
+def _sudo(lab: Lab, words: list[str], tmp_path: Path) -> None:
+    """The lab has no other user."""
+    option, user, program, *rest = words
+    assert (option, user) == ('-u', 'nova')
+    RUN[program](lab, rest, tmp_path)
+
+
 def _reload(lab: Lab, words: list[str], tmp_path: Path) -> None:
     """As the unit file of virtlogd has it."""
     assert words == ['reload', 'virtlogd']
@@ -151,6 +158,7 @@ def _tox(lab: Lab, words: list[str], tmp_path: Path) -> None:
 RUN: dict[str, Callable[[Lab, list[str], Path], None]] = {
     'virtlogd-console': _console,
     'virtlogd-driver-status': _status,
+    'sudo': _sudo,
     'systemctl': _reload,
     'cp': _copy,
     'tox': _tox,

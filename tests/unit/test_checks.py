@@ -26,6 +26,7 @@ GOOD = Survey(
     nova_version='34.0.0',
     load_error='',
     compute_driver='virtlogd_driver.VirtlogdDriver',
+    as_root=False,
     helper_error='',
     capability=host.ConsoleCapability((9, 0, 0), (7, 2, 0), 'logd'),
     stdio_handler=StdioHandler.LOGD,
@@ -192,6 +193,13 @@ def test_good_host(name: str, check: checks.Check) -> None:
     assert check(GOOD).code is Code.SUCCESS
 
 
+def test_what_root_does_not_show_is_said() -> None:
+    result = checks.helpers(dataclasses.replace(GOOD, as_root=True))
+    assert result.code is Code.SUCCESS
+    assert 'not shown whether nova-compute may' in result.details
+    assert 'sudo -u nova' in result.details
+
+
 @pytest.mark.parametrize(('name', 'check'), checks.CHECKS)
 def test_every_check_can_fail(name: str, check: checks.Check) -> None:
     assert any(name == one for _, one, _, _, _ in BROKEN)
@@ -203,6 +211,7 @@ def test_every_check_can_fail(name: str, check: checks.Check) -> None:
     {'nova_version': '31.3.1'},
     {'file_systems': ()},
     {'rotation': VirtlogdSettings(max_size=4096, max_backups=32)},
+    {'as_root': True},
     disk(used=16 * MIB, free=MIB),
     *(disk(type=kind) for kind in ('xfs', 'zfs', 'tmpfs', 'overlay')),
 ])
