@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 import subprocess
 import sys
 from typing import Any
@@ -17,7 +18,8 @@ from virtlogd_driver import checks
 from virtlogd_driver.cmd import status
 
 #: The output that the documentation shows; --regenerate-output writes it.
-EXAMPLE = pathlib.Path(__file__).parent / 'status_check.txt'
+EXAMPLE = pathlib.Path(__file__).resolve().parent / 'status_check.txt'
+ROOT = EXAMPLE.parents[3]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path,
@@ -32,20 +34,26 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path,
     return status.main()
 
 
-DEAD = dataclasses.replace(GOOD, **disk(type='nfs4', free=None),
-                           health_interval=0)
+TO_MEND = dataclasses.replace(
+    GOOD,
+    **disk(path='/var/lib/nova/instances', type='nfs4', free=None),
+    health_interval=0)
 
 
 def test_the_documented_example(
         monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path,
         capsys: pytest.CaptureFixture[str],
         request: pytest.FixtureRequest) -> None:
-    assert run(monkeypatch, tmp_path, DEAD, 'check') == 1
+    assert run(monkeypatch, tmp_path, TO_MEND, 'check') == 1
     output = capsys.readouterr().out
     if request.config.getoption('--regenerate-output'):
         EXAMPLE.write_text(output)
     assert output == EXAMPLE.read_text()
     assert all(len(line) <= 80 for line in output.splitlines())
+    page = (ROOT / 'doc/source/operator/health.rst')
+    (shown,) = re.findall(
+        r'literalinclude:: (.*status_check.*)', page.read_text())
+    assert (page.parent / shown).resolve() == EXAMPLE
 
 
 @pytest.mark.parametrize(('changes', 'code'), [
@@ -59,7 +67,7 @@ def test_exit_status_is_the_worst(
 
 def test_json(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path,
               capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(monkeypatch, tmp_path, DEAD, 'check', '--json') == 1
+    assert run(monkeypatch, tmp_path, TO_MEND, 'check', '--json') == 1
     found = json.loads(capsys.readouterr().out)['checks']
     assert [one['check'] for one in found] == [
         name for name, _ in checks.CHECKS]
