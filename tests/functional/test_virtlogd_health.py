@@ -2,9 +2,11 @@
 """A real virtlogd asked with the least privilege, and the status command."""
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -347,6 +349,43 @@ def test_status_of_unbounded_logs(tmp_path: Path, use: Use) -> None:
                           'Disk budget', 'Logs'}
     assert 'max_size' in found['Rotation']
     assert 'unbounded' in found['Logs']
+
+
+class Stalled(fixtures.Fixture):
+    """A file system in user space whose server never answers."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory = directory
+
+    def _setUp(self) -> None:
+        device = self.directory.with_suffix('.fuse')
+        os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(10, 229))
+        self.server = os.open(device, os.O_RDWR)
+        self.addCleanup(os.close, self.server)
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.mount(
+            b'none', os.fsencode(self.directory), b'fuse.stalled', 0,
+            f'fd={self.server},rootmode=40000,user_id=0,group_id=0'.encode()
+        ) == 0, os.strerror(ctypes.get_errno())
+        self.addCleanup(libc.umount2, os.fsencode(self.directory), 2)
+
+
+@pytest.mark.parametrize(('linked', 'code'), [(False, 1), (True, 2)])
+def test_status_of_a_stalled_file_system(node: Node, use: Use, linked: bool,
+                                         code: int) -> None:
+    instances = node.host.directory / 'instances'
+    where = node.host.directory / 'stalled' if linked else instances
+    if linked:
+        where.mkdir()
+        instances.rmdir()
+        instances.symlink_to(where)
+    use(Stalled(where))
+    status, found = node.check()
+    assert status == code
+    assert set(found) == {'Disk budget', 'Log directories'}
+    assert ('does not answer' if linked else 'fuse.stalled') in (
+        found['Log directories'])
 
 
 def test_status_of_a_node_that_is_not_set_up(node: Node) -> None:
