@@ -206,16 +206,19 @@ def _tail(
     exact = joined = True
     total = 0
     try:
-        for unit in _units(
+        for unit, joins in _units(
                 directory, name, limit=limit, max_backups=max_backups):
             if not joined:
-                exact = exact and not unit.segments
+                older = bool(unit.segments)
                 unit.close()
+                if not older:
+                    continue
+                exact = False
                 break
             units.append(unit)
             total += unit.size
             exact = exact and unit.exact
-            joined = unit.whole or not unit.segments
+            joined = joins
             if shrinking or total >= limit:
                 break
         segments = [segment for unit in units for segment in unit.segments]
@@ -248,10 +251,11 @@ def _since(
     """None: the files changed too fast."""
     until = None if position is None else (position.device, position.inode)
     newer: Snapshot | None = None
+    joined = True
     behind = 0
     opened: list[Snapshot] = []
     try:
-        for unit in _units(
+        for unit, joins in _units(
                 directory, name, until=until, max_backups=max_backups):
             opened.append(unit)
             if not unit.settled:
@@ -264,8 +268,10 @@ def _since(
                         directory, pieces, position, limit, 0, behind)
                 return _answer(
                     directory, _first(newer.segments, 0), position, limit,
-                    0 if newer.whole else None, behind - newer.size)
-            if unit.segments:
+                    0 if joined else None, behind - newer.size)
+            joined = joins and (joined or unit.size > 0)
+            # Not an empty one before it: the position would stay for ever.
+            if unit.size > 0 or (unit.segments and newer is None):
                 if newer is not None:
                     opened.remove(newer)
                     newer.close()
@@ -291,14 +297,21 @@ def _since(
 def _units(
         directory: Directory, name: str, *, max_backups: int | None,
         limit: int | None = None, until: tuple[int, int] | None = None
-) -> Iterator[Snapshot]:
+) -> Iterator[tuple[Snapshot, bool]]:
     """The live chain, then older histories and chains: the newest first.
+
+    With each, whether it surely goes on from the next one. One that has no
+    file has lost nothing where its history is there: that was put in place
+    for a guest which then had no log (on a host that cannot have both
+    consoles), and virtlogd leaves files of whatever it has written. Where
+    there is neither of them, they are lost, with what was in them.
 
     The caller closes them. A log that isn't named as a guest's own has only
     the one chain.
     """
-    yield snapshot(
+    unit = snapshot(
         directory, name, limit=limit, until=until, max_backups=max_backups)
+    yield unit, unit.whole or not unit.segments
     live = parse(name)
     if live is None or live.history or live.backup is not None:
         return
@@ -310,14 +323,15 @@ def _units(
                 limit=limit, until=until, live=False)
             # The chain is removed once the history that replaces it is there.
             if not directory.exists(history):
-                yield older
-                if not older.segments:
-                    return
+                yield older, older.whole or (
+                    not older.segments and generation > 1
+                    and directory.exists(
+                        history_name(live.port, generation - 1)))
                 continue
             older.close()
         yield snapshot(
             directory, history, limit=limit, until=until, max_backups=0,
-            live=False)
+            live=False), False
         return
 
 

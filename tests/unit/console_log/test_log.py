@@ -179,7 +179,46 @@ class TestGenerations:
         files.write('console.log', b'1')
         files.begin('console.g2.log')
         files.write('console.g2.log', b'3')
-        assert files.tail('console.g2.log').data == b'3'
+        read = files.tail('console.g2.log')
+        assert (read.data, read.exact) == (b'3', False)
+        since = files.since(None, 'console.g2.log')
+        assert since.data == b'1'
+        since = files.since(since.position, 'console.g2.log')
+        assert (since.data, since.missed) == (b'3', None)
+
+    @pytest.mark.parametrize('written', [b'', b'3'])
+    def test_generation_without_a_log(self, files: Files,
+                                      written: bytes) -> None:
+        """The guest has been on a host that could not have both consoles."""
+        files.write('console.g1.history', b'old')
+        files.begin('console.g2.log')
+        files.write('console.g2.log', written)
+        read = files.tail('console.g2.log')
+        assert (read.data, read.exact) == (b'old' + written, True)
+        since = files.since(None, 'console.g2.log')
+        assert (since.data, since.missed) == (b'old', 0)
+        since = files.since(since.position, 'console.g2.log')
+        assert (since.data, since.missed) == (written, 0)
+
+    def test_generations_without_a_log(self, files: Files) -> None:
+        files.write('console.g1.history', b'old')
+        files.begin('console.g1.log')
+        files.write('console.g1.log', b'1')
+        files.begin('console.g2.log')
+        files.begin('console.g3.log')
+        assert files.tail('console.g3.log').data == b'old1'
+        (files.directory / 'console.g2.log').unlink()
+        read = files.tail('console.g3.log')
+        assert (read.data, read.exact) == (b'', False)
+
+    def test_beyond_a_border_that_may_have_a_gap(self, files: Files) -> None:
+        files.write('console.g1.history', b'old')
+        files.write('console.g2.log', b'3')
+        read = files.tail('console.g2.log')
+        assert (read.data, read.exact) == (b'3', False)
+        since = files.since(None, 'console.g2.log')
+        since = files.since(since.position, 'console.g2.log')
+        assert (since.data, since.missed) == (b'3', None)
 
     def test_ports_are_apart(self, files: Files) -> None:
         files.write('console.g1.history', b'0')
@@ -207,6 +246,17 @@ class TestGenerations:
             behind.append(since.behind)
         assert got == [b'ol', b'd', b'12', b'']
         assert behind == [3, 2, 0, 0]
+
+    def test_read_on_over_an_empty_generation(self, files: Files) -> None:
+        """A migration has failed, and nothing was there to remove it."""
+        files.write('console.log', b'1')
+        files.begin('console.g1.log')
+        files.begin('console.g2.log')
+        files.write('console.g2.log', b'3')
+        since = files.since(None, 'console.g2.log')
+        assert (since.data, since.missed, since.behind) == (b'1', 0, 1)
+        since = files.since(since.position, 'console.g2.log')
+        assert (since.data, since.missed, since.behind) == (b'3', 0, 0)
 
     def test_border_that_may_have_a_gap(self, files: Files) -> None:
         files.write('console.g1.history', b'old')
