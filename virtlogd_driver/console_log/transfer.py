@@ -131,8 +131,9 @@ def stage(moves: Iterable[Move], directory: str, limit: int, read: Read,
         except exception.LogError as e:
             failed.append(e)
             continue
-        name = generation.history_name(file.port, file.generation)
-        _write(staging, name, data)
+        if data:
+            name = generation.history_name(file.port, file.generation)
+            _write(staging, name, data)
     if moves:
         _stage_boots(moves, staging, following)
     return failed
@@ -150,10 +151,19 @@ def _stage_boots(moves: list[Move], staging: str,
     for noted in boot.read(os.path.dirname(moves[0][0])):
         lines.append(json.dumps({'time': noted.time, 'following': {
             port: None if position is None or port not in lives
-            else following(lives[port], position)
+            else _count(following, lives[port], position)
             for port, position in noted.positions.items()}}))
     if lines:
         _write(staging, boot.FILE, '\n'.join(lines).encode())
+
+
+def _count(following: Following, path: str,
+           position: log.Position) -> int | None:
+    """None as well where the log cannot be read, as stage has said."""
+    try:
+        return following(path, position)
+    except exception.LogError:
+        return None
 
 
 def _write(staging: str, name: str, data: bytes) -> None:
@@ -226,36 +236,50 @@ def _receive_boots(lines: bytes, sizes: dict[str, int],
     """
     histories = {file.port: name for name in sizes
                  if (file := generation.parse(name)) is not None}
+    present = boot.read(directory)
+    # Of ports of which nothing has come: their files have stayed.
+    stayed = {noted.time: noted.positions for noted in present}
     come = []
     with open_directory(directory) as opened:
         for line in lines.splitlines():
             values = json.loads(line)
-            positions = {}
+            positions = dict(stayed.get(values['time'], {}))
             for port, count in values['following'].items():
                 name = histories.get(int(port))
-                offset = 0
-                if name is not None and count is not None:
-                    offset = max(0, sizes[name] - count)
-                positions[int(port)] = (
-                    log.position_at(opened, name, offset)
-                    if name is not None and offset else None)
+                if name is None:
+                    positions.setdefault(int(port), None)
+                    continue
+                offset = 0 if count is None else max(0, sizes[name] - count)
+                positions[int(port)] = log.position_at(
+                    opened, name, offset) if offset else None
             come.append(boot.Boot(values['time'], positions))
     boot.write(directory, [*come, *[
-        noted for noted in boot.read(directory)
-        if noted.time > come[-1].time]])
+        noted for noted in present if noted.time > come[-1].time]])
 
 
 def _prune(directory: str) -> None:
-    """Remove what a history that is in place has made superfluous."""
+    """Remove what a history that is in place has made superfluous.
+
+    It has what the older files had, unless it is empty: then they had nothing
+    that surely goes on, and it is not for it to remove them.
+    """
     names = _names(directory)
     for name in names:
         file = generation.parse(name)
         if file is None:
             continue
         newest = generation.newest(names, file.port) or 0
-        if (file.generation < newest and generation.history_name(
-                file.port, newest) in names):
+        if file.generation < newest and _size(os.path.join(
+                directory, generation.history_name(file.port, newest))):
             os.unlink(os.path.join(directory, name))
+
+
+def _size(path: str) -> int:
+    """Bytes; 0 where it is not there."""
+    try:
+        return os.lstat(path).st_size
+    except FileNotFoundError:
+        return 0
 
 
 def remove_empty(directory: str, live: str) -> None:

@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from virtlogd_driver import exception
-from virtlogd_driver.console_log import chain, reader, transfer
+from virtlogd_driver.console_log import boot, chain, log, reader, transfer
+from virtlogd_driver.console_log.directory import open_directory
 
 LIMIT = 1000
 
@@ -197,6 +198,58 @@ def test_old_files_stay_until_their_history_is_there(here) -> None:
     assert _names(here) == ['console.g2.history', 'console.port1.g3.history',
                             'disk']
     assert (here / 'console.g2.history').read_bytes() == b'older\nnewer\n'
+
+
+def test_a_generation_without_a_log_loses_nothing(tmp_path) -> None:
+    """The guest was on a host that cannot have both consoles."""
+    (tmp_path / 'console.g1.history').write_bytes(b'old\n')
+    chain.begin(str(tmp_path / 'console.g2.log'))
+    _stage(tmp_path, tmp_path, tmp_path)
+    transfer.receive(str(tmp_path), str(tmp_path))
+    assert _names(tmp_path) == ['console.g3.history']
+    assert (tmp_path / 'console.g3.history').read_bytes() == b'old\n'
+
+
+def test_no_history_where_there_is_nothing(tmp_path, there) -> None:
+    (tmp_path / 'console.g1.history').write_bytes(b'old\n')
+    # Nothing surely goes on from it.
+    (tmp_path / 'console.g3.log').write_bytes(b'')
+    _stage(tmp_path, there, tmp_path)
+    assert _names(tmp_path / transfer.STAGING) == []
+    transfer.receive(str(tmp_path), str(tmp_path))
+    assert 'console.g1.history' in _names(tmp_path)
+
+
+def test_an_empty_history_replaces_nothing(tmp_path) -> None:
+    (tmp_path / 'console.g1.history').write_bytes(b'old\n')
+    (tmp_path / 'console.g2.history').write_bytes(b'')
+    transfer.receive(str(tmp_path), str(tmp_path))
+    assert 'console.g1.history' in _names(tmp_path)
+
+
+def test_starts_stay_where_nothing_is_carried(tmp_path) -> None:
+    (tmp_path / 'console.g1.history').write_bytes(b'first\nsecond\n')
+    chain.begin(str(tmp_path / 'console.g3.log'))
+    with open_directory(str(tmp_path)) as opened:
+        noted = boot.Boot(1.0, {0: log.position_at(
+            opened, 'console.g1.history', 6)})
+    boot.write(str(tmp_path), [noted])
+    assert _stage(tmp_path, tmp_path, tmp_path) == []
+    transfer.receive(str(tmp_path), str(tmp_path))
+    assert boot.read(str(tmp_path)) == [noted]
+
+
+def test_starts_in_a_log_that_cannot_be_read(here, there) -> None:
+    """The other ports' histories are carried all the same."""
+    position = reader.read_tail(str(here / 'console.log'), 1).position
+    boot.write(str(here), [boot.Boot(1.0, {0: position, 1: None})])
+    (here / 'console.log').unlink()
+    (here / 'console.log').symlink_to('disk')
+    (failed,) = _stage(here, there, there)
+    assert isinstance(failed, exception.LogNotRegular)
+    transfer.receive(str(there), str(there))
+    assert _names(there) == [boot.FILE, 'console.port1.g3.history']
+    assert boot.read(str(there)) == [boot.Boot(1.0, {0: None, 1: None})]
 
 
 def test_remove_empty(here) -> None:
