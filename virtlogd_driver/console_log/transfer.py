@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from virtlogd_driver import exception
 from virtlogd_driver.console_log import boot, generation, log
@@ -187,8 +187,8 @@ def _digest_of(path: str) -> str | None:
     return digest.hexdigest()
 
 
-def receive(staged_in: str, directory: str,
-            sweep: bool = True) -> list[str]:
+def receive(staged_in: str, directory: str, sweep: bool = True,
+            in_use: Collection[str] = ()) -> list[str]:
     """Put what was staged in place.
 
     :param staged_in: path of the directory that it was staged in; the
@@ -196,36 +196,61 @@ def receive(staged_in: str, directory: str,
     :param directory: path of the instance directory
     :param sweep: nothing more will come: what is not whole is removed, as
         there is nothing to resume it from
+    :param in_use: names of the logs that the guest's domain has here. Where
+        nova's own driver has booted it, that is an older name than that of a
+        history which came before: they cannot be joined, so the log stays,
+        and the history stays staged
 
     :returns: the names of histories that had not come whole
     """
     staging = os.path.join(staged_in, STAGING)
+    used = _generations(in_use)
     broken = []
+    waiting = False
     sizes = {}
-    boots = b''
+    boots = None
     for staged in _names(staging):
         path = os.path.join(staging, staged)
         match = _STAGED.fullmatch(staged)
         if match is None or match['digest'] != _digest_of(path):
             broken.append(staged)
         elif match['name'] == boot.FILE:
-            with open(path, 'rb') as file:
-                boots = file.read()
-            os.unlink(path)
+            boots = path
+        elif _is_newer(match['name'], used):
+            waiting = True
         else:
             os.rename(path, os.path.join(directory, match['name']))
             sizes[match['name']] = os.lstat(
                 os.path.join(directory, match['name'])).st_size
-    if boots:
-        _receive_boots(boots, sizes, directory)
-    if sweep:
+    # They are counted in the histories.
+    if boots is not None and not waiting:
+        with open(boots, 'rb') as file:
+            _receive_boots(file.read(), sizes, directory)
+        os.unlink(boots)
+    if sweep and not waiting:
         shutil.rmtree(staging if staged_in == directory else staged_in,
                       ignore_errors=True)
-    elif not broken:
+    else:
         with contextlib.suppress(OSError):
+            for staged in broken if sweep else ():
+                os.unlink(os.path.join(staging, staged))
             os.rmdir(staging)
-    _prune(directory)
+    _prune(directory, used)
     return broken
+
+
+def _generations(names: Iterable[str]) -> set[tuple[int, int]]:
+    """Port and generation of each log's name."""
+    return {(file.port, file.generation)
+            for file in map(generation.parse, names) if file is not None}
+
+
+def _is_newer(history: str, used: set[tuple[int, int]]) -> bool:
+    """Whether a history would stand for a log that is in use."""
+    file = generation.parse(history)
+    return file is not None and any(
+        port == file.port and number < file.generation
+        for port, number in used)
 
 
 def _receive_boots(lines: bytes, sizes: dict[str, int],
@@ -257,16 +282,18 @@ def _receive_boots(lines: bytes, sizes: dict[str, int],
         noted for noted in present if noted.time > come[-1].time]])
 
 
-def _prune(directory: str) -> None:
+def _prune(directory: str, used: set[tuple[int, int]]) -> None:
     """Remove what a history that is in place has made superfluous.
 
     It has what the older files had, unless it is empty: then they had nothing
     that surely goes on, and it is not for it to remove them.
+
+    :param used: ports and generations that stay
     """
     names = _names(directory)
     for name in names:
         file = generation.parse(name)
-        if file is None:
+        if file is None or (file.port, file.generation) in used:
             continue
         newest = generation.newest(names, file.port) or 0
         if file.generation < newest and _size(os.path.join(

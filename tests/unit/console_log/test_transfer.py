@@ -252,6 +252,61 @@ def test_starts_in_a_log_that_cannot_be_read(here, there) -> None:
     assert boot.read(str(there)) == [boot.Boot(1.0, {0: None, 1: None})]
 
 
+class TestInUse:
+    """The domain of a guest names a log: rebooted by nova's own driver."""
+
+    @pytest.fixture
+    def came(self, here, there) -> pathlib.Path:
+        """Histories of both ports, not in place yet, and a live log."""
+        boot.write(str(here), [boot.Boot(1.0, {0: None})])
+        _stage(here, there, there)
+        (there / 'console.log').write_bytes(b'live\n')
+        (there / 'console.log.0').write_bytes(b'rotated\n')
+        return there
+
+    @pytest.mark.parametrize('sweep', [False, True])
+    def test_is_not_removed(self, came, sweep) -> None:
+        staged = _names(came / transfer.STAGING)
+        assert transfer.receive(str(came), str(came), sweep=sweep,
+                                in_use=['console.log']) == []
+        assert _names(came) == ['console.log', 'console.log.0',
+                                transfer.STAGING, 'console.port1.g3.history']
+        # With the starts that are counted in it.
+        assert _names(came / transfer.STAGING) == [
+            name for name in staged if 'port1' not in name]
+        assert _read(str(came / 'console.log'), LIMIT) == b'rotated\nlive\n'
+
+    def test_what_is_not_whole_is_swept(self, came) -> None:
+        (staged,) = (came / transfer.STAGING).glob('console.g1.*')
+        (other,) = (came / transfer.STAGING).glob('console.port1.*')
+        os.truncate(other, 1)
+        assert transfer.receive(str(came), str(came),
+                                in_use={'console.log'}) == [other.name]
+        assert staged.exists()
+        assert not other.exists()
+
+    def test_beside_one_that_is_in_place(self, came) -> None:
+        (came / 'console.g1.history').write_bytes(b'old\n')
+        (came / 'console.g1.log').write_bytes(b'')
+        transfer.receive(str(came), str(came), in_use=['console.log'])
+        assert 'console.log.0' in _names(came)
+        assert 'console.log' in _names(came)
+
+    def test_one_that_goes_on_from_the_history(self, came) -> None:
+        transfer.receive(str(came), str(came), in_use=['console.g1.log'])
+        assert _names(came) == [boot.FILE, 'console.g1.history',
+                                'console.port1.g3.history']
+
+    def test_set_aside(self, here, tmp_path) -> None:
+        aside = tmp_path / 'here_console'
+        aside.mkdir()
+        _stage(here, here, aside)
+        transfer.receive(str(aside), str(here), in_use=['console.log'])
+        assert 'console.log' in _names(here)
+        assert [name[:19] for name in _names(aside / transfer.STAGING)] == [
+            'console.g1.history.']
+
+
 def test_remove_empty(here) -> None:
     chain.begin(str(here / 'console.g1.log'))
     (here / 'console.g2.log').write_bytes(b'somebody wrote this')
