@@ -168,8 +168,14 @@ def _count(following: Following, path: str,
 
 def _write(staging: str, name: str, data: bytes) -> None:
     digest = _digest(data).hexdigest()
-    with open(os.path.join(staging, f'{name}.{digest}'), 'xb') as out:
+    with open(os.path.join(staging, f'{name}.{digest}'), 'xb',
+              opener=_private) as out:
         out.write(data)
+
+
+def _private(path: str, flags: int) -> int:
+    """As virtlogd creates the logs themselves."""
+    return os.open(path, flags, 0o600)
 
 
 def _digest(data: bytes = b'') -> 'hashlib.blake2b':
@@ -219,6 +225,9 @@ def receive(staged_in: str, directory: str, sweep: bool = True,
         elif _is_newer(match['name'], used):
             waiting = True
         else:
+            # Where the copy has made it another user's, that user alone can.
+            with contextlib.suppress(PermissionError):
+                os.chmod(path, 0o600)
             os.rename(path, os.path.join(directory, match['name']))
             sizes[match['name']] = os.lstat(
                 os.path.join(directory, match['name'])).st_size

@@ -2,6 +2,7 @@
 import os
 import pathlib
 import shutil
+import stat
 
 import pytest
 
@@ -250,6 +251,25 @@ def test_starts_in_a_log_that_cannot_be_read(here, there) -> None:
     transfer.receive(str(there), str(there))
     assert _names(there) == [boot.FILE, 'console.port1.g3.history']
     assert boot.read(str(there)) == [boot.Boot(1.0, {0: None, 1: None})]
+
+
+def _modes(directory: pathlib.Path) -> set[int]:
+    return {stat.S_IMODE((directory / name).stat().st_mode)
+            for name in _names(directory)}
+
+
+@pytest.mark.parametrize('copied_as', [0o644, 0o777])
+def test_nobody_else_may_read_a_history(here, there, copied_as) -> None:
+    """As nobody else could read the log that it is made of."""
+    boot.write(str(here), [boot.Boot(1.0, {0: None})])
+    _stage(here, there, there)
+    assert _modes(there / transfer.STAGING) == {0o600}
+    for staged in (there / transfer.STAGING).iterdir():
+        staged.chmod(copied_as)
+    transfer.receive(str(there), str(there))
+    (there / boot.FILE).unlink()
+    assert _modes(there) == {0o600}
+    assert _read(str(there / 'console.g1.log'), LIMIT) == b'older\nnewer\n'
 
 
 class TestInUse:
