@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,11 +47,20 @@ class History:
     socket_path: str
 
     def stage(self, instance: Any, moves: list[transfer.Move],
+              directory: str, written_as: Sequence[str] = ()) -> bool:
+        """Whether there is something to be received.
+
+        :param written_as: the paths under which virtlogd knows the logs,
+            where their directory was renamed since
+        """
+        with never_fatal(instance):
+            self._is_closed(instance, moves, written_as)
+        return self._stage(instance, moves, directory)
+
+    def _stage(self, instance: Any, moves: list[transfer.Move],
                directory: str) -> bool:
-        """Whether there is something to be received."""
         with never_fatal(instance):
             os.makedirs(directory, mode=0o700, exist_ok=True)
-            self.wait_until_closed([here for here, _ in moves])
             for error in transfer.stage(
                     moves, directory, self.limit,
                     lambda path, limit: reader.read_tail(path, limit).data,
@@ -63,19 +72,26 @@ class History:
         return False
 
     def send(self, instance: Any, moves: list[transfer.Move],
-              to_host: str | None) -> None:
+             to_host: str | None, written_as: Sequence[str] = ()) -> None:
         """Carry the history of a guest.
 
         :param to_host: None: this one, or one that shares its storage
+        :param written_as: as of stage
         """
         if not moves:
             return
         here, there = (os.path.dirname(path) for path in moves[0])
+        closed = False
+        with never_fatal(instance):
+            closed = self._is_closed(instance, moves, written_as)
         if to_host is None:
-            if self.stage(instance, moves, there):
+            # One that is still written is read where it is, to its end, until
+            # the next move.
+            if (closed or here != there) and self._stage(
+                    instance, moves, there):
                 self.receive(instance, there)
             return
-        if not self.stage(instance, moves, here):
+        if not self._stage(instance, moves, here):
             return
         staging = os.path.join(here, transfer.STAGING)
         deadline = _Deadline(self.timeout)
@@ -92,14 +108,42 @@ class History:
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
 
-    def receive(self, instance: Any, directory: str) -> None:
+    def receive(self, instance: Any, directory: str,
+                in_use: Collection[str] = ()) -> None:
+        """:param in_use: as of transfer.receive"""
         with never_fatal(instance):
-            for name in transfer.receive(directory, directory):
+            for name in transfer.receive(
+                    directory, directory, in_use=in_use):
                 _warn_of_loss(instance, f'{name} has not come whole')
 
-    def wait_until_closed(self, logs: list[str]) -> None:
-        """What guests that have ended wrote last is in their logs."""
-        health.wait_until_closed(self.socket_path, logs, CLOSING)
+    def wait_until_closed(self, logs: list[str]) -> bool:
+        """What guests that have ended wrote last is in their logs.
+
+        :returns: whether virtlogd says that it writes none of them
+        """
+        return health.wait_until_closed(self.socket_path, logs, CLOSING)
+
+    def _is_closed(self, instance: Any, moves: list[transfer.Move],
+                   written_as: Sequence[str]) -> bool:
+        """False: virtlogd may go on writing, and that is said."""
+        logs = list(written_as) or [here for here, _ in moves]
+        # Where there is no virtlogd, nobody writes.
+        state: str = health.DaemonState.DOWN
+
+        def ask(socket_path: str, asked: list[tuple[str, str]],
+                timeout: float) -> tuple[str, str, Sequence[str]]:
+            nonlocal state
+            state, reason, answers = health.ask(socket_path, asked, timeout)
+            return state, reason, answers
+
+        if (health.wait_until_closed(self.socket_path, logs, CLOSING, ask)
+                or state == health.DaemonState.DOWN):
+            return True
+        LOG.warning('What the guest wrote last may not follow it: virtlogd '
+                    'does not say that it has closed %s', ', '.join(logs),
+                    instance=instance)
+        # It may be so at each move: that is no reason to keep ever more.
+        return state == health.DaemonState.REFUSED
 
 
 class Once:

@@ -1,8 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
+import logging
+import pathlib
 import threading
 import time
 
+import pytest
+
+from tests.unit.virtlogd.fake_virtlogd import FakeVirtlogd
 from virtlogd_driver import history
+from virtlogd_driver.console_log import chain, reader, transfer
+from virtlogd_driver.virtlogd import privileged
 
 
 def test_once() -> None:
@@ -25,3 +32,91 @@ def test_once() -> None:
     for thread in threads:
         thread.join()
     assert seen == [1] * 8
+
+
+def _no_copy(*_args: object, **_kwargs: object) -> None:
+    raise AssertionError('nothing is copied')
+
+
+class TestVirtlogdIsNotDone:
+    """The guest has ended, and its log may be written still."""
+
+    @pytest.fixture
+    def virtlogd(self, monkeypatch) -> FakeVirtlogd:
+        virtlogd = FakeVirtlogd()
+        monkeypatch.setattr(privileged, 'probe', virtlogd)
+        monkeypatch.setattr(history, 'CLOSING', 0.02)
+        return virtlogd
+
+    @pytest.fixture
+    def carrier(self, virtlogd) -> history.History:
+        return history.History(_no_copy, 1000, 1, '/sock')
+
+    @pytest.fixture
+    def moved(self, tmp_path) -> list[transfer.Move]:
+        """On shared storage: it goes on elsewhere already."""
+        (tmp_path / 'console.log').write_bytes(b'old\n')
+        chain.begin(str(tmp_path / 'console.g1.log'))
+        return [(str(tmp_path / 'console.log'),
+                 str(tmp_path / 'console.g1.log'))]
+
+    def names(self, directory: pathlib.Path) -> list[str]:
+        return sorted(path.name for path in directory.iterdir())
+
+    @pytest.mark.parametrize('daemon', [privileged.UP, privileged.HUNG])
+    def test_the_log_stays(self, virtlogd, carrier, moved, tmp_path, caplog,
+                           daemon) -> None:
+        virtlogd.daemon = daemon
+        virtlogd.open.add(moved[0][0])
+        carrier.send(None, moved, None)
+        (said,) = caplog.messages
+        assert 'may not follow it' in said
+        assert moved[0][0] in said
+        assert self.names(tmp_path) == ['console.g1.log', 'console.log']
+        # What comes late is read as well, and carried at the next move.
+        with (tmp_path / 'console.log').open('ab') as late:
+            late.write(b'late\n')
+        assert reader.read_tail(moved[0][1], 99).data == b'old\nlate\n'
+        virtlogd.daemon = privileged.UP
+        virtlogd.open.clear()
+        carrier.send(None, transfer.moves(str(tmp_path), str(tmp_path)), None)
+        assert self.names(tmp_path) == ['console.g2.history']
+        assert len(caplog.messages) == 1
+
+    @pytest.mark.parametrize(('daemon', 'warnings'), [
+        (privileged.UP, 0), (privileged.DOWN, 0), (privileged.REFUSED, 1)])
+    def test_it_does_not_write(self, virtlogd, carrier, moved, tmp_path,
+                               caplog, daemon, warnings) -> None:
+        """Or nobody can ever tell."""
+        virtlogd.daemon = daemon
+        with caplog.at_level(logging.WARNING):
+            carrier.send(None, moved, None)
+        assert len(caplog.messages) == warnings
+        assert self.names(tmp_path) == ['console.g1.history',
+                                        'console.g1.log']
+
+    @pytest.mark.parametrize('way', ['stage', 'send'])
+    def test_the_directory_was_renamed(self, virtlogd, carrier, tmp_path,
+                                       caplog, way) -> None:
+        """Of a cold migration: virtlogd knows the log by its old path."""
+        written = str(tmp_path / 'here' / 'console.log')
+        virtlogd.open.add(written)
+        here, there = tmp_path / 'here_resize', tmp_path / 'here'
+        here.mkdir()
+        there.mkdir()
+        (here / 'console.log').write_bytes(b'old\n')
+        moves = transfer.moves(str(here), str(there))
+        if way == 'stage':
+            assert carrier.stage(None, moves, str(there), [written])
+        else:
+            carrier.send(None, moves, None, written_as=[written])
+            assert (there / 'console.g1.history').read_bytes() == b'old\n'
+        (said,) = caplog.messages
+        assert written in said
+
+    def test_a_log_that_is_in_use_is_not_replaced(self, carrier, moved,
+                                                  tmp_path) -> None:
+        assert carrier.stage(None, moves=moved, directory=str(tmp_path))
+        carrier.receive(None, str(tmp_path), in_use=['console.log'])
+        assert 'console.log' in self.names(tmp_path)
+        assert 'console.g1.history' not in self.names(tmp_path)
