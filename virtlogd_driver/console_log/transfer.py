@@ -23,7 +23,7 @@ import stat
 from collections.abc import Callable, Collection, Iterable
 
 from virtlogd_driver import exception
-from virtlogd_driver.console_log import boot, generation, log
+from virtlogd_driver.console_log import boot, chain, generation, log
 from virtlogd_driver.console_log.directory import open_directory
 
 #: The staging directory; it is copied as a whole, under the same name.
@@ -78,22 +78,32 @@ class Departure:
 
         A directory that is new there starts with generation 1: the
         destination prepares the file and cannot know of another. In a shared
-        one it has just begun the next.
+        one it has just begun the next, or there is one that nobody writes. It
+        does not know which log the guest writes here: where that is still
+        empty it takes it for one of those. So what goes on there is never
+        what is written here, and it is begun here where it has not been.
 
         :param here: path of its log here, if it has one
         """
-        if here is None:
-            here = os.path.join(self._directory, generation.live_name(
-                port, generation.newest(_names(self._directory), port) or 0))
-        directory, name = os.path.split(here)
+        directory = (self._directory if here is None
+                     else os.path.dirname(here))
         following = 1
         if self.shared:
-            file = generation.parse(name)
-            following = max(
-                generation.newest(_names(directory), port) or 0,
-                1 + (file.generation if file is not None else 0))
+            following = next_generation(directory, port)
+            if here is not None:
+                file = generation.parse(os.path.basename(here))
+                following = max(following, 1 + (
+                    file.generation if file is not None else 0))
         there = os.path.join(directory,
                              generation.live_name(port, following))
+        if here is None:
+            here = os.path.join(directory, generation.live_name(
+                port, following - 1 if self.shared
+                else generation.newest(_names(directory), port) or 0))
+        if self.shared:
+            # Less is joined without, and the guest moves all the same.
+            with contextlib.suppress(OSError):
+                chain.begin(there)
         self._moves[port] = here, there
         return there
 
@@ -103,8 +113,25 @@ class Departure:
 
 
 def next_generation(directory: str, port: int) -> int:
-    """The generation that a guest which comes to a directory begins."""
-    return (generation.newest(_names(directory), port) or 0) + 1
+    """The generation that a guest which comes to a directory begins.
+
+    One that was begun for a migration which has failed is taken again.
+    """
+    newest = generation.newest(_names(directory), port) or 0
+    if newest and _is_as_begun(os.path.join(
+            directory, generation.live_name(port, newest))):
+        return newest
+    return newest + 1
+
+
+def _is_as_begun(live: str) -> bool:
+    """Nothing was ever written to a log, nor rotated away."""
+    try:
+        status = os.lstat(live)
+    except FileNotFoundError:
+        return False
+    return (status.st_size == 0
+            and bool(status.st_mode & chain.FIRST_OF_CHAIN))
 
 
 def stage(moves: Iterable[Move], directory: str, limit: int, read: Read,

@@ -6,8 +6,15 @@ import stat
 
 import pytest
 
-from virtlogd_driver import exception
-from virtlogd_driver.console_log import boot, chain, log, reader, transfer
+from virtlogd_driver import exception, history
+from virtlogd_driver.console_log import (
+    boot,
+    chain,
+    generation,
+    log,
+    reader,
+    transfer,
+)
 from virtlogd_driver.console_log.directory import open_directory
 
 LIMIT = 1000
@@ -188,6 +195,90 @@ class TestDeparture:
         assert leaving.next_log(1, None) == f'{here}/console.port1.g3.log'
         assert leaving.moves() == [
             (f'{here}/console.port1.g2.log', f'{here}/console.port1.g3.log')]
+
+
+class TestNextGeneration:
+    """On shared storage, what both hosts take for the next log."""
+
+    def arrive(self, directory: pathlib.Path) -> str:
+        """What the destination begins before the guest moves."""
+        name = generation.live_name(
+            0, transfer.next_generation(str(directory), 0))
+        history.begin_logs([str(directory / name)])
+        return name
+
+    def leave(self, directory: pathlib.Path, name: str | None) -> str:
+        """Where the source lets the guest go on."""
+        departure = transfer.Departure('host2', str(directory), shared=True)
+        return os.path.basename(departure.next_log(
+            0, None if name is None else str(directory / name)))
+
+    @pytest.mark.parametrize('logged', [True, False])
+    def test_migrations_that_fail(self, here, logged) -> None:
+        """With a source that cannot remove what was begun."""
+        here_log = 'console.log' if logged else None
+        for _ in range(3):
+            assert self.arrive(here) == 'console.g1.log'
+            assert self.leave(here, here_log) == 'console.g1.log'
+        assert [name for name in _names(here) if '.g' in name] == [
+            'console.g1.log', 'console.port1.g2.log']
+
+    @pytest.mark.parametrize('at', ['before', 'meanwhile', 'never'])
+    def test_a_guest_that_is_quiet(self, here, at) -> None:
+        """Its own log is empty, and two hosts never write one file."""
+        (here / 'console.g1.history').write_bytes(b'old\n')
+        live = here / 'console.g1.log'
+        chain.begin(str(live))
+        if at == 'before':
+            live.write_bytes(b'newer\n')
+        self.arrive(here)
+        if at == 'meanwhile':
+            live.write_bytes(b'newer\n')
+        assert self.leave(here, 'console.g1.log') == 'console.g2.log'
+        (here / 'console.g2.log').open('ab').write(b'newest\n')
+        read = reader.read_tail(str(here / 'console.g2.log'), LIMIT)
+        assert read.exact
+        assert read.data == (b'old\nnewest\n' if at == 'never'
+                             else b'old\nnewer\nnewest\n')
+
+    @pytest.mark.parametrize('backups', [0, 1])
+    def test_a_log_that_has_just_rotated(self, here, backups) -> None:
+        """It is not as it was begun."""
+        (here / 'console.g1.log').write_bytes(b'')
+        if backups:
+            (here / 'console.g1.log.0').write_bytes(b'rotated\n')
+        assert self.arrive(here) == 'console.g2.log'
+        assert self.leave(here, 'console.g1.log') == 'console.g2.log'
+
+    def test_a_guest_without_a_log(self, here) -> None:
+        """What is older is carried, and not what follows it."""
+        (here / 'console.g1.history').write_bytes(b'old\n')
+        (here / 'console.log').unlink()
+        (here / 'console.log.0').unlink()
+        assert self.arrive(here) == 'console.g2.log'
+        departure = transfer.Departure('host2', str(here), shared=True)
+        assert departure.next_log(0, None) == f'{here}/console.g2.log'
+        (here / 'console.g2.log').write_bytes(b'newer\n')
+        transfer.stage(departure.moves(), str(here), LIMIT, _read, _following)
+        transfer.receive(str(here), str(here))
+        assert (here / 'console.g2.history').read_bytes() == b'old\n'
+        assert 'console.g1.history' not in _names(here)
+
+    def test_a_guest_without_a_log_and_with_its_history(self, here) -> None:
+        (here / 'console.g1.history').write_bytes(b'old\n')
+        assert self.arrive(here) == 'console.g2.log'
+        (here / 'console.g2.history').write_bytes(b'old\n')
+        assert self.arrive(here) == 'console.g2.log'
+        departure = transfer.Departure('host2', str(here), shared=True)
+        departure.next_log(0, None)
+        transfer.stage(departure.moves(), str(here), LIMIT, _read, _following)
+        transfer.receive(str(here), str(here))
+        assert (here / 'console.g2.history').read_bytes() == b'old\n'
+
+    def test_nothing_can_be_begun(self, here) -> None:
+        """Less is joined then, and the guest moves."""
+        departure = transfer.Departure('host2', f'{here}/gone', shared=True)
+        assert departure.next_log(0, None) == f'{here}/gone/console.g1.log'
 
 
 def test_old_files_stay_until_their_history_is_there(here) -> None:
