@@ -136,6 +136,27 @@ def test_delete(nova: NovaNode) -> None:
     boot(nova)
 
 
+def test_delete_with_rotated_files_and_generations(
+        tmp_path: Path, use: Use) -> None:
+    """Of both directories, as it is deleted before a resize is confirmed."""
+    host = use(LibvirtHost(tmp_path / 'host1', max_size=4096, max_backups=3))
+    nova = use(NovaNode(
+        host, tmp_path / 'nova',
+        image=guest.disk_image(guest.boot_sector(count=2000))))
+    server = nova.boot()
+    nova.wait_for_output(server, 'line 00002000\n')
+    directory = nova.instance_directory(server)
+    resized = directory.with_name(f'{directory.name}_resize')
+    nova.rebuild(server)
+    until(lambda: (directory / 'console.g1.log.0').exists(), 'rotated')
+    nova.resize(server)
+    until(lambda: (directory / 'console.g2.log.0').exists(), 'rotated again')
+    assert (directory / 'console.g2.history').exists()
+    assert (resized / 'console.g1.history').exists()
+    nova.delete(server)
+    assert not list(nova.instances_path.glob(f'{server["id"]}*'))
+
+
 def test_reset_inside_the_guest(nova: NovaNode) -> None:
     server = boot(nova)
     nova.guest(server).reset()

@@ -19,6 +19,7 @@ from tests.lab.nova_node import Server
 from tests.lab.two_hosts import TwoHosts
 from tests.lab.wait import until
 from virtlogd_driver import history
+from virtlogd_driver.console_log import boot, reader
 
 Use = Callable[[fixtures.Fixture], Any]
 Make = Callable[..., TwoHosts]
@@ -217,6 +218,29 @@ class TestOldDestination:
         assert devices(nova, server)[0][0] == 'tcp'
         wait_for_more(nova, server)
 
+    @pytest.mark.parametrize('middle', ['CAPABILITY', 'DRIVER'])
+    def test_there_and_back_on_shared_storage(self, make: Make,
+                                              middle: str) -> None:
+        """Two hosts have the old log in their hands, and it is all there."""
+        nova = make(shared=True, **getattr(self, middle))
+        server = nova.boot_on('host1')
+        wait_for_more(nova, server)
+        assert nova.live_migrate(server, 'host2') == 'completed'
+        assert devices(nova, server) == [('tcp', '127.0.0.2', 'None')]
+        assert 'console.g1.history' in files(nova, 'host2', server)
+        assert nova.live_migrate(server, 'host1') == 'completed'
+        assert devices(nova, server) == [('tcp', '127.0.0.1', 'None')]
+        before = nova.console_output(server)
+        assert assert_exact(nova, server) > 0
+        nova.reboot(server)
+        nova.wait_for_output(server, before + 'line 00000001\n')
+        # Once more, with what it wrote since.
+        for name in ('host2', 'host1'):
+            assert nova.live_migrate(server, name) == 'completed'
+        output = nova.console_output(server)
+        assert output.startswith(before + 'line 00000001\n')
+        assert warnings(nova) == []
+
     def test_the_host_is_upgraded_later(self, make: Make) -> None:
         nova = make(**self.DRIVER)
         server = nova.boot_on('host1')
@@ -324,6 +348,33 @@ class TestSerialConsolesOnOneHostOnly:
         assert_interactive(nova, server)
 
 
+@both_storages
+def test_two_serial_ports(make: Make, shared: bool) -> None:
+    """Each log follows, and each goes on."""
+    nova = make(guest.disk_image(guest.boot_sector(
+        interval=0.05, burst=2, ports=2)), shared=shared)
+    nova.create_flavor('ports', extra_specs={'hw:serial_port_count': '2'})
+    server = nova.boot_on('host1', 'ports')
+    wait_for_more(nova, server)
+    assert nova.live_migrate(server, 'host2') == 'completed'
+    assert devices(nova, server) == [
+        ('tcp', '127.0.0.2', 'console.g1.log'),
+        ('tcp', '127.0.0.2', 'console.port1.g1.log')]
+    wait_for_more(nova, server)
+    assert files(nova, 'host2', server) == [
+        'console.g1.history', 'console.g1.log',
+        'console.port1.g1.history', 'console.port1.g1.log']
+    log = nova.directory_on('host2', server) / 'console.port1.g1.log'
+    here = log.stat().st_size
+    until(lambda: log.stat().st_size > here, 'port 1 writes on')
+    read = reader.read_tail(str(log), LIMIT)
+    found = numbers(read.data.decode().replace('\r', ''))
+    assert read.exact
+    assert found == list(range(1, len(found) + 1))
+    assert len(read.data) > log.stat().st_size
+    assert warnings(nova) == []
+
+
 #: Ten lines, then what is typed: no line is cut off when it is switched off.
 QUIET = guest.disk_image(guest.boot_sector(count=10))
 BOOT = ''.join(f'line {n:08d}\n' for n in range(1, 11))
@@ -334,6 +385,51 @@ def type_text(nova: TwoHosts, server: Server, text: str) -> None:
         terminal.type(f'{text}\r'.encode())
         terminal.read_until(f'{text}\r\n'.encode())
     nova.wait_for_output(server, f'{text}\n')
+
+
+def output_of_boots(nova: TwoHosts, server: Server) -> list[str]:
+    """What was written from each start of the guest on."""
+    directory = nova.directory_on(nova.host_of(server).name, server)
+    log = str(directory / devices(nova, server)[0][2])
+    found = []
+    for noted in boot.read(str(directory)):
+        data, position = b'', noted.positions[0]
+        while True:
+            since = reader.read_from(log, position, LIMIT)
+            assert since.missed == 0
+            data, position = data + since.data, since.position
+            if not since.data:
+                break
+        found.append(data.decode().replace('\r', ''))
+    return found
+
+
+@both_storages
+def test_boots_are_told_apart(make: Make, shared: bool) -> None:
+    """Those before a live migration, and those after it."""
+    nova = make(QUIET, shared=shared)
+    server = nova.boot_on('host1')
+    nova.wait_for_output(server, BOOT)
+    type_text(nova, server, 'first')
+    nova.reboot(server)
+    nova.wait_for_output(server, f'{BOOT}first\n{BOOT}')
+    type_text(nova, server, 'second')
+    assert nova.live_migrate(server, 'host2') == 'completed'
+    assert devices(nova, server)[0][2] == 'console.g1.log'
+    type_text(nova, server, 'moved')
+    of_each = [f'{BOOT}first\n', f'{BOOT}second\nmoved\n']
+    # It was not started there.
+    assert output_of_boots(nova, server) == [
+        ''.join(of_each), of_each[1]]
+    nova.reboot(server)
+    nova.wait_for_output(server, ''.join(of_each) + BOOT)
+    of_each.append(BOOT)
+    assert output_of_boots(nova, server) == [
+        ''.join(of_each[n:]) for n in range(3)]
+    # And back, with a start of which the other host has told.
+    assert nova.live_migrate(server, 'host1') == 'completed'
+    assert output_of_boots(nova, server) == [
+        ''.join(of_each[n:]) for n in range(3)]
 
 
 class TestColdMigration:
