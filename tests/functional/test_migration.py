@@ -241,6 +241,24 @@ class TestOldDestination:
         assert output.startswith(before + 'line 00000001\n')
         assert warnings(nova) == []
 
+    @both_storages
+    def test_upgraded_on_its_way_back(self, make: Make,
+                                      shared: bool) -> None:
+        """Its new log goes on from the old one, though it had none there."""
+        nova = make(shared=shared, **self.CAPABILITY, options={
+            ('virtlogd', 'upgrade_on_migration'): True})
+        server = nova.boot_on('host1')
+        wait_for_more(nova, server)
+        assert nova.live_migrate(server, 'host2') == 'completed'
+        before = nova.console_output(server)
+        assert assert_exact(nova, server) > 0
+        assert nova.live_migrate(server, 'host1') == 'completed'
+        assert devices(nova, server) == [
+            ('tcp', '127.0.0.1', 'console.g1.log')]
+        until(lambda: len(nova.console_output(server)) > len(before),
+              'the guest writes on')
+        assert nova.console_output(server).startswith(before)
+
     def test_the_host_is_upgraded_later(self, make: Make) -> None:
         nova = make(**self.DRIVER)
         server = nova.boot_on('host1')
