@@ -450,6 +450,20 @@ def test_boots_are_told_apart(make: Make, shared: bool) -> None:
         ''.join(of_each[n:]) for n in range(3)]
 
 
+def test_a_guest_that_writes_nothing(make: Make) -> None:
+    """Its empty log is its own: no other host may take it."""
+    nova = make(QUIET, shared=True)
+    server = nova.boot_on('host1')
+    nova.wait_for_output(server, BOOT)
+    for moves, name in enumerate(['host2', 'host1', 'host2'], 1):
+        assert nova.live_migrate(server, name) == 'completed'
+        assert devices(nova, server)[0][2] == f'console.g{moves}.log'
+    type_text(nova, server, 'moved')
+    assert nova.console_output(server) == f'{BOOT}moved\n'
+    assert files(nova, 'host2', server) == [
+        'console.g3.history', 'console.g3.log']
+
+
 class TestColdMigration:
 
     @pytest.fixture
