@@ -85,8 +85,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         with nova_errors():
             _check_options()
             self._console_capability()
-            self._adopt_ports()
-            self._adopt_histories()
+            self._adopt_guests()
         if CONF.virtlogd.health_interval:
             self._health = self._health_task()
             self._health.start()
@@ -124,7 +123,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             self._capability = found
         return found
 
-    def _adopt_ports(self) -> None:
+    def _adopt_guests(self) -> None:
         """Know again which guest holds which port (nova forgets)."""
         guests = outside_eventlet(
             lambda: list(host.list_guests(self._host.get_connection())))
@@ -136,17 +135,18 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                             guest.name, e)
                 continue
             self._ports.adopt(guest.uuid, char_device.addresses(devices))
+            self._adopt_history(guest.uuid, [
+                os.path.basename(device.log_file) for device in devices
+                if device.log_file is not None])
 
-    def _adopt_histories(self) -> None:
+    def _adopt_history(self, uuid: str, in_use: list[str]) -> None:
         """Put in place what came while this host had nova's own driver."""
-        for uuid in host.guest_uuids(self._host.get_connection()):
-            directory = os.path.join(CONF.instances_path, uuid)
-            with history.never_fatal(
-                    None, f'The old output of guest {uuid} is not put in '
-                          'place'):
-                transfer.receive(directory, directory, sweep=False)
-                if os.path.isdir(_aside(directory)):
-                    transfer.receive(_aside(directory), directory)
+        directory = os.path.join(CONF.instances_path, uuid)
+        with history.never_fatal(
+                None, f'The old output of guest {uuid} is not put in place'):
+            transfer.receive(directory, directory, sweep=False, in_use=in_use)
+            if os.path.isdir(_aside(directory)):
+                transfer.receive(_aside(directory), directory)
 
     def _release_leftovers(self) -> None:
         """Take back ports that were reserved for guests that never came.
@@ -596,10 +596,12 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             context, instance, dest, flavor, *args, **kwargs)
         with history.never_fatal(instance):
             there = libvirt_utils.get_instance_path(instance)
+            moves = transfer.moves(f'{there}_resize', there)
             # nova has made the directory anew where the storage is shared.
             self._history.send(
-                instance, transfer.moves(f'{there}_resize', there),
-                None if os.path.isdir(there) else dest)
+                instance, moves, None if os.path.isdir(there) else dest,
+                written_as=[os.path.join(there, os.path.basename(here))
+                            for here, _ in moves])
         return disk_info
 
     def finish_migration(self, context: Any, migration: Any, instance: Any,
@@ -640,6 +642,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                     and os.path.isdir(directory)
                     and not os.path.isdir(f'{directory}_resize')):
                 self._send_back(context, instance, directory)
+                if not destroy_disks:
+                    transfer.remove_all(directory)
         try:
             super().cleanup(context, instance, network_info,
                             block_device_info, destroy_disks, *args, **kwargs)

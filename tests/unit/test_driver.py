@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver: nova's own classes over libvirt's test driver."""
 
+import hashlib
 import os
 import pathlib
 import uuid
@@ -135,7 +136,7 @@ class TestWhatAGuestGets:
             self, make_driver, instance) -> None:
         """Rescue, same-host resize, reverted migration: nova gives none."""
         made = make_driver(_guest(fake_libvirt.serial(0, 10005)))
-        made._adopt_ports()
+        made._adopt_guests()
         (device,) = _consoles(made, instance)
         assert device.address == ('127.0.0.1', 10005)
 
@@ -192,7 +193,7 @@ class TestPorts:
     def test_held_until_undefined(self, make_driver, instance,
                                   directory) -> None:
         made = make_driver(_guest(fake_libvirt.serial(0, 10000)))
-        made._adopt_ports()
+        made._adopt_guests()
         made._undefine_domain(instance)
         made._undefine_domain(instance)
         assert made._ports.held() == {}
@@ -210,7 +211,7 @@ class TestPorts:
                 return '<domain'
 
         made.connection.listAllDomains = lambda: [Broken(), *domains]
-        made._adopt_ports()
+        made._adopt_guests()
         assert list(made._ports.held()) == [('127.0.0.1', 10000)]
         assert 'not well-formed' in caplog.text
 
@@ -233,6 +234,34 @@ class TestInitHost:
             made._console_capability()
         assert list(made._ports.held()) == [('127.0.0.1', 10000)]
         assert caplog.text.count('Guest consoles:') == 1
+
+    def test_a_log_that_nova_itself_began_stays(
+            self, make_driver, directory) -> None:
+        """The host is upgraded under a guest that nova had rebooted."""
+        (directory / 'console.log').write_bytes(b'now')
+        (directory / 'console.moving').mkdir()
+        digest = hashlib.blake2b(b'then', digest_size=16).hexdigest()
+        (directory / f'console.moving/console.g1.history.{digest}'
+         ).write_bytes(b'then')
+        made = make_driver(_guest(fake_libvirt.serial(
+            log=str(directory / 'console.log'))))
+        made._adopt_guests()
+        assert (directory / 'console.log').read_bytes() == b'now'
+        assert not (directory / 'console.g1.history').exists()
+        assert os.listdir(directory / 'console.moving')
+
+    def test_what_a_rebuild_that_was_cut_off_has_set_aside(
+            self, make_driver, directory) -> None:
+        aside = directory.with_name(f'{UUID}_console')
+        (aside / 'console.moving').mkdir(parents=True)
+        digest = hashlib.blake2b(b'then', digest_size=16).hexdigest()
+        (aside / f'console.moving/console.g1.history.{digest}'
+         ).write_bytes(b'then')
+        made = make_driver(_guest(fake_libvirt.serial(
+            log=str(directory / 'console.g1.log'))))
+        made._adopt_guests()
+        assert (directory / 'console.g1.history').read_bytes() == b'then'
+        assert not aside.exists()
 
     def test_decided_again_when_versions_change(self, make_driver,
                                                 caplog) -> None:
@@ -353,6 +382,9 @@ class TestCleanup:
         there = directory.with_name(f'{UUID}_resize')
         assert cleanup(task_states.RESIZE_REVERTING, destroy_disks) == [
             ('source', there, 1)]
+        # nova leaves the directory where the disks are elsewhere.
+        assert os.listdir(directory) == (
+            ['console.log'] if destroy_disks else [])
 
     def test_to_another_cell_it_does_not(self, cleanup) -> None:
         """The directory there has kept its name: no other must be made."""

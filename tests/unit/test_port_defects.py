@@ -56,7 +56,7 @@ class Drivers(fixtures.Fixture):
                 else libvirt_driver.LibvirtDriver)(None)
         made._host.get_connection = lambda: self._fake.connection
         if ours:
-            made._adopt_ports()
+            made._adopt_guests()
         return made
 
 

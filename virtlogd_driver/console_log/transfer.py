@@ -360,6 +360,16 @@ def remove_empty(directory: str, live: str) -> None:
                 os.unlink(path)
 
 
+def remove_all(directory: str) -> None:
+    """Remove the logs of a guest that has gone, where its directory stays.
+
+    If it comes again it must not append to what it wrote then.
+    """
+    for name in _names(directory):
+        if name == boot.FILE or generation.parse(name) is not None:
+            os.unlink(os.path.join(directory, name))
+
+
 def _names(directory: str) -> list[str]:
     try:
         return os.listdir(directory)
