@@ -205,12 +205,14 @@ def main() -> None:
     logging.getLogger().addHandler(logging.NullHandler())
     with tempfile.TemporaryDirectory() as directory:
         conf = Path(directory) / 'helper.conf'
-        conf.write_text('')
         cfg.CONF.set_override(
             'helper_command',
             f'{sys.prefix}/bin/privsep-helper --config-file {conf}',
             group=privileged.virtlogd_context.cfg_section)
         with LibvirtHost(Path(directory) / 'host') as lab:
+            conf.write_text(
+                '[virtlogd]\n'
+                f'virtlogd_socket = {lab.virtlogd_socket}\n')
             begun = time.monotonic()
             bench = Bench(lab, arguments.guests)
             print(f'{arguments.guests} guests started in '

@@ -66,6 +66,7 @@ class Watched(fixtures.Fixture):
 
     def _setUp(self) -> None:
         self.caplog.set_level(logging.INFO)
+        self.host.make_own()
         self.connection = self.host.connect()
         self.task: periodic.HealthTask | None = None
 

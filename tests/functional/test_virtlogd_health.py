@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -67,6 +68,7 @@ def test_log_opened_twice_is_refused(libvirt_host: LibvirtHost) -> None:
 def test_virtlogd_answers_500_at_once_in_half_a_second(
         libvirt_host: LibvirtHost) -> None:
     log = str(start(libvirt_host))
+    libvirt_host.make_own()
     privileged.virtlogd_context.set_client_mode(False)
     try:
         begun = time.monotonic()
@@ -82,10 +84,11 @@ def test_virtlogd_answers_500_at_once_in_half_a_second(
 # The privileged helper, as nova-compute has it
 
 @pytest.fixture
-def helper(tmp_path: Path) -> Iterator[None]:
+def helper(libvirt_host: LibvirtHost, tmp_path: Path) -> Iterator[None]:
     """privsep's daemons for real, with what they keep of root."""
     conf = tmp_path / 'helper.conf'
-    conf.write_text('[DEFAULT]\n')
+    conf.write_text(
+        f'[virtlogd]\nvirtlogd_socket = {libvirt_host.virtlogd_socket}\n')
     command = f'{sys.prefix}/bin/privsep-helper --config-file {conf}'
     contexts = (privileged.virtlogd_context, privileged.viewer_context)
     with contextlib.ExitStack() as stack:
@@ -140,6 +143,29 @@ def test_viewers_are_disconnected_with_one_capability(
     assert capabilities_of(daemon) == 1 << 12, 'CAP_NET_ADMIN'
 
 
+def test_helper_knows_no_other_virtlogd_than_the_configured_one(
+        libvirt_host: LibvirtHost, helper: None, tmp_path: Path) -> None:
+    """A directory of the caller's own names any file as a guest's log."""
+    own = tmp_path / 'own'
+    (own / 'qemu').mkdir(parents=True)
+    (own / 'virtlogd-sock').symlink_to(libvirt_host.virtlogd_socket)
+    evil = tmp_path / 'evil'
+    domain = str(uuid.uuid4())
+    (own / 'qemu' / 'x.xml').write_text(
+        f"<domstatus><domain><uuid>{domain}</uuid><devices><serial>"
+        f"<log file='{evil}'/></serial></devices></domain></domstatus>")
+    path = str(own / 'virtlogd-sock')
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind('\0own')
+        listener.listen()
+        with pytest.raises(exception.VirtlogdError, match='virtlogd_socket'):
+            privileged.open_log(path, domain, 'x', str(evil), 'own', 5)
+    assert not evil.exists()
+    state, reason, _ = health.ask(path, [], 5)
+    assert state == privileged.REFUSED
+    assert 'virtlogd_socket' in reason
+
+
 def test_errors_cross_the_helper_as_they_are(
         libvirt_host: LibvirtHost, helper: None) -> None:
     with pytest.raises(exception.ReattachFailed, match='no-such'):
@@ -179,10 +205,15 @@ def test_pass_under_eventlet_while_libvirt_hangs(
         import os, signal, time
         import libvirt
         from eventlet import tpool
-        from virtlogd_driver import watch
+        from oslo_config import cfg
+        from virtlogd_driver import conf, watch
         from virtlogd_driver.virtlogd import periodic, privileged
         from virtlogd_driver.virtlogd.health import LogState
         privileged.virtlogd_context.set_client_mode(False)
+        conf.register_opts(cfg.CONF)
+        cfg.CONF.set_override(
+            'virtlogd_socket', {str(libvirt_host.virtlogd_socket)!r},
+            group='virtlogd')
         connection = libvirt.open({libvirt_host.uri!r})
         task = watch.health_task(
             lambda: connection,

@@ -46,6 +46,7 @@ class DeadLogs(fixtures.Fixture):
         self.port = guest.free_port()
 
     def _setUp(self) -> None:
+        self.host.make_own()
         self.connection = self.host.connect()
         self.domain = self.connection.createXML(guest.domain_xml(
             self.host.directory,

@@ -17,9 +17,11 @@ from pathlib import Path
 
 import fixtures
 import libvirt
+from oslo_config import cfg
 
 from tests.lab import namespace
 from tests.lab.wait import until
+from virtlogd_driver import conf
 
 #: What libvirt found out about QEMU, shared by the hosts of one run: probing
 #: takes seconds. Each host works on a copy, as libvirtd does not expect others
@@ -181,6 +183,18 @@ class LibvirtHost(fixtures.Fixture):
         """The same command, so that it runs on this host."""
         return ['nsenter', f'--target={self._holder.pid}', '--mount', '--uts',
                 *map(os.fspath, command)]
+
+    def make_own(self) -> None:
+        """Have this process take this host's virtlogd for its own.
+
+        Until the end of the fixture. Only a virtlogd that is configured is
+        asked for anything.
+        """
+        conf.register_opts(cfg.CONF)
+        cfg.CONF.set_override('virtlogd_socket', str(self.virtlogd_socket),
+                              group='virtlogd')
+        self.addCleanup(cfg.CONF.clear_override, 'virtlogd_socket',
+                        group='virtlogd')
 
     # The daemons
 

@@ -40,6 +40,7 @@ from tests.lab.guest import boot_sector, disk_image
 from tests.lab.terminal import Terminal
 from tests.lab.wait import until
 from virtlogd_driver import conf
+from virtlogd_driver.virtlogd import privileged as daemon_privileged
 
 #: What the REST API answers when it refuses.
 ApiError = api_client.OpenStackApiException
@@ -183,6 +184,7 @@ class NovaNode(fixtures.Fixture):
         self.useFixture(fixtures.EnvironmentVariable('PATH', os.pathsep.join(
             [str(Path(sys.executable).parent), os.environ['PATH']])))
         priv_context.init(root_helper=['env'])
+        self._make_helpers()
         self.useFixture(fixtures.MockPatchObject(
             os_brick.privileged.default, 'client_mode', False))
         for name in _FORBIDDING:
@@ -200,6 +202,19 @@ class NovaNode(fixtures.Fixture):
         self.flavors: dict[str, str] = {}
         self.create_flavor('small')
         self.create_flavor('large', memory=256)
+
+    def _make_helpers(self) -> None:
+        """Helpers with a configuration file, as they go by that alone."""
+        file = self.directory / 'helper.conf'
+        file.write_text(
+            f'[virtlogd]\nvirtlogd_socket = {self.host.virtlogd_socket}\n')
+        self._helper_command = (
+            f'{sys.prefix}/bin/privsep-helper --config-file {file}')
+        for context in (daemon_privileged.virtlogd_context,
+                        daemon_privileged.viewer_context):
+            # One of another test has another file.
+            context.stop()
+            self.addCleanup(context.stop)
 
     def _make_nova(self) -> _Nova:
         return _Nova(self._configure, self.host.name)
@@ -229,6 +244,9 @@ class NovaNode(fixtures.Fixture):
             ('virtlogd', 'qemu_conf'): str(self.host.qemu_conf),
             ('virtlogd', 'virtlogd_conf'): str(self.host.virtlogd_conf),
             ('virtlogd', 'virtlogd_socket'): str(self.host.virtlogd_socket),
+            **{(context.cfg_section, 'helper_command'): self._helper_command
+               for context in (daemon_privileged.virtlogd_context,
+                               daemon_privileged.viewer_context)},
             ('wsgi', 'api_paste_config'):
                 f'{sys.prefix}/etc/nova/api-paste.ini',
             **self._options,

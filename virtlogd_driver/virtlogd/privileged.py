@@ -5,6 +5,10 @@ virtlogd answers root only, and goes by the user id: no capability is needed
 to be root, so the first context has none. Ending a TCP connection of another
 process takes CAP_NET_ADMIN and has a context, and so a daemon, of its own.
 
+As these are the edge of another process they take nobody's word for where
+virtlogd is: a caller that could name the socket could name the status files
+beside it as well, and with them what virtlogd opens as root.
+
 privsep carries numbers, strings, lists and tuples; so these functions take
 and return those.
 """
@@ -16,9 +20,10 @@ import uuid
 from pathlib import Path
 from xml.etree import ElementTree
 
+from oslo_config import cfg
 from oslo_privsep import capabilities, priv_context
 
-from virtlogd_driver import exception
+from virtlogd_driver import conf, exception
 from virtlogd_driver.virtlogd import rpc, viewer
 
 #: Root without capabilities: connects to virtlogd, reads root's own files.
@@ -47,6 +52,29 @@ _SHORTEST = 0.05
 # Answers of probe.
 UP, DOWN, HUNG, REFUSED = 'up', 'down', 'hung', 'refused'
 OPEN, CLOSED, FILE, STARTING = 'open', 'closed', 'file', 'starting'
+
+
+def _own_socket() -> str:
+    """virtlogd's socket, by the configuration of this process.
+
+    nova's own, or that of a command; a daemon has the files that
+    privsep-helper was given.
+    """
+    conf.register_opts(cfg.CONF)
+    path: str = cfg.CONF.virtlogd.virtlogd_socket
+    return path
+
+
+def _check_socket(socket_path: str) -> None:
+    """:raises VirtlogdError: another one is asked for"""
+    own = _own_socket()
+    if socket_path != own:
+        raise exception.VirtlogdError(
+            f'{socket_path} is not the socket of virtlogd: option '
+            f'[virtlogd] virtlogd_socket = {own} where it is asked. Give the '
+            'configuration file that sets it to helper_command in '
+            f'[{virtlogd_context.cfg_section}] as well, and start the service '
+            'anew.')
 
 
 def _status_file(socket_path: str, name: str) -> Path | None:
@@ -91,13 +119,17 @@ def probe(socket_path: str, logs: list[tuple[str, str]],
           timeout: float) -> tuple[str, str, list[str]]:
     """Ask virtlogd which logs it writes.
 
-    :param socket_path: virtlogd's socket
+    :param socket_path: virtlogd's socket, as it is configured here
     :param logs: name of the guest and path of the log
     :param timeout: seconds for all of it
     :returns: UP, DOWN, HUNG or REFUSED; the reason of the latter three;
         where it is up or down, for each log OPEN, CLOSED, FILE for one that
         QEMU writes itself, or STARTING where the guest just starts or ended
     """
+    try:
+        _check_socket(socket_path)
+    except exception.VirtlogdError as e:
+        return REFUSED, str(e), []
     deadline = time.monotonic() + timeout
     while True:
         left = max(deadline - time.monotonic(), _SHORTEST)
@@ -153,15 +185,16 @@ def open_log(socket_path: str, domain: str, name: str, log: str,
 
     privsep passes no descriptors; so the pipe goes by an abstract socket.
 
-    :param socket_path: virtlogd's socket
+    :param socket_path: virtlogd's socket, as it is configured here
     :param domain: UUID of the running guest
     :param name: its libvirt name
     :param log: the path in one of its ``<log file>``
     :param receiver: name of the abstract socket that the caller listens on
     :param timeout: of each step, in seconds
-    :raises VirtlogdError: virtlogd refuses, is down or hung
+    :raises VirtlogdError: virtlogd refuses, is down or hung, or is another
     :raises ReattachFailed: this is not a log of this guest
     """
+    _check_socket(socket_path)
     _check_log_of_guest(socket_path, domain, name, log)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
         channel.settimeout(timeout)

@@ -12,9 +12,10 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from oslo_config import cfg
 from oslo_privsep import capabilities
 
-from virtlogd_driver import exception
+from virtlogd_driver import conf, exception
 from virtlogd_driver.virtlogd import privileged, rpc
 
 DOMAIN = str(uuid.uuid4())
@@ -47,10 +48,20 @@ def _in_process() -> Iterator[None]:
 
 
 @pytest.fixture
-def socket_path(tmp_path: pathlib.Path) -> str:
+def bare_socket(tmp_path: pathlib.Path) -> Iterator[str]:
+    """The configured socket; libvirt keeps nothing beside it."""
+    conf.register_opts(cfg.CONF)
+    path = str(tmp_path / 'virtlogd-sock')
+    cfg.CONF.set_override('virtlogd_socket', path, group='virtlogd')
+    yield path
+    cfg.CONF.clear_override('virtlogd_socket', group='virtlogd')
+
+
+@pytest.fixture
+def socket_path(tmp_path: pathlib.Path, bare_socket: str) -> str:
     (tmp_path / 'qemu').mkdir()
     (tmp_path / 'qemu' / 'instance-1.xml').write_text(STATUS)
-    return str(tmp_path / 'virtlogd-sock')
+    return bare_socket
 
 
 def test_contexts_have_no_more_than_they_need() -> None:
@@ -77,6 +88,24 @@ def test_open_log_refuses_what_is_no_log_of_a_running_guest(
         socket_path: str, domain: str, name: str, log: str) -> None:
     with pytest.raises(exception.ReattachFailed, match='Guest'):
         privileged.open_log(socket_path, domain, name, log, 'receiver', 1)
+
+
+def test_another_socket_than_the_configured_one_is_refused(
+        socket_path: str, tmp_path: pathlib.Path) -> None:
+    """Though it is the same: what is beside it is the caller's own."""
+    other = tmp_path / 'own'
+    (other / 'qemu').mkdir(parents=True)
+    (other / 'virtlogd-sock').symlink_to(socket_path)
+    (other / 'qemu' / 'instance-1.xml').write_text(
+        STATUS.replace(LOG, '/etc/cron.d/evil'))
+    path = str(other / 'virtlogd-sock')
+    with pytest.raises(exception.VirtlogdError,
+                       match=r'\[virtlogd\] virtlogd_socket'):
+        privileged.open_log(path, DOMAIN, 'instance-1', '/etc/cron.d/evil',
+                            'receiver', 1)
+    state, reason, answers = privileged.probe(path, [('instance-1', LOG)], 1)
+    assert (state, answers) == (privileged.REFUSED, [])
+    assert '[virtlogd] virtlogd_socket' in reason
 
 
 def test_open_log_refuses_a_broken_status_file(
@@ -113,10 +142,8 @@ def test_probe_of_a_daemon_that_is_down(
                        privileged.CLOSED]
 
 
-def test_probe_where_libvirt_keeps_no_status_files(
-        tmp_path: pathlib.Path) -> None:
-    _, _, answers = privileged.probe(
-        str(tmp_path / 'virtlogd-sock'), [('instance-1', LOG)], 1)
+def test_probe_where_libvirt_keeps_no_status_files(bare_socket: str) -> None:
+    _, _, answers = privileged.probe(bare_socket, [('instance-1', LOG)], 1)
     assert answers == [privileged.CLOSED]
 
 
