@@ -96,6 +96,8 @@ def _not_open(socket_path: str, name: str) -> str:
         return STARTING
     except OSError:
         return CLOSED
+    # What follows has words of the tenant's, such as the server's name.
+    status, _, _ = status.partition('<domain ')
     if _STARTING in status:
         return STARTING
     return CLOSED if _LOGD in status else FILE
@@ -172,7 +174,8 @@ def _check_log_of_guest(socket_path: str, domain: str, name: str,
         raise exception.ReattachFailed(
             f'Guest {name}: libvirt\'s status file {path} cannot be read '
             f'({e}); is the guest running?') from e
-    logs = {element.get('file') for element in status.iterfind('.//log')}
+    logs = {element.get('file')
+            for element in status.iterfind('./domain/devices/*/log')}
     if status.findtext('./domain/uuid') != domain or log not in logs:
         raise exception.ReattachFailed(
             f'Guest {name} ({domain}) has no log {log}, says {path}.')

@@ -142,6 +142,15 @@ def test_probe_of_a_daemon_that_is_down(
                        privileged.CLOSED]
 
 
+def test_probe_does_not_heed_what_the_tenant_wrote(
+        socket_path: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / 'qemu' / 'instance-1.xml').write_text(STATUS.replace(
+        '<uuid>', "<metadata><name>a reason='starting up' b</name>"
+        '</metadata><uuid>'))
+    _, _, answers = privileged.probe(socket_path, [('instance-1', LOG)], 1)
+    assert answers == [privileged.CLOSED]
+
+
 def test_probe_where_libvirt_keeps_no_status_files(bare_socket: str) -> None:
     _, _, answers = privileged.probe(bare_socket, [('instance-1', LOG)], 1)
     assert answers == [privileged.CLOSED]
