@@ -29,6 +29,7 @@ from tests.lab.terminal import Terminal
 from tests.lab.wait import until
 from virtlogd_driver import exception, watch
 from virtlogd_driver.virtlogd import health, periodic, privileged, reattach
+from virtlogd_driver.virtlogd import viewer as viewers
 from virtlogd_driver.virtlogd.health import DaemonState, LogState
 
 Use = Callable[[fixtures.Fixture], fixtures.Fixture]
@@ -421,7 +422,7 @@ def test_viewer_that_never_reads(
         until(waits, 'the guest waits')
         assert watched.state() is LogState.ALIVE
         assert len(watched.said('has not read')) == 1
-        watched.watch(viewer_timeout=5)
+        watched.watch(viewer_timeout=viewers.STUCK_AFTER)
         watched.until_said('was disconnected', 60)
         watched.until_said('No viewer stops')
         watched.grows()

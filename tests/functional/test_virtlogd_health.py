@@ -24,17 +24,18 @@ from tests.lab import guest
 from tests.lab.daemons import LibvirtHost
 from tests.lab.wait import until
 from virtlogd_driver import exception, metrics, watch
-from virtlogd_driver.virtlogd import health, periodic, privileged, rpc
+from virtlogd_driver.virtlogd import health, periodic, privileged, rpc, viewer
 from virtlogd_driver.virtlogd.health import LogState
 
 Use = Callable[[fixtures.Fixture], fixtures.Fixture]
 
 
-def start(host: LibvirtHost, name: str = 'guest1') -> Path:
+def start(host: LibvirtHost, name: str = 'guest1',
+          interval: float = 0.1) -> Path:
     """A guest with one logged port; the path of its log."""
     log = host.log_directory / f'{name}.log'
     host.connect().createXML(guest.domain_xml(
-        host.directory, guest.boot_sector(interval=0.1),
+        host.directory, guest.boot_sector(interval=interval),
         [guest.tcp_serial(guest.free_port(), log)], name=name))
     until(lambda: log.exists() and log.stat().st_size > 0, 'the log')
     return log
@@ -138,9 +139,23 @@ def test_root_without_any_capability_is_enough_for_all_but_viewers(
 
 def test_viewers_are_disconnected_with_one_capability(
         libvirt_host: LibvirtHost, helper: None) -> None:
-    assert not privileged.disconnect(('127.0.0.1', 1), b'x', 0.0)
-    (daemon,) = helpers()
-    assert capabilities_of(daemon) == 1 << 12, 'CAP_NET_ADMIN'
+    start(libvirt_host, interval=0)
+    (port,) = watch.list_ports(libvirt_host.connect())
+    assert port.listener
+    with socket.socket() as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.connect(port.listener)
+
+        def is_stuck() -> list[viewer.Viewer]:
+            return [found for found in viewer.viewers([port.listener])
+                    if found.stuck(viewer.STUCK_AFTER)]
+
+        (found,) = until(is_stuck, 'the viewer is stuck', 60)
+        assert not privileged.disconnect(b'x', 0.0)
+        (daemon,) = helpers()
+        assert capabilities_of(daemon) == 1 << 12, 'CAP_NET_ADMIN'
+        assert privileged.disconnect(found.socket_id, 0.0)
+        assert is_stuck() == []
 
 
 def test_helper_knows_no_other_virtlogd_than_the_configured_one(

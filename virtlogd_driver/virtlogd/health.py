@@ -19,10 +19,7 @@ from oslo_privsep import daemon as privsep
 from virtlogd_driver import exception
 from virtlogd_driver.virtlogd import privileged
 from virtlogd_driver.virtlogd.port import Address, Port
-from virtlogd_driver.virtlogd.viewer import Viewer
-
-#: A viewer that took nothing for so many seconds is stuck.
-STUCK_AFTER = 10.0
+from virtlogd_driver.virtlogd.viewer import STUCK_AFTER, Viewer
 
 #: A file system with fewer free bytes is full, as far as a log is concerned:
 #: so much may be in a log's pipe.

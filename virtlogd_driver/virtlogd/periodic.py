@@ -243,7 +243,7 @@ class HealthTask:
     def _end(self, stuck: Stuck, limit: float) -> bool:
         try:
             ended = bool(privileged.disconnect(
-                stuck.viewer.local, stuck.viewer.socket_id, limit))
+                stuck.viewer.socket_id, limit))
         except (exception.VirtlogdDriverError, *health.PRIVSEP_ERRORS) as e:
             if self._disconnectable:
                 LOG.error('[virtlogd] viewer_timeout cannot be kept: %s', e)

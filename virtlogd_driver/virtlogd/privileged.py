@@ -25,6 +25,7 @@ from oslo_privsep import capabilities, priv_context
 
 from virtlogd_driver import conf, exception
 from virtlogd_driver.virtlogd import rpc, viewer
+from virtlogd_driver.virtlogd.port import Address, numeric
 
 #: Root without capabilities: connects to virtlogd, reads root's own files.
 virtlogd_context = priv_context.PrivContext(
@@ -210,19 +211,37 @@ def open_log(socket_path: str, domain: str, name: str, log: str,
             os.close(pipe)
 
 
-@viewer_context.entrypoint
-def disconnect(local: tuple[str, int], socket_id: bytes,
-               seconds: float) -> bool:
-    """End a viewer's connection, if it is stuck.
+def _listeners() -> list[Address]:
+    """Where guests listen with their serial ports, by libvirt's own files."""
+    found = []
+    for path in (Path(_own_socket()).parent / 'qemu').glob('*.xml'):
+        try:
+            # As above.
+            status = ElementTree.parse(path)  # noqa: S314
+            for kind in ('serial', 'console'):
+                found += [
+                    numeric(source.get('host', ''),
+                            int(source.get('service', '')))
+                    for source in status.iterfind(
+                        f"./domain/devices/{kind}/source[@mode='bind']")]
+        except (OSError, ValueError, ElementTree.ParseError):
+            # Its guest has ended, or it has no number.
+            continue
+    return found
 
-    :param local: the guest's side: address and port
+
+@viewer_context.entrypoint
+def disconnect(socket_id: bytes, seconds: float) -> bool:
+    """End a viewer's connection to a guest's serial port, if it is stuck.
+
     :param socket_id: of the Viewer
-    :param seconds: how long it has to have stopped the guest
+    :param seconds: how long it has to have stopped the guest; STUCK_AFTER at
+        least
     :returns: whether it was, and is disconnected
     :raises VirtlogdDriverError: the kernel refuses
     """
-    address, port = local
-    for found in viewer.viewers([(address, port)]):
+    seconds = max(seconds, viewer.STUCK_AFTER)
+    for found in viewer.viewers(_listeners()):
         if found.socket_id == socket_id and found.stuck(seconds):
             viewer.disconnect(socket_id)
             return True

@@ -18,6 +18,10 @@ from dataclasses import dataclass
 from virtlogd_driver import exception
 from virtlogd_driver.virtlogd.port import Address
 
+#: A viewer that took nothing for so many seconds is stuck; one that is
+#: stuck for less is not disconnected, whoever asks for it.
+STUCK_AFTER = 10.0
+
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _SOCK_DESTROY = 21

@@ -11,7 +11,7 @@ from virtlogd_driver import exception
 from virtlogd_driver.virtlogd import health, privileged
 from virtlogd_driver.virtlogd.health import DaemonState, LogState
 from virtlogd_driver.virtlogd.port import Port
-from virtlogd_driver.virtlogd.viewer import Viewer
+from virtlogd_driver.virtlogd.viewer import STUCK_AFTER, Viewer
 
 
 def examine(virtlogd: FakeVirtlogd, *ports: Port,
@@ -119,7 +119,7 @@ def viewer(number: int, silent: float, full: bool = True,
 
 def test_stuck_viewer_is_found_at_its_port() -> None:
     virtlogd = FakeVirtlogd('/a/0', '/a/1', '/a/2')
-    stuck = viewer(1, health.STUCK_AFTER)
+    stuck = viewer(1, STUCK_AFTER)
     report = examine(
         virtlogd, port(0), port(1), port(2),
         viewers=[viewer(0, 1), stuck, viewer(2, 1000, full=False)])

@@ -16,7 +16,7 @@ from oslo_config import cfg
 from oslo_privsep import capabilities
 
 from virtlogd_driver import conf, exception
-from virtlogd_driver.virtlogd import privileged, rpc
+from virtlogd_driver.virtlogd import privileged, rpc, viewer
 
 DOMAIN = str(uuid.uuid4())
 LOG = '/instances/a/console.log'
@@ -209,13 +209,82 @@ def test_errors_of_the_privileged_side_can_cross_to_the_other() -> None:
         assert str(type(error)(*error.args)) == str(error)
 
 
-def test_disconnect_leaves_a_connection_that_is_not_stuck() -> None:
+# Viewers
+
+@pytest.fixture
+def connection(tmp_path: pathlib.Path, socket_path: str) -> Iterator[
+        tuple[socket.socket, socket.socket]]:
+    """A guest's side, as libvirt's status file has it, and a viewer's."""
     with (socket.create_server(('127.0.0.1', 0)) as listener,
           socket.create_connection(listener.getsockname()) as peer):
+        (tmp_path / 'qemu' / 'instance-1.xml').write_text(STATUS.replace(
+            "<serial type='pty'>", "<serial type='tcp'><source mode='bind' "
+            f"host='127.0.0.1' service='{listener.getsockname()[1]}'/>"))
         guest, _ = listener.accept()
         with guest:
-            (found,) = privileged.viewer.viewers([guest.getsockname()])
-            assert not privileged.disconnect(
-                guest.getsockname(), found.socket_id, 0.0)
-            guest.send(b'still here')
-            assert peer.recv(100) == b'still here'
+            yield guest, peer
+
+
+def fill(guest: socket.socket) -> bytes:
+    """Stop a guest's output; the kernel's name of its socket."""
+    guest.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            guest.send(bytes(65536))
+    time.sleep(0.2)
+    (found,) = viewer.viewers([guest.getsockname()])
+    assert found.stuck(0.1)
+    return found.socket_id
+
+
+def is_connected(peer: socket.socket) -> bool:
+    try:
+        return bool(peer.recv(1))
+    except ConnectionError:
+        return False
+
+
+def test_disconnect_leaves_a_connection_that_is_not_stuck(
+        connection: tuple[socket.socket, socket.socket],
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewer, 'STUCK_AFTER', 0.0)
+    guest, peer = connection
+    (found,) = viewer.viewers([guest.getsockname()])
+    assert not privileged.disconnect(found.socket_id, 0.0)
+    guest.send(b'still here')
+    assert is_connected(peer)
+
+
+def test_disconnect_has_a_shortest_time(
+        connection: tuple[socket.socket, socket.socket]) -> None:
+    """Whatever the caller says: it could end every connection."""
+    guest, peer = connection
+    assert not privileged.disconnect(fill(guest), 0.0)
+    assert is_connected(peer)
+
+
+def test_disconnect_leaves_connections_that_are_no_guests(
+        connection: tuple[socket.socket, socket.socket],
+        tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewer, 'STUCK_AFTER', 0.0)
+    guest, peer = connection
+    (tmp_path / 'qemu' / 'instance-1.xml').write_text(STATUS)
+    assert not privileged.disconnect(fill(guest), 0.0)
+    assert is_connected(peer)
+
+
+def test_disconnect_goes_by_all_status_files(
+        connection: tuple[socket.socket, socket.socket],
+        tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewer, 'STUCK_AFTER', 0.0)
+    guest, _ = connection
+    for name, text in (('broken', STATUS[:200]), ('other', STATUS),
+                       ('named', STATUS.replace(
+                           "'pty'>", "'tcp'><source mode='bind'/>"))):
+        (tmp_path / 'qemu' / f'{name}.xml').write_text(text)
+    ended: list[bytes] = []
+    # The kernel may not be able to.
+    monkeypatch.setattr(viewer, 'disconnect', ended.append)
+    name = fill(guest)
+    assert privileged.disconnect(name, 0.0)
+    assert ended == [name]
