@@ -24,7 +24,8 @@ from virtlogd_driver.guest.char_device import CharDevice
 from virtlogd_driver.virtlogd.port import Port
 
 #: What an answer of virtlogd means for a log (virtlogd/health.py).
-_STATES = {'open': 'alive', 'closed': 'dead', 'file': 'unrotated'}
+_STATES = {'open': 'alive', 'closed': 'dead', 'file': 'unrotated',
+           'starting': 'unknown'}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +157,8 @@ class Hypervisor:
         """What becomes of what is written on each port.
 
         :returns: "alive", "dead", "unrotated"; "unknown", as virtlogd cannot
-            be asked; "none", as there is no log; "-", as the guest does not
-            run
+            be asked, or as the guest just starts or ends; "none", as there is
+            no log; "-", as the guest does not run
         """
         asked = [(port.guest.name, port.device.log_file) for port in ports
                  if port.guest.active and port.device.log_file]

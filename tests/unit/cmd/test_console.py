@@ -25,11 +25,11 @@ def make(tmp_path: Path) -> Iterator[Make]:
     """A command that sees the domains given."""
     made: list[Console] = []
 
-    def node(*domains: str) -> Console:
+    def node(*domains: str, virtlogd_socket: Path | None = None) -> Console:
         path = tmp_path / 'node.xml'
         path.write_text(
             fake_libvirt.NODE.format(domains='\n'.join(domains)))
-        console = Console(f'test://{path}')
+        console = Console(f'test://{path}', virtlogd_socket)
         console.setUp()
         made.append(console)
         return console
@@ -100,6 +100,17 @@ def test_list_of_odd_guests(make: Make) -> None:
     assert lines[1].split()[:5] == ['none', 'running', '-', '-', '-']
     assert console.output('list', '--names').split() == [
         b'none', none['uuid'].encode(), b'two', first['uuid'].encode()]
+
+
+def test_log_of_a_guest_that_just_starts_is_unknown(
+        make: Make, tmp_path: Path) -> None:
+    """libvirt has no status file of it yet, or none any more."""
+    (tmp_path / 'qemu').mkdir()
+    console = make(
+        fake_libvirt.domain_xml(fake_libvirt.serial(log='/nowhere/x.log')),
+        virtlogd_socket=tmp_path / 'none')
+    (found,) = json.loads(console.output('list', '--json'))
+    assert found['log'] == 'unknown'
 
 
 def test_a_narrow_terminal_gets_fewer_columns(make: Make) -> None:
@@ -200,3 +211,4 @@ def test_since_the_last_boot(make: Make, tmp_path: Path) -> None:
     shown = console.run('show', 'guest', '--since-boot')
     assert shown.returncode == 1
     assert b'No start of this guest is noted' in shown.stderr
+
