@@ -99,7 +99,7 @@ class Connection:
     :param path: virtlogd's socket
     :param timeout: seconds for all that is done with this connection
     :raises VirtlogdDown: nothing listens there
-    :raises VirtlogdHung: its queue of connections is full
+    :raises VirtlogdHung: its queue of connections is full, and stays so
     :raises VirtlogdError: this process may not connect
     """
 
@@ -112,7 +112,7 @@ class Connection:
             socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._socket.settimeout(timeout)
         try:
-            self._socket.connect(path)
+            self._connect()
         except (FileNotFoundError, ConnectionRefusedError) as e:
             self.close()
             raise exception.VirtlogdDown(
@@ -127,6 +127,16 @@ class Connection:
             raise exception.VirtlogdError(
                 f'{path} cannot be connected to ({e.strerror or e}): virtlogd '
                 'answers root only.') from e
+
+    def _connect(self) -> None:
+        while True:
+            try:
+                return self._socket.connect(self._path)
+            except BlockingIOError:
+                # The queue is full for now: many ask at the same time.
+                if time.monotonic() > self._deadline:
+                    raise
+            time.sleep(0.01)
 
     def __enter__(self) -> 'Connection':
         return self

@@ -181,8 +181,23 @@ def test_full_queue_of_connections_is_hung(path: str) -> None:
         listener.bind(path)
         listener.listen(0)
         waiting.enter_context(rpc.Connection(path, 0.2))
+        start = time.monotonic()
         with pytest.raises(exception.VirtlogdHung):
             rpc.Connection(path, 0.2)
+        assert 0.2 <= time.monotonic() - start < 2
+
+
+def test_full_queue_of_connections_is_waited_for(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(0)
+        with rpc.Connection(path, 5):
+            accepting = threading.Timer(0.2, lambda: listener.accept())
+            accepting.start()
+            try:
+                rpc.Connection(path, 5).close()
+            finally:
+                accepting.join()
 
 
 def test_connection_closed_during_a_call_is_down(path: str) -> None:
