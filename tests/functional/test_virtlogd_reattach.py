@@ -309,6 +309,56 @@ def test_attempt_that_fails_half_way_opens_the_port_again(
     unharmed(dead, before)
 
 
+@pytest.mark.parametrize('when', ['before', 'after'])
+@pytest.mark.parametrize('backend', ['null', 'socket'])
+def test_libvirt_that_fails_half_way_leaves_the_console(
+        dead: DeadLogs, monkeypatch: pytest.MonkeyPatch,
+        backend: str, when: str) -> None:
+    """Whether QEMU has done what it was told or not."""
+    before = chardevs(dead)
+    real = reattach._change
+
+    def change(domain: libvirt.virDomain, chardev: str,
+               wanted: dict[str, Any], logfile: str | None) -> Any:
+        if wanted['type'] != backend or logfile is None:
+            return real(domain, chardev, wanted, logfile)
+        if when == 'after':
+            real(domain, chardev, wanted, logfile)
+        raise libvirt.libvirtError('Timed out')
+
+    monkeypatch.setattr(reattach, '_change', change)
+    with pytest.raises(exception.ReattachFailed, match='Timed out'):
+        dead.reattach(0)
+    assert chardevs(dead) == before
+    with Terminal('127.0.0.1', dead.port) as terminal:
+        terminal.type(b'typed\r')
+        terminal.read_until(b'typed\r\n')
+
+
+def test_libvirt_that_is_gone_half_way_is_said(
+        dead: DeadLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*args: Any) -> Any:
+        dead.host.stop_libvirtd(signal.SIGKILL)
+        return real(*args)
+
+    real = reattach._open_again
+    monkeypatch.setattr(reattach, '_open_again', gone)
+    with pytest.raises(exception.ReattachFailed,
+                       match=r'console is gone.*virtlogd-console reattach'):
+        dead.reattach(0)
+
+
+def test_libvirt_python_that_passes_no_descriptors(
+        dead: DeadLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = chardevs(dead)
+    monkeypatch.delattr(libvirt_qemu, 'qemuMonitorCommandWithFiles')
+    tainted = dead.tainted()
+    with pytest.raises(exception.ReattachFailed, match='libvirt-python'):
+        dead.reattach(0)
+    assert dead.tainted() is tainted
+    unharmed(dead, before)
+
+
 def test_port_that_is_taken_for_good_is_said(
         dead: DeadLogs, use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
     use(Listening(dead.port, monkeypatch))

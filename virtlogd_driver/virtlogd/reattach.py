@@ -12,6 +12,7 @@ is not: the device is changed for one that only logs first, as the TCP port
 has to be free before a new device can listen on it. A viewer is disconnected.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -58,6 +59,9 @@ class Device:
 
 class _MonitorError(Exception):
     """QEMU refuses a command."""
+
+
+_REFUSALS = (_MonitorError, libvirt.libvirtError)
 
 
 def find_device(xml: str, log: str) -> Device:
@@ -157,11 +161,16 @@ def attach(domain: libvirt.virDomain, device: Device, pipe: int) -> str:
         fdset = _free_fdset(_qmp(domain, 'query-fdsets'))
         _add_fd(domain, fdset, pipe)
         try:
-            return _exchange(domain, device, f'/dev/fdset/{fdset}')
-        finally:
-            # The device holds a duplicate; without one, the pipe closes.
-            _qmp(domain, 'remove-fd', fdset_id=fdset)
-    except (_MonitorError, libvirt.libvirtError) as e:
+            note = _exchange(domain, device, f'/dev/fdset/{fdset}')
+        except Exception:
+            # What has failed before says more.
+            with contextlib.suppress(*_REFUSALS):
+                _qmp(domain, 'remove-fd', fdset_id=fdset)
+            raise
+        # The device holds a duplicate; without one, the pipe closes.
+        _qmp(domain, 'remove-fd', fdset_id=fdset)
+        return note
+    except _REFUSALS as e:
         raise exception.ReattachFailed(
             f'Device {device.chardev} of guest {domain.UUIDString()} could '
             f'not be attached to its log again ({e}). {_REMEDY}') from e
@@ -188,19 +197,11 @@ def _add_fd(domain: libvirt.virDomain, fdset: int, pipe: int) -> None:
 
 def _exchange(domain: libvirt.virDomain, device: Device,
               logfile: str) -> str:
-    # QEMU makes the new device before it drops the old one: where this fails
-    # nothing has changed.
-    _change(domain, device.chardev, {'type': 'null', 'data': {}}, logfile)
     try:
+        _change(domain, device.chardev, {'type': 'null', 'data': {}}, logfile)
         result = _open_again(domain, device, logfile)
-    except (_MonitorError, libvirt.libvirtError):
-        # Interactive without a log is what it was before.
-        try:
-            _open_again(domain, device, None)
-        except _MonitorError as e:
-            raise _MonitorError(
-                f'{e}; it logs, but is not interactive until its next start'
-            ) from e
+    except Exception:
+        _restore(domain, device)
         raise
     pty = (result or {}).get('pty')
     if device.pty is not None and pty != device.pty:
@@ -208,6 +209,29 @@ def _exchange(domain: libvirt.virDomain, device: Device,
                 'libvirt does not know: virsh console works again after the '
                 'next start of the guest')
     return ''
+
+
+def _restore(domain: libvirt.virDomain, device: Device) -> None:
+    """Interactive without a log is what it was before.
+
+    Where libvirt fails, rather than QEMU, it is not known how far QEMU got;
+    it makes a new device before it drops the old one.
+    """
+    try:
+        if _is_null(domain, device):
+            _open_again(domain, device, None)
+    except _REFUSALS as e:
+        raise _MonitorError(
+            f'{e}; its interactive console is gone, it is not interactive '
+            f'until "virtlogd-console reattach {domain.name()}" opens it '
+            'again, or until its next start') from e
+
+
+def _is_null(domain: libvirt.virDomain, device: Device) -> bool:
+    """Whether QEMU has the device that is there only meanwhile."""
+    return {one['label']: one['filename']
+            for one in _qmp(domain, 'query-chardev')
+            }.get(device.chardev) == 'null'
 
 
 def _open_again(domain: libvirt.virDomain, device: Device,
@@ -266,6 +290,10 @@ def reattach(domain: libvirt.virDomain, log: str, socket_path: str,
         raise exception.ReattachFailed(
             f'{log} is written by QEMU itself: set stdio_handler to "logd" in '
             f'qemu.conf and restart libvirtd. {_REMEDY}')
+    if not hasattr(libvirt_qemu, 'qemuMonitorCommandWithFiles'):
+        raise exception.ReattachFailed(
+            'libvirt-python is older than 8.2, and cannot give QEMU a '
+            f'descriptor: install a newer one. {_REMEDY}')
     device = find_device(xml, log)
     pipe = _open_pipe(socket_path, domain_uuid, name, log, timeout)
     try:
