@@ -11,7 +11,7 @@ import dataclasses
 import enum
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from oslo_privsep import daemon as privsep
@@ -91,6 +91,8 @@ class Report:
     libvirt: str = ''
     logs: tuple[Log, ...] = ()
     stuck: tuple[Stuck, ...] = ()
+    #: Why the kernel did not tell who is connected; empty where it did.
+    viewers: str = ''
     #: Time of the pass, in seconds since the epoch.
     time: float = field(default_factory=time.time)
     #: What the pass took, in seconds.
@@ -166,17 +168,27 @@ def examine(list_ports: Callable[[], Sequence[Port]], socket_path: str,
                     confirm_after)
         except exception.HostError as e:
             libvirt, ports, states = str(e), (), []
-    stuck: list[Stuck] = []
+    stuck: tuple[Stuck, ...] = ()
+    viewers = ''
     if list_viewers is not None:
-        by_listener = {port.listener: port for port in ports if port.listener}
-        stuck = [
-            Stuck(port, viewer)
-            for viewer in list_viewers(list(by_listener))
-            if viewer.stuck(STUCK_AFTER)
-            and (port := _port_of(viewer, by_listener))]
+        try:
+            stuck = tuple(_stuck(ports, list_viewers))
+        except OSError as e:
+            viewers = (f'The kernel does not tell who is connected ({e}). Load '
+                       'its modules inet_diag and tcp_diag.')
     return Report(daemon, reason, libvirt,
-                  tuple(map(Log, ports, states)), tuple(stuck),
+                  tuple(map(Log, ports, states)), stuck, viewers,
                   duration=time.monotonic() - start)
+
+
+def _stuck(ports: Sequence[Port],
+           list_viewers: Callable[[list[Address]], list[Viewer]]
+           ) -> Iterator[Stuck]:
+    by_listener = {port.listener: port for port in ports if port.listener}
+    for viewer in list_viewers(list(by_listener)):
+        port = _port_of(viewer, by_listener)
+        if port is not None and viewer.stuck(STUCK_AFTER):
+            yield Stuck(port, viewer)
 
 
 def _confirm(ports: Sequence[Port], states: list[LogState],
@@ -219,6 +231,8 @@ class Changes:
     stuck: tuple[Stuck, ...]
     #: Ports that a viewer does not stop any more.
     freed: tuple[Port, ...]
+    #: The kernel began or ceased to tell who is connected.
+    viewers: bool = False
 
 
 def changes(before: Report | None, now: Report) -> Changes:
@@ -234,7 +248,9 @@ def changes(before: Report | None, now: Report) -> Changes:
     def became(state: LogState) -> tuple[Port, ...]:
         return tuple(log.port for log in now.logs
                      if log.state is state and old.get(log.port) is not state)
-    still_stuck = {stuck.viewer.socket_id for stuck in now.stuck}
+    # What could not be found out this time is as it was.
+    known = remember(before, now)
+    still_stuck = {stuck.viewer.socket_id for stuck in known.stuck}
     return Changes(
         daemon=now.daemon is not (before.daemon if before
                                   else DaemonState.UP),
@@ -248,7 +264,8 @@ def changes(before: Report | None, now: Report) -> Changes:
                     if stuck.viewer.socket_id not in old_stuck),
         freed=tuple(stuck.port for stuck in before.stuck
                     if stuck.viewer.socket_id not in still_stuck)
-        if before else ())
+        if before else (),
+        viewers=bool(known.viewers) is not bool(before and before.viewers))
 
 
 def remember(before: Report | None, now: Report) -> Report:
@@ -261,7 +278,10 @@ def remember(before: Report | None, now: Report) -> Report:
         return now
     unasked = now.daemon in _UNASKED or bool(now.libvirt)
     if unasked and not now.logs:
-        return dataclasses.replace(now, logs=before.logs, stuck=before.stuck)
+        return dataclasses.replace(now, logs=before.logs, stuck=before.stuck,
+                                   viewers=before.viewers)
+    if now.viewers:
+        now = dataclasses.replace(now, stuck=before.stuck)
     old = {log.port: log for log in before.logs}
     return dataclasses.replace(now, logs=tuple(
         old.get(log.port, log) if log.state is LogState.UNKNOWN else log

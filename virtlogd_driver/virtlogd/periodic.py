@@ -273,6 +273,12 @@ def _say(changes: health.Changes, found: Report) -> None:
             LOG.error('Console logs are not watched: %s', found.libvirt)
         else:
             LOG.info('Console logs are watched again: libvirt answers.')
+    if changes.viewers:
+        if found.viewers:
+            LOG.error('Viewers of consoles are not watched: %s',
+                      found.viewers)
+        else:
+            LOG.info('Viewers of consoles are watched again.')
     for port in changes.died:
         LOG.error(
             'Console log %s of %s is dead: what the guest writes is lost. %s',

@@ -143,7 +143,9 @@ def viewers(listeners: Iterable[Address]) -> list[Viewer]:
         for kind, payload in _ask(_SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, request):
             if kind == _NLMSG_ERROR:
                 error = _error(payload)
-                if error is None or error.errno == errno.ENOENT:
+                # Without IPv6 there is none of it.
+                if error is None or (error.errno == errno.ENOENT
+                                     and family == socket.AF_INET6):
                     continue
                 raise error
             viewer = _viewer(payload)

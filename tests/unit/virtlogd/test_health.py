@@ -195,7 +195,9 @@ def test_dead_log_is_not_said_again_after_virtlogd_hung() -> None:
     passes = Passes()
     passes.next(port(0), viewers=[viewer(0, 60)])
     passes.virtlogd.daemon = privileged.HUNG
-    assert passes.next(port(0)).died == ()
+    for _ in range(2):
+        changes = passes.next(port(0))
+        assert changes.died == changes.freed == ()
     assert passes.report is not None
     assert states(passes.report) == [LogState.DEAD]
     passes.virtlogd.daemon = privileged.UP
@@ -224,7 +226,7 @@ def test_libvirt_that_does_not_answer_is_said_once() -> None:
         changes = health.changes(passes.report, found)
         passes.report = health.remember(passes.report, found)
         assert changes.libvirt is first
-        assert changes.died == ()
+        assert changes.died == changes.freed == ()
         assert states(passes.report) == [LogState.DEAD]
     changes = passes.next(port(0), viewers=[viewer(0, 60)])
     assert changes.libvirt
@@ -261,6 +263,33 @@ def test_helper_that_does_not_work_is_an_answer(
     assert state == privileged.REFUSED
     assert 'virtlogd_privileged_daemon' in reason
     assert answers == []
+
+
+@pytest.mark.parametrize('error', [
+    PermissionError(1, 'Operation not permitted'), TimeoutError('timed out')])
+def test_viewers_that_the_kernel_does_not_tell_are_said_once(
+        error: OSError) -> None:
+    def fails(listeners: object) -> list[Viewer]:
+        raise error
+
+    passes = Passes()
+    passes.virtlogd.open = {'/a/0'}
+    passes.next(port(0), viewers=[viewer(0, 60)])
+    for first in (True, False):
+        found = health.examine(
+            lambda: [port(0)], '/sock', 1, passes.virtlogd, fails)
+        assert states(found) == [LogState.ALIVE]
+        assert str(error) in found.viewers
+        changes = health.changes(passes.report, found)
+        assert changes.viewers is first
+        assert changes.freed == ()
+        passes.report = health.remember(passes.report, found)
+    passes.virtlogd.daemon = privileged.HUNG
+    assert not passes.next(port(0)).viewers
+    passes.virtlogd.daemon = privileged.UP
+    changes = passes.next(port(0))
+    assert changes.viewers
+    assert changes.freed == (port(0),)
 
 
 def test_viewer_that_leaves_is_said() -> None:

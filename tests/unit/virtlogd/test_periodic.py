@@ -239,6 +239,22 @@ def test_disconnecting_that_fails_is_said_once(
     assert len([said for said in host.said() if 'CAP_NET_ADMIN' in said]) == 1
 
 
+def test_viewers_that_are_not_watched_are_said(
+        host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(listeners: object) -> list[viewer.Viewer]:
+        raise PermissionError(1, 'Operation not permitted')
+
+    task = host.task()
+    with monkeypatch.context() as patch:
+        patch.setattr(viewer, 'viewers', fails)
+        assert task.run_once().count(LogState.ALIVE) == 2
+        task.run_once()
+    task.run_once()
+    assert [line.split(':')[0] for line in host.said()] == [
+        'ERROR Viewers of consoles are not watched',
+        'INFO Viewers of consoles are watched again.']
+
+
 def test_metrics_that_cannot_be_written_are_said_once(
         host: Host, tmp_path: pathlib.Path) -> None:
     def publish(report: Report, totals: periodic.Totals) -> None:

@@ -2,7 +2,9 @@
 """Viewers as this machine's kernel sees them, over its loopback."""
 
 import contextlib
+import errno
 import socket
+import struct
 import time
 from collections.abc import Iterator
 
@@ -110,6 +112,17 @@ def test_viewer_that_half_closed_is_still_one() -> None:
     with connected('127.0.0.1') as (guest, peer):
         peer.shutdown(socket.SHUT_WR)
         assert len(viewer.viewers([guest.getsockname()])) == 1
+
+
+def test_kernel_that_does_not_tell_has_no_empty_answer(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """ENOENT: its module tcp_diag is not there."""
+    def missing(*args: object) -> Iterator[tuple[int, bytes]]:
+        yield viewer._NLMSG_ERROR, struct.pack('=i', -errno.ENOENT)
+
+    monkeypatch.setattr(viewer, '_ask', missing)
+    with pytest.raises(FileNotFoundError):
+        viewer.viewers([('127.0.0.1', 1)])
 
 
 def test_many_viewers() -> None:
