@@ -174,8 +174,8 @@ def examine(list_ports: Callable[[], Sequence[Port]], socket_path: str,
         try:
             stuck = tuple(_stuck(ports, list_viewers))
         except OSError as e:
-            viewers = (f'The kernel does not tell who is connected ({e}). Load '
-                       'its modules inet_diag and tcp_diag.')
+            viewers = (f'The kernel does not tell who is connected ({e}). '
+                       'Load its modules inet_diag and tcp_diag.')
     return Report(daemon, reason, libvirt,
                   tuple(map(Log, ports, states)), stuck, viewers,
                   duration=time.monotonic() - start)

@@ -30,6 +30,9 @@ LOG = logging.getLogger(__name__)
 
 #: The most passes between two attempts to bring one log back.
 _MAX_PAUSE = 64
+#: Seconds that the end waits for an attempt to bring a log back: half way
+#: the guest has no console.
+_STOP_TIMEOUT = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +92,16 @@ class HealthTask:
         self._totals = Totals()
         self._report: Report | None = None
         self._attempts: dict[Port, _Attempts] = {}
+        self._healable = True
         self._disconnectable = True
         self._publishable = True
         # A pass that hung may end while another report is taken.
         self._lock = threading.Lock()
+        # Reports that passes made, and when one got on, by time.monotonic.
+        self._made = 0
+        self._progress = 0.0
+        # Held during an attempt to bring a log back.
+        self._attempt = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -108,20 +117,34 @@ class HealthTask:
         self._thread.start()
 
     def stop(self) -> None:
-        """End; a pass that is under way ends by itself, unheeded."""
+        """End; a pass that is under way ends by itself, unheeded.
+
+        An attempt to bring a log back is waited for, for _STOP_TIMEOUT at
+        most; no other is begun.
+        """
         self._stop.set()
+        if self._attempt.acquire(timeout=_STOP_TIMEOUT):
+            self._attempt.release()
+        else:
+            LOG.error(
+                'An attempt to bring a console log back has not ended within '
+                '%g s; its guest may have no interactive console. See '
+                'virtlogd-console reattach.', _STOP_TIMEOUT)
         if self._thread is not None:
             self._thread.join(1)
 
     def _loop(self) -> None:
         while not self._stop.is_set():
             done = threading.Event()
+            self._progress = time.monotonic()
             threading.Thread(target=self._guarded_pass, args=(done,),
                              name='virtlogd-health-pass', daemon=True).start()
-            begun = time.monotonic()
             self._stop.wait(self._settings.interval)
             while not done.is_set() and not self._stop.is_set():
-                self._look_beside(time.monotonic() - begun)
+                try:
+                    self._look_beside()
+                except Exception:
+                    LOG.exception('virtlogd could not be looked at')
                 done.wait(self._settings.interval)
 
     def _guarded_pass(self, done: threading.Event) -> None:
@@ -133,17 +156,25 @@ class HealthTask:
         finally:
             done.set()
 
-    def _look_beside(self, waited: float) -> None:
-        """While a pass waits for libvirt, which may hang with virtlogd."""
+    def _look_beside(self) -> None:
+        """While a pass waits for libvirt, which may hang with virtlogd.
+
+        What is found is no pass: the time of the last one stays.
+        """
+        made = self._made
         daemon, reason, _ = health.ask(
             self._settings.socket_path, [], self._settings.timeout)
         libvirt = ''
-        if waited > self._settings.patience:
+        if time.monotonic() - self._progress > self._settings.patience:
             libvirt = ('libvirt did not answer for '
                        f'{self._settings.patience:g} s. See whether virtlogd '
                        'or a guest hangs.')
         if daemon == DaemonState.HUNG or libvirt:
-            self._take(Report(DaemonState(daemon), reason, libvirt))
+            last = self._report
+            self._take(Report(
+                DaemonState(daemon), reason, libvirt,
+                time=last.time if last else 0.0,
+                duration=last.duration if last else 0.0), made)
 
     def run_once(self) -> Report:
         """One pass: look, say, heal, publish."""
@@ -161,11 +192,18 @@ class HealthTask:
             self._list_ports, self._settings.socket_path,
             self._settings.timeout, list_viewers=viewer.viewers)
 
-    def _take(self, found: Report) -> None:
-        """Say what has changed, and publish the report."""
+    def _take(self, found: Report, beside: int | None = None) -> None:
+        """Say what has changed, and publish the report.
+
+        :param beside: reports that passes had made when this one, which is
+            none of a pass, was begun; one that was made since knows better
+        """
         with self._lock:
-            if self._stop.is_set():
+            if self._stop.is_set() or beside not in (None, self._made):
                 return
+            if beside is None:
+                self._made += 1
+                self._progress = time.monotonic()
             changes = health.changes(self._report, found)
             self._report = health.remember(self._report, found)
             self._totals = replace(
@@ -192,9 +230,27 @@ class HealthTask:
         self._forget_attempts(dead)
         if self._reattach is None or found.daemon is not DaemonState.UP:
             return False
-        back = [self._bring_back(port) for port in sorted(
-            dead, key=lambda port: (port.guest, port.number))]
-        return any(back)
+        back = False
+        for port in sorted(dead, key=lambda port: (port.guest, port.number)):
+            with self._attempt:
+                if self._stop.is_set():
+                    break
+                try:
+                    if self._bring_back(port):
+                        back = self._healable = True
+                except (exception.VirtlogdDown, exception.VirtlogdHung) as e:
+                    if self._healable:
+                        LOG.error('Console logs are not brought back for '
+                                  'now: %s', e)
+                    self._healable = False
+                    break
+                except Exception:
+                    self._count_failure()
+                    LOG.exception(
+                        'Console log %s of %s could not be brought back',
+                        port.log, port, instance_uuid=port.guest)
+            self._progress = time.monotonic()
+        return back
 
     def _forget_attempts(self, dead: set[Port]) -> None:
         """A log that stays alive for long enough starts over."""
@@ -204,6 +260,11 @@ class HealthTask:
                 del self._attempts[port]
 
     def _bring_back(self, port: Port) -> bool:
+        """Try, if it is time to; whether the log is back.
+
+        :raises VirtlogdDown: no log can be brought back
+        :raises VirtlogdHung: likewise
+        """
         attempts = self._attempts.setdefault(port, _Attempts())
         if attempts.passes_to_wait:
             attempts.passes_to_wait -= 1
@@ -218,10 +279,13 @@ class HealthTask:
         attempts.passes_to_wait = min(2 ** (attempts.count - 1), _MAX_PAUSE)
         try:
             note = self._reattach(port)
-        except exception.VirtlogdDriverError as e:
-            self._totals = replace(
-                self._totals,
-                reattach_failed=self._totals.reattach_failed + 1)
+        except (exception.VirtlogdDown, exception.VirtlogdHung):
+            # It says nothing of this log.
+            attempts.count -= 1
+            attempts.passes_to_wait = 0
+            raise
+        except (exception.VirtlogdDriverError, *health.PRIVSEP_ERRORS) as e:
+            self._count_failure()
             log = LOG.error if attempts.count == 1 else LOG.debug
             log('Console log %s of %s could not be brought back: %s',
                 port.log, port, e, instance_uuid=port.guest)
@@ -232,6 +296,10 @@ class HealthTask:
             LOG.warning('Console log %s of %s was attached again; %s.',
                         port.log, port, note, instance_uuid=port.guest)
         return True
+
+    def _count_failure(self) -> None:
+        self._totals = replace(
+            self._totals, reattach_failed=self._totals.reattach_failed + 1)
 
     def _disconnect(self, found: Report) -> bool:
         """End the connections of viewers that stop a guest for too long."""

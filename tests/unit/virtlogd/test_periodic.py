@@ -4,8 +4,10 @@ import pathlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
+from oslo_privsep import daemon as privsep
 
 from tests.unit.virtlogd.fake_virtlogd import FakeVirtlogd, port
 from virtlogd_driver import exception
@@ -38,7 +40,7 @@ class Host:
         self.ports: Sequence[Port] = [port(0), port(1)]
         self.published: list[tuple[Report, periodic.Totals]] = []
         self.attempts: list[Port] = []
-        self.failing = False
+        self.failing: Exception | None = None
         self.note = ''
         caplog.set_level(logging.INFO)
 
@@ -48,7 +50,7 @@ class Host:
     def reattach(self, one: Port) -> str:
         self.attempts.append(one)
         if self.failing:
-            raise exception.ReattachFailed('QEMU refuses')
+            raise self.failing
         assert one.log
         self.virtlogd.open.add(one.log)
         return self.note
@@ -150,7 +152,7 @@ def test_nothing_is_healed_without_virtlogd(host: Host, state: str) -> None:
 def test_failed_healing_is_said_once_and_tried_ever_more_rarely(
         host: Host) -> None:
     task = host.task(heal=True)
-    host.failing = True
+    host.failing = exception.ReattachFailed('QEMU refuses')
     host.virtlogd.open.remove('/a/0')
     passes = []
     for number in range(20):
@@ -163,6 +165,43 @@ def test_failed_healing_is_said_once_and_tried_ever_more_rarely(
         'ERROR Console log /a/0 of guest a (instance-a), serial port 0 could '
         'not be brought back: QEMU refuses']
     assert host.published[-1][1].reattach_failed == 4
+
+
+@pytest.mark.parametrize('error', [
+    OSError('the helper is gone'), privsep.FailedToDropPrivileges('no sudo'),
+    ValueError('a bug')])
+def test_error_of_one_guest_leaves_healing_to_the_others(
+        host: Host, error: Exception) -> None:
+    task = host.task(heal=True)
+    host.failing = error
+    host.virtlogd.open.clear()
+    task.run_once()
+    assert host.attempts == [port(0), port(1)]
+    said = host.said()
+    assert len([line for line in said if 'could not be brought' in line]) == 2
+    task.run_once()
+    assert host.published[-1][1].reattach_failed == 2
+
+
+@pytest.mark.parametrize('error', [
+    exception.VirtlogdDown('it is down'), exception.VirtlogdHung('it hangs')])
+def test_virtlogd_that_goes_away_ends_healing_for_this_pass(
+        host: Host, error: Exception) -> None:
+    task = host.task(heal=True)
+    host.virtlogd.open.clear()
+    task.run_once()
+    host.attempts.clear()
+    host.said()
+    host.failing = error
+    host.virtlogd.open.clear()
+    for _ in range(4):
+        task.run_once()
+    # Again in each pass, as it says nothing of the log itself.
+    assert host.attempts == [port(0)] * 3
+    assert [line for line in host.said() if str(error) in line] == [
+        f'ERROR Console logs are not brought back for now: {error}']
+    host.failing = None
+    assert task.run_once().count(LogState.ALIVE) == 2
 
 
 def test_log_that_dies_again_and_again_is_healed_ever_more_rarely(
@@ -378,6 +417,134 @@ def test_slow_libvirt_is_not_said(
     wait_for(lambda: task.report)
     task.stop()
     assert host.said() == []
+
+
+def test_look_beside_that_fails_does_not_end_the_passes(
+        host: Host, started: Callable[..., periodic.HealthTask],
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    ports = host.ports
+
+    def hang() -> Sequence[Port]:
+        release.wait(30)
+        return ports
+
+    def fails(*args: object) -> None:
+        raise RuntimeError('can\'t start new thread')
+
+    host.list_ports = hang  # type: ignore[method-assign]
+    with monkeypatch.context() as patch:
+        task = started(0.1)
+        wait_for(lambda: host.virtlogd.calls)
+        patch.setattr(health, 'ask', fails)
+        wait_for(lambda: host.said())
+    release.set()
+    wait_for(lambda: len(host.published) > 2)
+    assert task.report is not None
+    assert task.report.count(LogState.ALIVE) == 2
+
+
+def test_look_beside_is_no_pass(
+        host: Host, started: Callable[..., periodic.HealthTask]) -> None:
+    answering = threading.Event()
+    answering.set()
+    ports = host.ports
+
+    def list_ports() -> Sequence[Port]:
+        answering.wait(30)
+        return ports
+
+    host.list_ports = list_ports  # type: ignore[method-assign]
+    task = started(0.1)
+    wait_for(lambda: task.report)
+    answering.clear()
+    time.sleep(0.2)
+    assert task.report is not None
+    before = task.report.time
+    wait_for(lambda: task.report and task.report.libvirt)
+    assert task.report.time == before
+    answering.set()
+    wait_for(lambda: task.report and task.report.time > before)
+
+
+def test_look_beside_that_is_late_is_not_heeded(
+        host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass has ended while it was asking."""
+    task = host.task()
+
+    real = health.ask
+
+    def late(*args: Any) -> tuple[str, str, Sequence[str]]:
+        monkeypatch.setattr(health, 'ask', real)
+        task.run_once()
+        return privileged.HUNG, 'because', []
+
+    monkeypatch.setattr(health, 'ask', late)
+    task._look_beside()
+    assert task.report is not None
+    assert task.report.daemon is DaemonState.UP
+    assert host.said() == []
+
+
+def test_healing_that_takes_long_is_no_libvirt_that_hangs(
+        host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.ports = [port(number) for number in range(6)]
+    host.virtlogd.open.clear()
+    real = host.reattach
+
+    def slow(one: Port) -> str:
+        time.sleep(0.15)
+        return real(one)
+
+    host.reattach = slow  # type: ignore[method-assign]
+    task = host.task(heal=True, interval=0.05)
+    task.start()
+    wait_for(lambda: len(host.attempts) == 6)
+    task.stop()
+    assert not any('watched' in line for line in host.said())
+
+
+def test_stop_waits_for_the_attempt_under_way_and_begins_no_other(
+        host: Host) -> None:
+    host.virtlogd.open.clear()
+    real = host.reattach
+    begun = threading.Event()
+
+    def slow(one: Port) -> str:
+        begun.set()
+        time.sleep(1.5)
+        return real(one)
+
+    host.reattach = slow  # type: ignore[method-assign]
+    task = host.task(heal=True)
+    task.start()
+    assert begun.wait(10)
+    task.stop()
+    assert host.attempts == [port(0)]
+    time.sleep(0.2)
+    assert host.attempts == [port(0)]
+
+
+def test_stop_does_not_wait_for_ever_for_an_attempt(
+        host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(periodic, '_STOP_TIMEOUT', 0.2)
+    host.virtlogd.open.clear()
+    begun, release = threading.Event(), threading.Event()
+
+    def hang(one: Port) -> str:
+        begun.set()
+        release.wait(30)
+        return ''
+
+    host.reattach = hang  # type: ignore[method-assign]
+    task = host.task(heal=True)
+    task.start()
+    assert begun.wait(10)
+    start = time.monotonic()
+    task.stop()
+    assert time.monotonic() - start < 2
+    release.set()
+    assert any('virtlogd-console reattach' in line for line in host.said())
 
 
 def test_stop_does_not_wait_for_a_pass_that_hangs(host: Host) -> None:
