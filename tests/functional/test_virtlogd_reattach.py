@@ -2,6 +2,7 @@
 """A dead log attached again, and attempts that fail, on real guests."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -17,11 +18,19 @@ import libvirt_qemu
 import pytest
 
 from tests.lab import guest
+from tests.lab.command import Console
 from tests.lab.daemons import LibvirtHost
 from tests.lab.terminal import Terminal
 from tests.lab.wait import until
 from virtlogd_driver import exception, host, watch
-from virtlogd_driver.virtlogd import privileged, reattach, rpc
+from virtlogd_driver.virtlogd import (
+    health,
+    periodic,
+    privileged,
+    reattach,
+    rpc,
+    viewer,
+)
 from virtlogd_driver.virtlogd.port import Port
 
 Use = Callable[[fixtures.Fixture], fixtures.Fixture]
@@ -368,6 +377,81 @@ def test_port_that_is_taken_for_good_is_said(
         dead.reattach(0)
     assert dead.domain.isActive()
     dead.grows(0)
+
+
+def cut_off(dead: DeadLogs) -> None:
+    """As an attempt whose process is killed half way leaves the guest."""
+    device = reattach.find_device(dead.domain.XMLDesc(), str(dead.logs[0]))
+    pipe = reattach._open_pipe(
+        str(dead.host.virtlogd_socket), dead.domain.UUIDString(), 'guest1',
+        str(dead.logs[0]), 2)
+    fdset = reattach._FIRST_FDSET
+    reattach._add_fd(dead.domain, fdset, pipe)
+    os.close(pipe)
+    reattach._change(dead.domain, device.chardev,
+                     {'type': 'null', 'data': {}}, f'/dev/fdset/{fdset}')
+    assert dead.alive(0)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(('127.0.0.1', dead.port))
+
+
+def interactive_and_logged(dead: DeadLogs) -> None:
+    assert dead.alive(0)
+    dead.grows(0)
+    held = [one for one in dead.monitor('query-fdsets')
+            if one['fds'] and one['fdset-id'] >= reattach._FIRST_FDSET]
+    assert held == []
+    with Terminal('127.0.0.1', dead.port) as terminal:
+        terminal.type(b'typed\r')
+        terminal.read_until(b'typed\r\n')
+
+
+def test_attempt_that_was_cut_off_is_completed(dead: DeadLogs) -> None:
+    cut_off(dead)
+    assert dead.reattach(0) == ''
+    interactive_and_logged(dead)
+
+
+def test_attempt_that_was_cut_off_is_completed_by_command(
+        dead: DeadLogs, use: Use) -> None:
+    cut_off(dead)
+    console = use(Console(dead.host.uri, dead.host.virtlogd_socket))
+    assert console.output('reattach', 'guest1', '--port', '0') == (
+        b'guest1: the console is open again\n')
+    interactive_and_logged(dead)
+    assert console.output('reattach', 'guest1', '--port', '0') == (
+        b'guest1: the log is alive, nothing to do\n')
+
+
+def test_attempt_that_was_cut_off_is_found_and_completed(
+        dead: DeadLogs, monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(health, 'CLOSED_AFTER', 0.3)
+    caplog.set_level(logging.INFO)
+    cut_off(dead)
+    dead.reattach(1)
+    caplog.clear()
+    task = watch.health_task(lambda: dead.connection, periodic.Settings(
+        str(dead.host.virtlogd_socket), 60, 2), heal=True)
+    task.run_once()
+    assert caplog.messages == [], 'it may be just for now'
+    time.sleep(0.3)
+    task.run_once()
+    assert [message.split(' of ')[0] for message in caplog.messages] == [
+        f'Nobody listens on 127.0.0.1:{dead.port}, the interactive console',
+        f'{dead.ports()[0]} has its interactive console again.']
+    interactive_and_logged(dead)
+
+
+def test_listener_that_is_only_out_of_sight_is_left_alone(
+        dead: DeadLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead.reattach(0)
+    before = chardevs(dead)
+    monkeypatch.setattr(viewer, 'listening', lambda listeners: set())
+    with pytest.raises(exception.ReattachFailed, match='says that'):
+        dead.reattach(0)
+    assert chardevs(dead) == before
+    assert dead.alive(0)
 
 
 def test_guest_that_ended(dead: DeadLogs) -> None:

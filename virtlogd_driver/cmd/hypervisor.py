@@ -21,7 +21,8 @@ from virtlogd_driver.console_log.directory import open_directory
 from virtlogd_driver.console_log.log import LogRead, LogSince, Position
 from virtlogd_driver.guest import char_device
 from virtlogd_driver.guest.char_device import CharDevice
-from virtlogd_driver.virtlogd.port import Port
+from virtlogd_driver.virtlogd import viewer
+from virtlogd_driver.virtlogd.port import Port, numeric
 
 #: What an answer of virtlogd means for a log (virtlogd/health.py).
 _STATES = {'open': 'alive', 'closed': 'dead', 'file': 'unrotated',
@@ -169,8 +170,17 @@ class Hypervisor:
                 else next(found) if port.guest.active else '-'
                 for port in ports]
 
+    def listens(self, port: SerialPort) -> bool:
+        """Whether a port that is to listen does, as far as can be told."""
+        if port.device.address is None:
+            return True
+        try:
+            return bool(viewer.listening([numeric(*port.device.address)]))
+        except OSError:
+            return True
+
     def reattach(self, port: Port) -> str:
-        """Bring a dead log back: see :func:`watch.reattach_log`.
+        """Bring a log and its console back: see :func:`watch.reattach_log`.
 
         :raises VirtlogdDriverError: it cannot be done
         """

@@ -26,7 +26,8 @@ def run(hypervisor: Hypervisor, arguments: Any) -> int:
         raise exception.VirtlogdDown(reason)
     failed = False
     for port, state in zip(ports, hypervisor.log_states(ports), strict=True):
-        if state != 'dead':
+        closed = state == 'alive' and not hypervisor.listens(port)
+        if state != 'dead' and not closed:
             print(f'{port.label}: the log is {state}, nothing to do')
             continue
         try:
@@ -36,6 +37,8 @@ def run(hypervisor: Hypervisor, arguments: Any) -> int:
             failed = True
             print(f'{port.label}: {error}', file=sys.stderr)
             continue
-        print(f'{port.label}: the log is alive again'
+        print(f'{port.label}: '
+              + ('the console is open again' if closed
+                 else 'the log is alive again')
               + (f'; {note}' if note else ''))
     return int(failed)

@@ -21,6 +21,10 @@ from virtlogd_driver.virtlogd import privileged
 from virtlogd_driver.virtlogd.port import Address, Port
 from virtlogd_driver.virtlogd.viewer import STUCK_AFTER, Viewer
 
+#: A port that nobody listened on for so many seconds stays so: an attempt to
+#: bring its log back was cut off, or could not open it again.
+CLOSED_AFTER = 10.0
+
 #: A file system with fewer free bytes is full, as far as a log is concerned:
 #: so much may be in a log's pipe.
 FULL_BELOW = 65536
@@ -81,6 +85,15 @@ class Stuck:
 
 
 @dataclass(frozen=True, slots=True)
+class Unopened:
+    """A TCP port that nobody listens on, though its guest runs."""
+
+    port: Port
+    #: Time of the pass that found it first.
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What one pass over the host found."""
 
@@ -93,6 +106,8 @@ class Report:
     stuck: tuple[Stuck, ...] = ()
     #: Why the kernel did not tell who is connected; empty where it did.
     viewers: str = ''
+    #: Ports without an interactive console, if they stay so.
+    unopened: tuple[Unopened, ...] = ()
     #: Time of the pass, in seconds since the epoch.
     time: float = field(default_factory=time.time)
     #: What the pass took, in seconds.
@@ -101,6 +116,16 @@ class Report:
     def count(self, state: LogState) -> int:
         """How many logs are in a state."""
         return sum(log.state is state for log in self.logs)
+
+    @property
+    def closed(self) -> tuple[Port, ...]:
+        """Ports without an interactive console, and not just for now.
+
+        One listens a moment after its log is opened; and none does for
+        another moment while its log is brought back.
+        """
+        return tuple(one.port for one in self.unopened
+                     if self.time - one.since >= CLOSED_AFTER)
 
 
 def ask(socket_path: str, logs: list[tuple[str, str]],
@@ -137,7 +162,9 @@ def _states(ports: Sequence[Port], socket_path: str, probe: Probe,
 def examine(list_ports: Callable[[], Sequence[Port]], socket_path: str,
             timeout: float, probe: Probe = ask,
             list_viewers: Callable[[list[Address]], list[Viewer]]
-            | None = None, confirm_after: float = 0.2) -> Report:
+            | None = None, confirm_after: float = 0.2,
+            listening: Callable[[list[Address]], set[Address]]
+            | None = None) -> Report:
     """One pass over all guests of the host.
 
     Where virtlogd does not answer, libvirt is not asked at all: it may hang
@@ -151,6 +178,7 @@ def examine(list_ports: Callable[[], Sequence[Port]], socket_path: str,
     :param list_viewers: who is connected; None: do not look
     :param confirm_after: seconds after which a log that seems dead is looked
         at again; its guest may just have ended
+    :param listening: what is listened on; None: do not look
     """
     start = time.monotonic()
     ports: Sequence[Port] = ()
@@ -169,16 +197,21 @@ def examine(list_ports: Callable[[], Sequence[Port]], socket_path: str,
         except exception.HostError as e:
             libvirt, ports, states = str(e), (), []
     stuck: tuple[Stuck, ...] = ()
+    unopened: Sequence[Port] = ()
     viewers = ''
     if list_viewers is not None:
         try:
             stuck = tuple(_stuck(ports, list_viewers))
+            if listening is not None:
+                unopened = _unopened(ports, states, listening)
         except OSError as e:
             viewers = (f'The kernel does not tell who is connected ({e}). '
                        'Load its modules inet_diag and tcp_diag.')
+    now = time.time()
     return Report(daemon, reason, libvirt,
                   tuple(map(Log, ports, states)), stuck, viewers,
-                  duration=time.monotonic() - start)
+                  tuple(Unopened(port, now) for port in unopened),
+                  now, time.monotonic() - start)
 
 
 def _stuck(ports: Sequence[Port],
@@ -189,6 +222,20 @@ def _stuck(ports: Sequence[Port],
         port = _port_of(viewer, by_listener)
         if port is not None and viewer.stuck(STUCK_AFTER):
             yield Stuck(port, viewer)
+
+
+def _unopened(ports: Sequence[Port], states: Sequence[LogState],
+              listening: Callable[[list[Address]], set[Address]]
+              ) -> list[Port]:
+    wanted = {port: port.listener
+              for port, state in zip(ports, states, strict=True)
+              if port.listener is not None
+              and state in (LogState.ALIVE, LogState.DEAD)}
+    found = listening(list(wanted.values()))
+    if len(wanted) > 1 and not found:
+        # Guests listen in another network namespace than this process.
+        return []
+    return [port for port, listener in wanted.items() if listener not in found]
 
 
 def _confirm(ports: Sequence[Port], states: list[LogState],
@@ -233,6 +280,9 @@ class Changes:
     freed: tuple[Port, ...]
     #: The kernel began or ceased to tell who is connected.
     viewers: bool = False
+    #: Ports that have no interactive console, and that have one again.
+    closed: tuple[Port, ...] = ()
+    opened: tuple[Port, ...] = ()
 
 
 def changes(before: Report | None, now: Report) -> Changes:
@@ -265,7 +315,12 @@ def changes(before: Report | None, now: Report) -> Changes:
         freed=tuple(stuck.port for stuck in before.stuck
                     if stuck.viewer.socket_id not in still_stuck)
         if before else (),
-        viewers=bool(known.viewers) is not bool(before and before.viewers))
+        viewers=bool(known.viewers) is not bool(before and before.viewers),
+        closed=tuple(port for port in known.closed
+                     if before is None or port not in before.closed),
+        opened=tuple(log.port for log in now.logs
+                     if before and log.port in before.closed
+                     and log.port not in known.closed))
 
 
 def remember(before: Report | None, now: Report) -> Report:
@@ -279,13 +334,18 @@ def remember(before: Report | None, now: Report) -> Report:
     unasked = now.daemon in _UNASKED or bool(now.libvirt)
     if unasked and not now.logs:
         return dataclasses.replace(now, logs=before.logs, stuck=before.stuck,
-                                   viewers=before.viewers)
+                                   viewers=before.viewers,
+                                   unopened=before.unopened)
     if now.viewers:
-        now = dataclasses.replace(now, stuck=before.stuck)
+        now = dataclasses.replace(now, stuck=before.stuck,
+                                  unopened=before.unopened)
+    since = {one.port: one for one in before.unopened}
     old = {log.port: log for log in before.logs}
-    return dataclasses.replace(now, logs=tuple(
-        old.get(log.port, log) if log.state is LogState.UNKNOWN else log
-        for log in now.logs))
+    return dataclasses.replace(
+        now, logs=tuple(
+            old.get(log.port, log) if log.state is LogState.UNKNOWN else log
+            for log in now.logs),
+        unopened=tuple(since.get(one.port, one) for one in now.unopened))
 
 
 def free_space(log: str) -> int | None:

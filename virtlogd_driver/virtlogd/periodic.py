@@ -190,7 +190,8 @@ class HealthTask:
     def _examine(self) -> Report:
         return health.examine(
             self._list_ports, self._settings.socket_path,
-            self._settings.timeout, list_viewers=viewer.viewers)
+            self._settings.timeout, list_viewers=viewer.viewers,
+            listening=viewer.listening)
 
     def _take(self, found: Report, beside: int | None = None) -> None:
         """Say what has changed, and publish the report.
@@ -225,8 +226,11 @@ class HealthTask:
     # Healing
 
     def _heal(self, found: Report) -> bool:
-        """Bring back what is dead; whether anything was."""
+        """Bring back what is dead or closed; whether anything was."""
         dead = {log.port for log in found.logs if log.state is LogState.DEAD}
+        if self._report is not None:
+            # Since when is in what is remembered.
+            dead |= set(self._report.closed)
         self._forget_attempts(dead)
         if self._reattach is None or found.daemon is not DaemonState.UP:
             return False
@@ -353,6 +357,15 @@ def _say(changes: health.Changes, found: Report) -> None:
             port.log, port, _why_dead(port), instance_uuid=port.guest)
     for port in changes.back:
         LOG.info('Console log %s of %s is back.', port.log, port,
+                 instance_uuid=port.guest)
+    for port in changes.closed:
+        LOG.error(
+            'Nobody listens on %s:%s, the interactive console of %s. See '
+            '[virtlogd] reattach; "virtlogd-console reattach %s" opens it '
+            'again.', *port.listener or ('', 0), port, port.name,
+            instance_uuid=port.guest)
+    for port in changes.opened:
+        LOG.info('%s has its interactive console again.', port,
                  instance_uuid=port.guest)
     if changes.unrotated:
         LOG.warning(

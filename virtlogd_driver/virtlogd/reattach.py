@@ -28,7 +28,8 @@ import libvirt_qemu
 from lxml import etree
 
 from virtlogd_driver import exception
-from virtlogd_driver.virtlogd import privileged
+from virtlogd_driver.virtlogd import privileged, viewer
+from virtlogd_driver.virtlogd.port import numeric
 
 _T = TypeVar('_T')
 
@@ -55,6 +56,17 @@ class Device:
     backend: dict[str, Any]
     #: The pseudo terminal's path; None for TCP.
     pty: str | None
+
+    def listens(self) -> bool:
+        """Whether it has its listener, as far as the kernel tells."""
+        if self.backend['type'] != 'socket':
+            return True
+        address = self.backend['data']['addr']['data']
+        try:
+            listener = numeric(address['host'], int(address['port']))
+            return bool(viewer.listening([listener]))
+        except (OSError, ValueError):
+            return True
 
 
 class _MonitorError(Exception):
@@ -162,7 +174,7 @@ def attach(domain: libvirt.virDomain, device: Device, pipe: int) -> str:
         _add_fd(domain, fdset, pipe)
         try:
             note = _exchange(domain, device, f'/dev/fdset/{fdset}')
-        except Exception:
+        except BaseException:
             # What has failed before says more.
             with contextlib.suppress(*_REFUSALS):
                 _qmp(domain, 'remove-fd', fdset_id=fdset)
@@ -200,7 +212,7 @@ def _exchange(domain: libvirt.virDomain, device: Device,
     try:
         _change(domain, device.chardev, {'type': 'null', 'data': {}}, logfile)
         result = _open_again(domain, device, logfile)
-    except Exception:
+    except BaseException:
         _restore(domain, device)
         raise
     pty = (result or {}).get('pty')
@@ -232,6 +244,26 @@ def _is_null(domain: libvirt.virDomain, device: Device) -> bool:
     return {one['label']: one['filename']
             for one in _qmp(domain, 'query-chardev')
             }.get(device.chardev) == 'null'
+
+
+def _open_listener(domain: libvirt.virDomain, device: Device) -> None:
+    """End what an attempt left that was cut off; the log is dead after it.
+
+    :raises ReattachFailed: the device is as it was
+    """
+    try:
+        if not _is_null(domain, device):
+            raise exception.ReattachFailed(
+                f'QEMU says that device {device.chardev} listens, and the '
+                'kernel that it does not. Run this where the guest runs.')
+        _open_again(domain, device, None)
+        for fdset in _qmp(domain, 'query-fdsets'):
+            if fdset['fdset-id'] >= _FIRST_FDSET and fdset['fds']:
+                _qmp(domain, 'remove-fd', fdset_id=fdset['fdset-id'])
+    except _REFUSALS as e:
+        raise exception.ReattachFailed(
+            f'The interactive console of guest {domain.UUIDString()} could '
+            f'not be opened again ({e}). {_REMEDY}') from e
 
 
 def _open_again(domain: libvirt.virDomain, device: Device,
@@ -273,7 +305,7 @@ def reattach(domain: libvirt.virDomain, log: str, socket_path: str,
     :param timeout: seconds for virtlogd to answer each time
     :param run: runs what blocks in libvirt
     :returns: what an operator should know, or an empty string; also where
-        the log is alive already
+        the log is alive already, and the device listens
     :raises ReattachFailed: the guest is as it was
     :raises VirtlogdError: virtlogd refuses, is down or hung
     """
@@ -284,7 +316,8 @@ def reattach(domain: libvirt.virDomain, log: str, socket_path: str,
         raise exception.ReattachFailed(
             f'The guest of {log} cannot be looked at: {e}.') from e
     state = _log_state(socket_path, name, log, timeout)
-    if state == privileged.OPEN:
+    device = find_device(xml, log)
+    if state == privileged.OPEN and device.listens():
         return ''
     if state == privileged.FILE:
         raise exception.ReattachFailed(
@@ -294,7 +327,9 @@ def reattach(domain: libvirt.virDomain, log: str, socket_path: str,
         raise exception.ReattachFailed(
             'libvirt-python is older than 8.2, and cannot give QEMU a '
             f'descriptor: install a newer one. {_REMEDY}')
-    device = find_device(xml, log)
+    if state == privileged.OPEN:
+        run(lambda: _open_listener(domain, device))
+        _wait_until_closed(socket_path, name, log, timeout)
     pipe = _open_pipe(socket_path, domain_uuid, name, log, timeout)
     try:
         note = str(run(lambda: attach(domain, device, pipe)))
@@ -304,6 +339,17 @@ def reattach(domain: libvirt.virDomain, log: str, socket_path: str,
         raise exception.ReattachFailed(
             f'QEMU took {log}, but virtlogd does not write it. {_REMEDY}')
     return note
+
+
+def _wait_until_closed(socket_path: str, name: str, log: str,
+                       timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while _log_state(socket_path, name, log, timeout) == privileged.OPEN:
+        if time.monotonic() > deadline:
+            raise exception.ReattachFailed(
+                f'Something else still writes to {log}: it is not opened '
+                f'again. {_REMEDY}')
+        time.sleep(0.05)
 
 
 def _log_state(socket_path: str, name: str, log: str, timeout: float) -> str:

@@ -28,7 +28,7 @@ _SOCK_DESTROY = 21
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _INET_DIAG_INFO, _INET_DIAG_SKMEMINFO = 2, 7
-_TCP_ESTABLISHED, _TCP_CLOSE_WAIT = 1, 8
+_TCP_ESTABLISHED, _TCP_CLOSE_WAIT, _TCP_LISTEN = 1, 8, 10
 
 _MESSAGE = struct.Struct('=IHHII')
 _ATTRIBUTE = struct.Struct('=HH')
@@ -118,9 +118,28 @@ def _viewer(payload: bytes) -> Viewer | None:
         bytes((family,)) + socket_id)
 
 
+_ANYWHERE = ('0.0.0.0', '::')  # noqa: S104
+
+
 def _matches(listener: Address, local: Address) -> bool:
     return listener[1] == local[1] and (
-        listener[0] == local[0] or listener[0] in ('0.0.0.0', '::'))  # noqa: S104
+        listener[0] == local[0] or listener[0] in _ANYWHERE)
+
+
+def _sockets(states: int, attributes: int) -> Iterator[bytes]:
+    """The TCP sockets of this host in some states."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        request = _REQUEST.pack(family, socket.IPPROTO_TCP, attributes,
+                                states, bytes(48))
+        for kind, payload in _ask(_SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, request):
+            if kind != _NLMSG_ERROR:
+                yield payload
+                continue
+            error = _error(payload)
+            # Without IPv6 there is none of it.
+            if error is not None and (error.errno != errno.ENOENT
+                                      or family == socket.AF_INET):
+                raise error
 
 
 def viewers(listeners: Iterable[Address]) -> list[Viewer]:
@@ -137,23 +156,33 @@ def viewers(listeners: Iterable[Address]) -> list[Viewer]:
         return found
     states = 1 << _TCP_ESTABLISHED | 1 << _TCP_CLOSE_WAIT
     wanted = 1 << _INET_DIAG_INFO - 1 | 1 << _INET_DIAG_SKMEMINFO - 1
-    for family in (socket.AF_INET, socket.AF_INET6):
-        request = _REQUEST.pack(family, socket.IPPROTO_TCP, wanted, states,
-                                bytes(48))
-        for kind, payload in _ask(_SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, request):
-            if kind == _NLMSG_ERROR:
-                error = _error(payload)
-                # Without IPv6 there is none of it.
-                if error is None or (error.errno == errno.ENOENT
-                                     and family == socket.AF_INET6):
-                    continue
-                raise error
-            viewer = _viewer(payload)
-            if viewer is not None and any(
-                    _matches(listener, viewer.local)
-                    for listener in by_port.get(viewer.local[1], ())):
-                found.append(viewer)
+    for payload in _sockets(states, wanted):
+        viewer = _viewer(payload)
+        if viewer is not None and any(
+                _matches(listener, viewer.local)
+                for listener in by_port.get(viewer.local[1], ())):
+            found.append(viewer)
     return found
+
+
+def listening(listeners: Iterable[Address]) -> set[Address]:
+    """Which of these serial ports of guests are listened on.
+
+    :param listeners: the addresses, numeric
+    :raises OSError: the kernel has no sock_diag
+    """
+    wanted = set(listeners)
+    if not wanted:
+        return set()
+    by_number: dict[int, list[Address]] = {}
+    for payload in _sockets(1 << _TCP_LISTEN, 0):
+        family, _, socket_id = _SOCKET.unpack_from(payload)
+        number, _, address, _ = _ADDRESSES.unpack_from(socket_id)
+        by_number.setdefault(number, []).append(
+            (_address(family, address), number))
+    return {listener for listener in wanted
+            if any(_matches(listener, bound) or _matches(bound, listener)
+                   for bound in by_number.get(listener[1], ()))}
 
 
 def disconnect(socket_id: bytes) -> None:

@@ -301,6 +301,66 @@ def test_viewer_that_leaves_is_said() -> None:
     assert [stuck.viewer.socket_id for stuck in changes.stuck] == [b'2']
 
 
+class Listeners:
+    """Passes over two guests' ports, with what is listened on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.virtlogd = FakeVirtlogd('/a/0')
+        self.open = {port(0).listener, port(1).listener}
+        self.report: health.Report | None = None
+        self._time = 0.0
+        monkeypatch.setattr(time, 'time', lambda: self._time)
+
+    def next(self, seconds: float = 0) -> health.Changes:
+        self._time += seconds
+        found = health.examine(
+            lambda: [port(0), port(1)], '/sock', 1, self.virtlogd,
+            lambda listeners: [], 0,
+            lambda listeners: {one for one in listeners if one in self.open})
+        changes = health.changes(self.report, found)
+        self.report = health.remember(self.report, found)
+        return changes
+
+
+@pytest.mark.parametrize('number', [0, 1], ids=['alive', 'dead'])
+def test_port_that_nobody_listens_on_for_long_is_said_once(
+        monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    passes = Listeners(monkeypatch)
+    passes.next()
+    passes.open.remove(port(number).listener)
+    assert passes.next(60) == NOTHING
+    assert passes.next(health.CLOSED_AFTER - 1) == NOTHING
+    assert passes.next(1).closed == (port(number),)
+    assert passes.next(60) == NOTHING
+    passes.virtlogd.daemon = privileged.HUNG
+    assert passes.next(60).opened == ()
+    passes.virtlogd.daemon = privileged.UP
+    assert passes.next(60).closed == ()
+    passes.open.add(port(number).listener)
+    assert passes.next(60).opened == (port(number),)
+    assert passes.next(60) == NOTHING
+
+
+def test_port_that_is_listened_on_after_a_moment_is_not_said(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = Listeners(monkeypatch)
+    passes.next()
+    for _ in range(2):
+        passes.open.remove(port(0).listener)
+        assert passes.next(60) == NOTHING
+        passes.open.add(port(0).listener)
+        assert passes.next(60) == NOTHING
+
+
+def test_guests_of_another_network_namespace_are_not_judged(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = Listeners(monkeypatch)
+    passes.next()
+    passes.open.clear()
+    for _ in range(3):
+        assert passes.next(60) == NOTHING
+
+
 def test_a_pass_over_500_guests_is_cheap() -> None:
     ports = [port(0, guest=str(number)) for number in range(500)]
     virtlogd = FakeVirtlogd(*[one.log for one in ports[1:] if one.log])

@@ -114,6 +114,28 @@ def test_viewer_that_half_closed_is_still_one() -> None:
         assert len(viewer.viewers([guest.getsockname()])) == 1
 
 
+@pytest.mark.parametrize(('bound', 'listener'), [
+    ('127.0.0.1', '127.0.0.1'), (EVERY, EVERY), ('::1', '::1'),
+    ('127.0.0.1', '::'), (EVERY, '127.0.0.1'), ('::', '127.0.0.1')])
+def test_listener_is_found(bound: str, listener: str) -> None:
+    with socket.socket(socket.AF_INET6 if ':' in bound
+                       else socket.AF_INET) as server:
+        server.bind((bound, 0))
+        number = server.getsockname()[1]
+        assert viewer.listening([(listener, number)]) == set()
+        server.listen()
+        assert viewer.listening([(listener, number), ('127.0.0.1', 1)]) == {
+            (listener, number)}
+    assert viewer.listening([(listener, number)]) == set()
+
+
+def test_listener_of_others_is_not_found() -> None:
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        assert viewer.listening([('127.0.0.2', server.getsockname()[1])]) == (
+            set())
+    assert viewer.listening([]) == set()
+
+
 def test_kernel_that_does_not_tell_has_no_empty_answer(
         monkeypatch: pytest.MonkeyPatch) -> None:
     """ENOENT: its module tcp_diag is not there."""
@@ -123,6 +145,8 @@ def test_kernel_that_does_not_tell_has_no_empty_answer(
     monkeypatch.setattr(viewer, '_ask', missing)
     with pytest.raises(FileNotFoundError):
         viewer.viewers([('127.0.0.1', 1)])
+    with pytest.raises(FileNotFoundError):
+        viewer.listening([('127.0.0.1', 1)])
 
 
 def test_many_viewers() -> None:
