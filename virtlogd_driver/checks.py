@@ -275,6 +275,13 @@ def logs_alive(host: Survey) -> Result:
             'A viewer that does not read stops '
             f'{_count(len(found), "guest")}: {_some(found)}. Disconnect it, '
             'or set [virtlogd] viewer_timeout.')
+    if report.unopened:
+        closed = [str(one.port) for one in report.unopened]
+        return _warning(
+            f'Nobody listens on the console of {_some(closed)}. Run '
+            '"virtlogd-console reattach GUEST".')
+    if report.viewers:
+        return _warning(report.viewers)
     unrotated = [str(log.port) for log in report.logs
                  if log.state is LogState.UNROTATED]
     if unrotated:

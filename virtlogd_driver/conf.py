@@ -173,7 +173,8 @@ Possible values:
 The socket that virtlogd listens on.
 
 libvirt's status files of running guests are expected in the directory
-``qemu`` beside it, where libvirt keeps them.
+``qemu`` beside it, where libvirt keeps them. The privileged helpers ask this
+one alone: set it in a file that their ``helper_command`` is given as well.
 
 Possible values:
 

@@ -67,7 +67,7 @@ def survey(options: Options, connect: Callable[[], Any]) -> Survey:
 
     report = health.examine(
         list_ports, options.virtlogd_socket, options.health_timeout,
-        list_viewers=viewer.viewers)
+        list_viewers=viewer.viewers, listening=viewer.listening)
     return Survey(
         nova_version=_nova_version(),
         load_error=_load_error(),

@@ -127,6 +127,11 @@ BROKEN: list[tuple[dict[str, Any], str, Code, str, str]] = [
      'Logs', Code.FAILURE, 'down', 'start it'),
     (report(logs=logs(LogState.ALIVE), stuck=(STUCK,)),
      'Logs', Code.WARNING, '192.0.2.7:999', 'viewer_timeout'),
+    (report(logs=logs(LogState.ALIVE), unopened=(
+        health.Unopened(PORTS[0], 0.0),)),
+     'Logs', Code.WARNING, 'Nobody listens on the console of', 'reattach'),
+    (report(logs=logs(LogState.ALIVE), viewers='Not told. Load a module.'),
+     'Logs', Code.WARNING, 'Not told', 'Load a module'),
     (report(logs=logs(LogState.UNROTATED)),
      'Logs', Code.WARNING, 'uuid-0', 'Stop and start'),
     (report(logs=logs(LogState.NOT_LOGGING)),
@@ -174,8 +179,8 @@ def test_fault_is_named_with_its_remedy(
 #: What a remedy begins with: an order.
 ORDERS = re.compile(
     r'(?:^|[.:;,] (?:and |or |then )?)(?:Check|Copy|Correct|Disconnect|'
-    r'First do|Free|Install|Keep|Let|Lower|Reboot|Restart|Run|See|Set|Start|'
-    r'Stop|Upgrade|Use|Widen)\b', re.IGNORECASE)
+    r'First do|Free|Install|Keep|Let|Load|Lower|Reboot|Restart|Run|See|Set|'
+    r'Start|Stop|Upgrade|Use|Widen)\b', re.IGNORECASE)
 
 
 @pytest.mark.parametrize('changes', [changes for changes, *_ in BROKEN])

@@ -65,7 +65,8 @@ class Host(fixtures.Fixture):
         self.log = privileged.OPEN
         self.helper: Exception | None = None
         self.helper_of_virtlogd: Exception | None = None
-        self.viewers: list[viewer.Viewer] = []
+        self.viewers: list[viewer.Viewer] | None = []
+        self.listening = True
         self.file_system = 'ext4'
         self.free = 100 * GIB
         self.uris: list[str] = []
@@ -84,7 +85,9 @@ class Host(fixtures.Fixture):
                 (host, 'connect', self._connect),
                 (privileged, 'probe', self._probe),
                 (log_privileged, 'read_tail', self._read_tail),
-                (viewer, 'viewers', lambda _: self.viewers),
+                (viewer, 'viewers', lambda _: self._of_kernel(self.viewers)),
+                (viewer, 'listening',
+                 lambda asked: set(asked) if self.listening else set()),
                 (survey, '_mounts', lambda: {'/': self.file_system}),
                 (health, 'free_space', lambda _: self.free),
                 (survey, '_LIBVIRT_TIMEOUT', 0.2),
@@ -114,6 +117,12 @@ class Host(fixtures.Fixture):
         answers = [] if self.virtlogd[0] in (
             privileged.HUNG, privileged.REFUSED) else [self.log] * len(logs)
         return *self.virtlogd, answers
+
+    def _of_kernel(
+            self, found: list[viewer.Viewer] | None) -> list[viewer.Viewer]:
+        if found is None:
+            raise OSError('no such module')
+        return found
 
     def _read_tail(self, *args: object) -> None:
         raise self.helper or exception.LogRefused('not a log')
@@ -289,6 +298,10 @@ FAULTS = (
         'Logs': 'Reboot the guests hard'}),
     Fault('a viewer that does not read', _stuck, WARNING, {
         'Logs': 'set [virtlogd] viewer_timeout'}),
+    Fault('viewers that are not told', fact('viewers', None), WARNING, {
+        'Logs': 'Load its modules'}),
+    Fault('a console that is closed', fact('listening', False), WARNING, {
+        'Logs': 'Run "virtlogd-console reattach'}),
     Fault('a foreign address', option(
         'serial_console', 'proxyclient_address', '192.0.2.1'), FAILURE, {
             'Serial ports': 'set it to an address of this host'}),
