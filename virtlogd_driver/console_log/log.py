@@ -95,6 +95,10 @@ class LogSince:
 _Piece = tuple[Segment, int, int]
 
 
+class _Replaced(Exception):
+    """A history was put in place, and what it is made of goes away."""
+
+
 def read_tail(
         directory: Directory, name: str, limit: int, *,
         max_backups: int | None = None) -> LogRead:
@@ -198,7 +202,8 @@ def _tail(
         directory: Directory, name: str, limit: int,
         max_backups: int | None, *, shrinking: bool = False
 ) -> LogRead | None:
-    """None: a file has become shorter than it was when it was opened.
+    """None: a file has become shorter than it was when it was opened, or a
+    history was put in place.
 
     :param shrinking: read the newest file alone and take what it has
     """
@@ -240,6 +245,8 @@ def _tail(
         return LogRead(
             data, _position(directory, newest, end), exact,
             total - len(data))
+    except _Replaced:
+        return None
     finally:
         for unit in units:
             unit.close()
@@ -289,6 +296,8 @@ def _since(
             directory, _first(newer.segments, 0),
             _position(directory, newer.segments[-1], 0), limit,
             0 if position is None else None, behind - newer.size)
+    except _Replaced:
+        return None
     finally:
         for unit in opened:
             unit.close()
@@ -315,6 +324,7 @@ def _units(
     live = parse(name)
     if live is None or live.history or live.backup is not None:
         return
+    absent: list[str] = []
     for generation in range(live.generation, 0, -1):
         history = history_name(live.port, generation)
         if not directory.exists(history):
@@ -323,16 +333,32 @@ def _units(
                 limit=limit, until=until, live=False)
             # The chain is removed once the history that replaces it is there.
             if not directory.exists(history):
-                yield older, older.whole or (
+                joins = older.whole or (
                     not older.segments and generation > 1
                     and directory.exists(
                         history_name(live.port, generation - 1)))
+                _check_absent(directory, absent, older)
+                absent.append(history)
+                yield older, joins
                 continue
             older.close()
-        yield snapshot(
+        older = snapshot(
             directory, history, limit=limit, until=until, max_backups=0,
-            live=False), False
+            live=False)
+        _check_absent(directory, absent, older)
+        yield older, False
         return
+
+
+def _check_absent(directory: Directory, names: list[str],
+                  unit: Snapshot) -> None:
+    """No history has come that replaces the unit, and what is newer.
+
+    :raises _Replaced: the unit is closed
+    """
+    if any(directory.exists(name) for name in names):
+        unit.close()
+        raise _Replaced
 
 
 def _find(

@@ -220,6 +220,39 @@ class TestGenerations:
         since = files.since(since.position, 'console.g2.log')
         assert (since.data, since.missed) == (b'3', None)
 
+    @pytest.mark.parametrize('order', [1, -1])
+    def test_history_is_put_in_place_meanwhile(self, order: int) -> None:
+        """At any system call of a read; what it replaces goes one by one."""
+        replaced = ['console.g1.history', 'console.g1.log.0',
+                    'console.g1.log'][::order]
+        for at in range(1, 80):
+            for gone in range(len(replaced) + 1):
+                read = self.read_while_replaced(at, replaced[:gone])
+                assert (read.data, read.exact) == (b'1234', True), at
+
+    def read_while_replaced(self, at: int, gone: list[str]) -> log.LogRead:
+        directory = MemoryDirectory()
+        for name, data, first in (
+                ('console.g1.history', b'1', False),
+                ('console.g1.log.0', b'2', True),
+                ('console.g1.log', b'3', False),
+                ('console.g2.log', b'4', True)):
+            directory.create(
+                name, 0, 0o600 | chain.FIRST_OF_CHAIN * first).data += data
+        calls = 0
+
+        def replace() -> None:
+            nonlocal calls
+            calls += 1
+            if calls == at:
+                directory.create('console.g2.history', 0).data += b'123'
+                for name in gone:
+                    directory.files.pop(name)
+        directory.before = replace
+        read = log.read_tail(directory, 'console.g2.log', 99)
+        assert not directory.opened
+        return read
+
     def test_ports_are_apart(self, files: Files) -> None:
         files.write('console.g1.history', b'0')
         files.begin('console.port1.g1.log')
