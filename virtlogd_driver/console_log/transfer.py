@@ -247,6 +247,10 @@ def receive(staged_in: str, directory: str, sweep: bool = True,
         match = _STAGED.fullmatch(staged)
         if match is None or match['digest'] != _digest_of(path):
             broken.append(staged)
+            if sweep:
+                # At once: it may be what fills the disk.
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
         elif match['name'] == boot.FILE:
             boots = path
         elif _is_newer(match['name'], used):
@@ -261,15 +265,14 @@ def receive(staged_in: str, directory: str, sweep: bool = True,
     # They are counted in the histories.
     if boots is not None and not waiting:
         with open(boots, 'rb') as file:
-            _receive_boots(file.read(), sizes, directory)
+            lines = file.read()
         os.unlink(boots)
+        _receive_boots(lines, sizes, directory)
     if sweep and not waiting:
         shutil.rmtree(staging if staged_in == directory else staged_in,
                       ignore_errors=True)
     else:
         with contextlib.suppress(OSError):
-            for staged in broken if sweep else ():
-                os.unlink(os.path.join(staging, staged))
             os.rmdir(staging)
     _prune(directory, used)
     return broken

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import os
 import pathlib
 import shutil
@@ -361,6 +362,23 @@ def test_nobody_else_may_read_a_history(here, there, copied_as) -> None:
     (there / boot.FILE).unlink()
     assert _modes(there) == {0o600}
     assert _read(str(there / 'console.g1.log'), LIMIT) == b'older\nnewer\n'
+
+
+def test_starts_are_put_in_place_where_half_a_file_fills_the_disk(
+        here, there, monkeypatch) -> None:
+    boot.write(str(here), [boot.Boot(1.0, {0: None})])
+    _stage(here, there, there)
+    (half,) = (there / transfer.STAGING).glob('console.g1.*')
+    os.truncate(half, 6)
+    write = boot.write
+
+    def write_where_there_is_room(*args) -> None:
+        if half.exists():
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        write(*args)
+    monkeypatch.setattr(boot, 'write', write_where_there_is_room)
+    assert transfer.receive(str(there), str(there)) == [half.name]
+    assert _names(there) == [boot.FILE, 'console.port1.g3.history']
 
 
 class TestInUse:
