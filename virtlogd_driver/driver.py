@@ -600,8 +600,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             # nova has made the directory anew where the storage is shared.
             self._history.send(
                 instance, moves, None if os.path.isdir(there) else dest,
-                written_as=[os.path.join(there, os.path.basename(here))
-                            for here, _ in moves])
+                [os.path.join(there, os.path.basename(here))
+                 for here, _ in moves])
         return disk_info
 
     def finish_migration(self, context: Any, migration: Any, instance: Any,

@@ -272,6 +272,21 @@ class TestOldDestination:
             ('tcp', '127.0.0.2', 'console.g1.log')]
         wait_for_more(nova, server, boots=2)
 
+    def test_the_host_is_upgraded_under_a_rebooted_guest(
+            self, make: Make) -> None:
+        """nova's own driver has named its log: it is not taken from it."""
+        nova = make(**self.DRIVER)
+        server = nova.boot_on('host1')
+        wait_for_more(nova, server)
+        nova.live_migrate(server, 'host2')
+        nova.reboot(server)
+        assert devices(nova, server) == [('tcp', '127.0.0.2', 'console.log')]
+        nova.host_options['host2'] = {}
+        nova.restart_compute_on('host2')
+        assert files(nova, 'host2', server) == [
+            'console.log', 'console.moving']
+        wait_for_more(nova, server)
+
     def test_without_serial_consoles(self, make: Make) -> None:
         nova = make(**self.CAPABILITY, **self.SERIAL_OFF)
         server = nova.boot_on('host1')
