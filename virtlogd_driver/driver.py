@@ -260,7 +260,9 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def _suspend_guest_for_snapshot(
             self, context: Any, live_snapshot: bool, current_power_state: int,
             instance: Any) -> None:
-        self._check_virtlogd(instance)
+        if self._needs_suspend_resume_for_snapshot(
+                live_snapshot, current_power_state):
+            self._check_virtlogd(instance)
         super()._suspend_guest_for_snapshot(
             context, live_snapshot, current_power_state, instance)
 

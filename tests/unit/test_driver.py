@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver: nova's own classes over libvirt's test driver."""
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -14,7 +15,7 @@ from lxml import etree
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
-from nova.compute import task_states
+from nova.compute import power_state, task_states
 from nova.virt import event as virtevent
 from nova.virt.libvirt import config as vconfig
 from nova.virt.libvirt import driver as libvirt_driver
@@ -335,6 +336,23 @@ class TestStart:
         conf.config(group='libvirt', virt_type='lxc')
         assert make_driver()._create_guest(
             None, _guest(''), instance) == (True, False)
+
+    @pytest.mark.parametrize('live', [False, True])
+    def test_a_snapshot_needs_it_if_the_guest_is_suspended(
+            self, make_driver, instance, monkeypatch, live) -> None:
+        self._down(monkeypatch)
+        suspended = []
+        monkeypatch.setattr(
+            libvirt_driver.LibvirtDriver, '_suspend_guest_for_snapshot',
+            lambda *_: suspended.append(True))
+        made = make_driver()
+        with contextlib.ExitStack() as stack:
+            if not live:
+                stack.enter_context(pytest.raises(
+                    nova_exception.InternalError, match='it is down'))
+            made._suspend_guest_for_snapshot(
+                None, live, power_state.RUNNING, instance)
+        assert suspended == [True] * live
 
     def test_one_that_fails_leaves_nothing(
             self, make_driver, instance, monkeypatch) -> None:
