@@ -54,8 +54,8 @@ run install "$python" -m pytest --quiet --disable-warnings tests/install
 # "tox -e functional" runs the long ones, too. Real daemons on a machine that is
 # busy may need more time than a test gives them: once again, then, and said.
 # shellcheck disable=SC2086  # empty, or words
-run functional $as_root env PYTHON="$python" tools/functional.sh \
-    --reruns 1 -rR -m 'not long'
+run functional $as_root env PYTHON="$python" BESIDE=yes \
+    tools/functional.sh --reruns 1 -rR -m 'not long'
 run "nova's own tests" show_peers
 
 printf '\n== Summary ==\n%s\nall: %s s\n' \
