@@ -122,6 +122,12 @@ def _run(name: str, modules: Sequence[str], pattern: str | None,
         'VIRTLOGD_PEERS_DRIVER': name,
         'OS_NOVA_DISABLE_EVENTLET_PATCHING':
             'true' if backend == 'threading' else 'false',
+        # nova's fixture of cells can wait for itself where a test lasts long
+        # enough for its services to report (fasteners' lock is not fair to
+        # who reads twice).
+        'OS_TEST_TIMEOUT': os.environ.get('OS_TEST_TIMEOUT', '300'),
+        # Of the workers; stestr asks the environment first.
+        'PYTHON': sys.executable,
     }
     with tempfile.TemporaryDirectory(prefix='peers-') as directory:
         command = [

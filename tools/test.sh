@@ -34,7 +34,7 @@ run() {
 $name: $result, $(($(date +%s) - start)) s"
 }
 
-# nova's own tests compute, the functional tests mostly wait: beside each
+# nova's own unit tests compute, the functional tests mostly wait: beside each
 # other, and the latter first in whatever there is of a processor.
 beside=$(mktemp)
 PYTHON=$python setsid nice -n 19 tools/matrix.sh --short >"$beside" 2>&1 &
