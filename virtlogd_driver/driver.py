@@ -224,9 +224,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
               *args: Any, **kwargs: Any) -> None:
         with nova_errors():
             wanted = self._console_plan(instance.flavor, image_meta)
-        # The instance directory is not there yet. A new guest can go to
-        # another host; for one that there is already it is no reason not to
-        # run.
+        # A new guest can go to another host; one that there is already is
+        # started even if it has no log. Its directory is not there yet.
         full = self._check_virtlogd(instance, CONF.instances_path)
         if full:
             raise nova_exception.InternalError(full)
@@ -644,8 +643,6 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                     and os.path.isdir(directory)
                     and not os.path.isdir(f'{directory}_resize')):
                 self._send_back(context, instance, directory)
-                if not destroy_disks:
-                    transfer.remove_all(directory)
         try:
             super().cleanup(context, instance, network_info,
                             block_device_info, destroy_disks, *args, **kwargs)
@@ -659,11 +656,14 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         """To the host that a resized instance goes back to."""
         resize = objects.Migration.get_by_instance_and_status(
             context.elevated(), instance.uuid, 'reverting')
-        # From another cell it has kept the directory under its own name.
+        # In another cell it has kept the directory under its own name; where
+        # that is shared it is this one.
         if not resize.cross_cell_move:
             self._history.send(
                 instance, transfer.moves(directory, f'{directory}_resize'),
                 resize.source_compute)
+            # nova leaves the directory where the disks are elsewhere.
+            transfer.remove_all(directory)
 
 
 def _aside(directory: str) -> str:

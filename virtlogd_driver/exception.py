@@ -89,7 +89,11 @@ class LogDiskFull(VirtlogdError):
 
 
 class ReattachFailed(VirtlogdError):
-    """A dead log could not be brought back; the guest is as it was."""
+    """A dead log could not be brought back.
+
+    The guest is as it was, unless the message says that its interactive
+    console is gone.
+    """
 
 
 class InvalidConfFile(VirtlogdDriverError):

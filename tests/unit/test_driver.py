@@ -401,12 +401,19 @@ class TestCleanup:
         assert cleanup(task_states.RESIZE_REVERTING, destroy_disks) == [
             ('source', there, 1)]
         # nova leaves the directory where the disks are elsewhere.
-        assert os.listdir(directory) == (
-            ['console.log'] if destroy_disks else [])
+        assert os.listdir(directory) == []
 
-    def test_to_another_cell_it_does_not(self, cleanup) -> None:
-        """The directory there has kept its name: no other must be made."""
-        assert cleanup(task_states.RESIZE_REVERTING, cross_cell=True) == []
+    @pytest.mark.parametrize('destroy_disks', [True, False],
+                             ids=['own disks', 'shared storage'])
+    def test_to_another_cell_it_does_not(self, cleanup, directory,
+                                         destroy_disks) -> None:
+        """The directory there has kept its name: no other must be made.
+
+        Where it is shared it is this one, and its logs are in use.
+        """
+        assert cleanup(task_states.RESIZE_REVERTING, destroy_disks,
+                       cross_cell=True) == []
+        assert os.listdir(directory) == ['console.log']
 
     def test_where_the_old_directory_is_here(self, cleanup,
                                              directory) -> None:

@@ -306,7 +306,8 @@ def reattach(domain: libvirt.virDomain, log: str, socket_path: str,
     :param run: runs what blocks in libvirt
     :returns: what an operator should know, or an empty string; also where
         the log is alive already, and the device listens
-    :raises ReattachFailed: the guest is as it was
+    :raises ReattachFailed: the guest is as it was, unless the message says
+        that its interactive console is gone
     :raises VirtlogdError: virtlogd refuses, is down or hung
     """
     try:
