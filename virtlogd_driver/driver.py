@@ -21,6 +21,7 @@ from nova import version as nova_version
 from nova.compute import power_state, task_states
 from nova.console import serial as serial_console
 from nova.console import type as ctype
+from nova.objects import fields
 from nova.scheduler.client import report
 from nova.virt import event as virtevent
 from nova.virt import hardware
@@ -127,6 +128,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         """Know again which guest holds which port (nova forgets)."""
         guests = outside_eventlet(
             lambda: list(host.list_guests(self._host.get_connection())))
+        in_use = {}
         for guest in guests:
             try:
                 devices = char_device.parse(guest.xml)
@@ -135,18 +137,23 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                             guest.name, e)
                 continue
             self._ports.adopt(guest.uuid, char_device.addresses(devices))
-            self._adopt_history(guest.uuid, [
-                os.path.basename(device.log_file) for device in devices
-                if device.log_file is not None])
-
-    def _adopt_history(self, uuid: str, in_use: list[str]) -> None:
-        """Put in place what came while this host had nova's own driver."""
-        directory = os.path.join(CONF.instances_path, uuid)
+            in_use[guest.uuid] = char_device.log_names(devices)
         with history.never_fatal(
-                None, f'The old output of guest {uuid} is not put in place'):
-            transfer.receive(directory, directory, sweep=False, in_use=in_use)
-            if os.path.isdir(_aside(directory)):
-                transfer.receive(_aside(directory), directory)
+                None, 'The old output of guests is not put in place'):
+            self._adopt_histories(in_use)
+
+    def _adopt_histories(self, in_use: dict[str, list[str]]) -> None:
+        """What came while this host had nova's own driver.
+
+        A guest that is evacuated has its directory elsewhere, or a shared one
+        that is not for this host to touch.
+        """
+        here = objects.InstanceList.get_uuids_by_host(
+            nova_context.get_admin_context(), CONF.host) if in_use else []
+        for uuid in in_use.keys() & set(here):
+            directory = os.path.join(CONF.instances_path, uuid)
+            self._history.adopt(
+                uuid, directory, _aside(directory), in_use[uuid])
 
     def _release_leftovers(self) -> None:
         """Take back ports that were reserved for guests that never came.
@@ -230,11 +237,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         if full:
             raise nova_exception.InternalError(full)
         if wanted.logged:
-            # Evacuated: the host that wrote these logs may come back.
-            with history.never_fatal(instance):
-                directory = libvirt_utils.get_instance_path(instance)
-                history.begin_logs([there for here, there in transfer.moves(
-                    directory, directory) if os.path.exists(here)])
+            self._history.begin_evacuated(
+                instance, libvirt_utils.get_instance_path(instance))
         super().spawn(context, instance, image_meta, *args, **kwargs)
 
     def rescue(self, context: Any, instance: Any, *args: Any,
@@ -569,9 +573,9 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             context, instance, migrate_data)
         if _set_in(migrate_data, 'is_shared_instance_path'):
             with history.never_fatal(instance):
-                for device in self._serial_ports(instance):
-                    if device.log_file is not None:
-                        transfer.remove_empty(*os.path.split(device.log_file))
+                transfer.remove_begun(
+                    libvirt_utils.get_instance_path(instance),
+                    char_device.log_names(self._serial_ports(instance)))
 
     # Cold migration, resize, rebuild: the history goes along
 
@@ -630,8 +634,10 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         directory = libvirt_utils.get_instance_path(instance)
         aside = _aside(directory)
         task = instance.get('task_state', None)
-        rebuilt = destroy_disks and task == task_states.REBUILDING
+        rebuilt = False
         with history.never_fatal(instance):
+            rebuilt = (destroy_disks and task == task_states.REBUILDING
+                       and not self._goes_elsewhere(context, instance))
             if rebuilt:
                 self._history.stage(
                     instance, transfer.moves(directory, directory), aside)
@@ -651,6 +657,18 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                 with history.never_fatal(instance):
                     os.makedirs(directory, exist_ok=True)
                     transfer.receive(aside, directory)
+
+    def _goes_elsewhere(self, context: Any, instance: Any) -> bool:
+        """Whether it is just evacuated: this host was lost, and is back.
+
+        nova deletes it then (nova/compute/manager.py,
+        _destroy_evacuated_instances), in the task state of a rebuild.
+        """
+        return bool(objects.MigrationList.get_by_filters(
+            context.elevated(), {
+                'instance_uuid': instance.uuid, 'source_compute': CONF.host,
+                'migration_type': fields.MigrationType.EVACUATION,
+                'status': ['accepted', 'pre-migrating']}))
 
     def _send_back(self, context: Any, instance: Any, directory: str) -> None:
         """To the host that a resized instance goes back to."""

@@ -108,13 +108,44 @@ class History:
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
 
-    def receive(self, instance: Any, directory: str,
-                in_use: Collection[str] = ()) -> None:
-        """:param in_use: as of transfer.receive"""
+    def receive(self, instance: Any, directory: str) -> None:
         with never_fatal(instance):
-            for name in transfer.receive(
-                    directory, directory, in_use=in_use):
+            for name in transfer.receive(directory, directory):
                 _warn_of_loss(instance, f'{name} has not come whole')
+
+    def begin_evacuated(self, instance: Any, directory: str) -> None:
+        """Let a guest go on in new logs: the lost host may come back.
+
+        :param directory: path of its instance directory, if that is shared
+        """
+        self.send(instance, transfer.superseded(directory), None)
+        with never_fatal(instance):
+            begin_logs([there for here, there in transfer.moves(
+                directory, directory) if os.path.exists(here)
+                and not transfer.is_as_begun(here)])
+
+    def adopt(self, uuid: str, directory: str, aside: str,
+              in_use: Collection[str]) -> None:
+        """Put in place what came while this host had nova's own driver.
+
+        :param directory: path of the instance directory
+        :param aside: path of where a rebuild has left its logs, perhaps
+        :param in_use: names of the logs that the guest's domain has
+        """
+        with never_fatal(None, f'The old output of guest {uuid} is not put '
+                               f'in place'):
+            known = transfer.detached(directory)
+            # What still comes is left alone.
+            transfer.receive(directory, directory, False, in_use)
+            overtaken = transfer.overtaken(directory, in_use)
+            if overtaken and self._stage(None, overtaken, directory):
+                transfer.receive(directory, directory, True, in_use)
+            for path in transfer.detached(directory) - known:
+                LOG.warning('The log of guest %s was begun anew by another '
+                            'driver. What it wrote before is in %s, until it '
+                            'moves', uuid, path)
+            if os.path.isdir(aside):
+                transfer.receive(aside, directory)
 
     def wait_until_closed(self, logs: list[str]) -> bool:
         """What guests that have ended wrote last is in their logs.

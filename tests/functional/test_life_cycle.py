@@ -269,3 +269,31 @@ def test_evacuate(tmp_path: Path, use: Use, shared: bool) -> None:
         'console.g1.log' if shared else 'console.log')
     assert nova.driver_of('host2')._ports.held() == {
         ('127.0.0.2', PORT): server['id']}
+
+
+def test_evacuate_again_and_again(tmp_path: Path, use: Use) -> None:
+    """Of the hosts that are lost only the last one may write on."""
+    nova = use(TwoHosts(
+        tmp_path / 'lab', shared=True,
+        image=guest.disk_image(guest.boot_sector(count=10))))
+    server = nova.boot_on('host1')
+    wait_for_boot(nova, server)
+    output = BOOT
+    for number in range(1, 4):
+        name = nova.host_of(server).name
+        other = {'host1': 'host2', 'host2': 'host1'}[name]
+        nova.lose(name)
+        nova.action(server, 'evacuate', 'ACTIVE', {'host': other})
+        wait_for_boot(nova, server, output)
+        output += BOOT
+        # nova itself makes an empty console.log.
+        logs = {path.name for path in nova.directory_on(
+            other, server).glob('console.*[gy]') if path.stat().st_size}
+        assert logs == {f'console.g{number}.log', *(
+            ['console.log'] if number == 1 else [
+                f'console.g{number - 1}.history',
+                f'console.g{number - 1}.log'])}
+        nova.find(name)
+    assert nova.console_output(server) == output
+    assert output_of_boots(nova, server) == [
+        BOOT * count for count in (4, 3, 2, 1)]

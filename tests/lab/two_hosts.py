@@ -378,10 +378,20 @@ class TwoHosts(NovaNode):
         with self.places.at(name):
             self._nova.computes[name].stop()
         self.hosts[name].end()
+        self._force_down(name, True)
+
+    def find(self, name: str) -> None:
+        """A host that was lost is up again."""
+        self.hosts[name].start_virtlogd()
+        self.hosts[name].start_libvirtd()
+        self._nova.start_compute_on(name)
+        self._force_down(name, False)
+
+    def _force_down(self, name: str, down: bool) -> None:
         (service,) = self.api.api_get(
             f'/os-services?host={name}&binary=nova-compute').body['services']
         self.api.api_put(f'/os-services/{service["id"]}',
-                         {'forced_down': True})
+                         {'forced_down': down})
 
     # Servers
 

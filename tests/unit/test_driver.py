@@ -44,6 +44,15 @@ def conf(tmp_path):
         yield made
 
 
+@pytest.fixture(autouse=True)
+def here(monkeypatch) -> list[str]:
+    """The servers that nova has on this host."""
+    uuids = [UUID]
+    monkeypatch.setattr(objects.InstanceList, 'get_uuids_by_host',
+                        lambda *_: uuids)
+    return uuids
+
+
 @pytest.fixture
 def make_driver():
     with fixtures.Fixture() as cleanup:
@@ -248,8 +257,19 @@ class TestInitHost:
             log=str(directory / 'console.log'))))
         made._adopt_guests()
         assert (directory / 'console.log').read_bytes() == b'now'
-        assert not (directory / 'console.g1.history').exists()
-        assert os.listdir(directory / 'console.moving')
+        assert (directory / 'console.history').read_bytes() == b'then'
+
+    def test_a_log_of_another_host_stays(self, make_driver, directory,
+                                         here) -> None:
+        """Evacuated while this host was lost, on shared storage."""
+        here.clear()
+        for name in ('console.g1.history', 'console.g1.log'):
+            (directory / name).write_bytes(b'elsewhere')
+        made = make_driver(_guest(fake_libvirt.serial(
+            log=str(directory / 'console.log'))))
+        made._adopt_guests()
+        assert sorted(os.listdir(directory)) == [
+            'console.g1.history', 'console.g1.log']
 
     def test_what_a_rebuild_that_was_cut_off_has_set_aside(
             self, make_driver, directory) -> None:
@@ -379,7 +399,11 @@ class TestCleanup:
         monkeypatch.setattr(
             health, 'ask', lambda *args: (health.DaemonState.UP, '', ()))
 
-        def run(task_state, destroy_disks=True, cross_cell=False):
+        def run(task_state, destroy_disks=True, cross_cell=False,
+                evacuations=0):
+            monkeypatch.setattr(
+                objects.MigrationList, 'get_by_filters',
+                lambda *_: [objects.Migration()] * evacuations)
             monkeypatch.setattr(
                 objects.Migration, 'get_by_instance_and_status',
                 lambda *_: objects.Migration(
@@ -424,6 +448,11 @@ class TestCleanup:
         assert cleanup(task_states.REBUILDING) == []
         assert sorted(os.listdir(directory)) == ['console.g1.history']
         assert not directory.with_name(f'{UUID}_console').exists()
+
+    def test_just_evacuated(self, cleanup, directory) -> None:
+        """The host was lost, and is back: its files are to go."""
+        assert cleanup(task_states.REBUILDING, evacuations=1) == []
+        assert os.listdir(directory) == ['console.log']
 
     def test_deleted_after_a_rebuild_that_was_cut_off(
             self, cleanup, directory) -> None:

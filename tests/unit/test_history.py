@@ -115,8 +115,12 @@ class TestVirtlogdIsNotDone:
         assert written in said
 
     def test_a_log_that_is_in_use_is_not_replaced(self, carrier, moved,
-                                                  tmp_path) -> None:
+                                                  tmp_path, caplog) -> None:
+        """What came before is beside it, and that is said once."""
         assert carrier.stage(None, moves=moved, directory=str(tmp_path))
-        carrier.receive(None, str(tmp_path), in_use=['console.log'])
-        assert 'console.log' in self.names(tmp_path)
-        assert 'console.g1.history' not in self.names(tmp_path)
+        for _ in range(2):
+            carrier.adopt('uuid', str(tmp_path), f'{tmp_path}_console',
+                          in_use=['console.log'])
+        assert self.names(tmp_path) == ['console.history', 'console.log']
+        (said,) = caplog.messages
+        assert f'{tmp_path}/console.history' in said

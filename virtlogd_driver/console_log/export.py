@@ -128,11 +128,10 @@ def _parts(directory: str, port: int, live: str) -> list[_Part]:
     for generation in range(file.generation, -1, -1):
         parts.append(_Part(
             live_name(file.port, generation), port, generation, False))
-        if generation:
-            history = history_name(file.port, generation)
-            if history in names:
-                parts.append(_Part(history, port, generation, True))
-                break
+        history = history_name(file.port, generation)
+        if history in names:
+            parts.append(_Part(history, port, generation, True))
+            break
     parts.reverse()
     return parts
 

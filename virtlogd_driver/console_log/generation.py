@@ -7,14 +7,16 @@ virtlogd ever write one path. Of serial port 0 and of port 1:
 ====================  ===========================  =========================
 generation            live file                    everything older
 ====================  ===========================  =========================
-0                     ``console.log``
+0                     ``console.log``               (``console.history``)
                       ``console.port1.log``
 1                     ``console.g1.log``           ``console.g1.history``
                       ``console.port1.g1.log``     ``console.port1.g1.history``
 ====================  ===========================  =========================
 
 virtlogd's backups append ``.0`` (the newest), ``.1`` and so on to the name of
-the live file. A history is one file that nobody writes any more.
+the live file. A history is one file that nobody writes any more. Generation 0
+has one only where nova's own driver has begun a log anew beside older ones: it
+doesn't go on from them.
 """
 
 import functools
@@ -59,7 +61,7 @@ def live_name(port: int, generation: int) -> str:
 
 
 def history_name(port: int, generation: int) -> str:
-    """Name of the file with everything older than a generation, from 1."""
+    """Name of the file with everything older than a generation."""
     return f'{_stem(port, generation)}.history'
 
 
@@ -74,15 +76,11 @@ def parse(name: str) -> FileName | None:
     match = _NAME.fullmatch(name)
     if match is None:
         return None
-    generation = int(match['generation'] or 0)
-    history = match['history'] is not None
-    if history and generation == 0:
-        return None
     return FileName(
         port=int(match['port'] or 0),
-        generation=generation,
+        generation=int(match['generation'] or 0),
         backup=None if match['backup'] is None else int(match['backup']),
-        history=history)
+        history=match['history'] is not None)
 
 
 def newest(names: Iterable[str], port: int) -> int | None:

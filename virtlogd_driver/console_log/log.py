@@ -316,27 +316,32 @@ def _units(
     there is neither of them, they are lost, with what was in them.
 
     The caller closes them. A log that isn't named as a guest's own has only
-    the one chain.
+    the one chain. Nothing joins a history of generation 0 (generation.py).
     """
     unit = snapshot(
         directory, name, limit=limit, until=until, max_backups=max_backups)
-    yield unit, unit.whole or not unit.segments
     live = parse(name)
     if live is None or live.history or live.backup is not None:
+        yield unit, False
+        return
+    whole = unit.whole
+    yield unit, not unit.segments or (whole and live.generation > 0)
+    if whole and live.generation == 0:
         return
     absent: list[str] = []
-    for generation in range(live.generation, 0, -1):
+    for generation in range(live.generation, -1, -1):
         history = history_name(live.port, generation)
         if not directory.exists(history):
+            if generation == 0:
+                return
             older = snapshot(
                 directory, live_name(live.port, generation - 1),
                 limit=limit, until=until, live=False)
             # The chain is removed once the history that replaces it is there.
             if not directory.exists(history):
-                joins = older.whole or (
-                    not older.segments and generation > 1
-                    and directory.exists(
-                        history_name(live.port, generation - 1)))
+                joins = generation > 1 and (older.whole or (
+                    not older.segments and directory.exists(
+                        history_name(live.port, generation - 1))))
                 _check_absent(directory, absent, older)
                 absent.append(history)
                 yield older, joins

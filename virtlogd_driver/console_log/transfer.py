@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from virtlogd_driver import exception
 from virtlogd_driver.console_log import boot, chain, generation, log
@@ -50,13 +50,66 @@ def moves(here: str, there: str) -> list[Move]:
     """
     names = _names(here)
     found = []
-    for port in sorted({file.port for file in map(generation.parse, names)
-                        if file is not None}):
+    for port in _ports(names):
         live = generation.newest(names, port) or 0
         found.append((
             os.path.join(here, generation.live_name(port, live)),
             os.path.join(there, generation.live_name(port, live + 1))))
     return found
+
+
+def _ports(names: Iterable[str]) -> list[int]:
+    """Serial ports that there are logs of."""
+    return sorted({file.port for file in map(generation.parse, names)
+                   if file is not None})
+
+
+def superseded(directory: str) -> list[Move]:
+    """What is older than the log that was written last, port by port.
+
+    A guest that is evacuated goes on in a new file beside that one: the host
+    that is lost may still write it. What had gone before it is nobody's.
+
+    :param directory: path of the instance directory, on shared storage
+    """
+    names = _names(directory)
+    found = []
+    for port in _ports(names):
+        last = next_generation(directory, port) - 1
+        if any(file.port == port and file.generation < last
+               for file in map(generation.parse, names) if file is not None):
+            found.append((
+                os.path.join(directory, generation.live_name(port, last - 1)),
+                os.path.join(directory, generation.live_name(port, last))))
+    return found
+
+
+def overtaken(directory: str, in_use: Collection[str]) -> list[Move]:
+    """Logs that their guests have left for an older name, port by port.
+
+    nova's own driver names them all the same. (The next log of a guest that
+    is just leaving has no history yet.)
+
+    :param directory: path of the instance directory
+    :param in_use: names of the logs that the guest's domain has
+    """
+    names = _names(directory)
+    found = []
+    for port, number in sorted(_generations(in_use)):
+        newest = generation.newest(names, port) or 0
+        if (newest > number
+                and generation.history_name(port, newest) in names):
+            found.append((
+                os.path.join(directory, generation.live_name(port, newest)),
+                os.path.join(directory, generation.live_name(port, number))))
+    return found
+
+
+def detached(directory: str) -> set[str]:
+    """Paths of histories that the logs do not go on from."""
+    return {os.path.join(directory, name) for name in _names(directory)
+            if (file := generation.parse(name)) is not None
+            and file.history and file.generation == 0}
 
 
 class Departure:
@@ -118,13 +171,13 @@ def next_generation(directory: str, port: int) -> int:
     One that was begun for a migration which has failed is taken again.
     """
     newest = generation.newest(_names(directory), port) or 0
-    if newest and _is_as_begun(os.path.join(
+    if newest and is_as_begun(os.path.join(
             directory, generation.live_name(port, newest))):
         return newest
     return newest + 1
 
 
-def _is_as_begun(live: str) -> bool:
+def is_as_begun(live: str) -> bool:
     """Nothing was ever written to a log, nor rotated away."""
     try:
         status = os.lstat(live)
@@ -231,15 +284,14 @@ def receive(staged_in: str, directory: str, sweep: bool = True,
         there is nothing to resume it from
     :param in_use: names of the logs that the guest's domain has here. Where
         nova's own driver has booted it, that is an older name than that of a
-        history which came before: they cannot be joined, so the log stays,
-        and the history stays staged
+        history which came before, and what follows from it is lost: it is
+        then the history of that log, and not joined
 
     :returns: the names of histories that had not come whole
     """
     staging = os.path.join(staged_in, STAGING)
-    used = _generations(in_use)
+    used = dict(_generations(in_use))
     broken = []
-    waiting = False
     sizes = {}
     boots = None
     for staged in _names(staging):
@@ -253,28 +305,26 @@ def receive(staged_in: str, directory: str, sweep: bool = True,
                     os.unlink(path)
         elif match['name'] == boot.FILE:
             boots = path
-        elif _is_newer(match['name'], used):
-            waiting = True
         else:
+            name = _put_as(match['name'], used)
             # Where the copy has made it another user's, that user alone can.
             with contextlib.suppress(PermissionError):
                 os.chmod(path, 0o600)
-            os.rename(path, os.path.join(directory, match['name']))
-            sizes[match['name']] = os.lstat(
-                os.path.join(directory, match['name'])).st_size
+            os.rename(path, os.path.join(directory, name))
+            sizes[name] = os.lstat(os.path.join(directory, name)).st_size
     # They are counted in the histories.
-    if boots is not None and not waiting:
+    if boots is not None:
         with open(boots, 'rb') as file:
             lines = file.read()
         os.unlink(boots)
         _receive_boots(lines, sizes, directory)
-    if sweep and not waiting:
+    if sweep:
         shutil.rmtree(staging if staged_in == directory else staged_in,
                       ignore_errors=True)
     else:
         with contextlib.suppress(OSError):
             os.rmdir(staging)
-    _prune(directory, used)
+    _prune(directory, used, sizes)
     return broken
 
 
@@ -284,12 +334,12 @@ def _generations(names: Iterable[str]) -> set[tuple[int, int]]:
             for file in map(generation.parse, names) if file is not None}
 
 
-def _is_newer(history: str, used: set[tuple[int, int]]) -> bool:
-    """Whether a history would stand for a log that is in use."""
+def _put_as(history: str, used: Mapping[int, int]) -> str:
+    """Not for more than a log that is in use."""
     file = generation.parse(history)
-    return file is not None and any(
-        port == file.port and number < file.generation
-        for port, number in used)
+    if file is None or used.get(file.port, file.generation) >= file.generation:
+        return history
+    return generation.history_name(file.port, used[file.port])
 
 
 def _receive_boots(lines: bytes, sizes: dict[str, int],
@@ -301,7 +351,8 @@ def _receive_boots(lines: bytes, sizes: dict[str, int],
     histories = {file.port: name for name in sizes
                  if (file := generation.parse(name)) is not None}
     present = boot.read(directory)
-    # Of ports of which nothing has come: their files have stayed.
+    # Of ports of which nothing has come, or that follow what has come: their
+    # files have stayed.
     stayed = {noted.time: noted.positions for noted in present}
     come = []
     with open_directory(directory) as opened:
@@ -310,10 +361,10 @@ def _receive_boots(lines: bytes, sizes: dict[str, int],
             positions = dict(stayed.get(values['time'], {}))
             for port, count in values['following'].items():
                 name = histories.get(int(port))
-                if name is None:
+                if name is None or count is None:
                     positions.setdefault(int(port), None)
                     continue
-                offset = 0 if count is None else max(0, sizes[name] - count)
+                offset = max(0, sizes[name] - count)
                 positions[int(port)] = log.position_at(
                     opened, name, offset) if offset else None
             come.append(boot.Boot(values['time'], positions))
@@ -321,23 +372,34 @@ def _receive_boots(lines: bytes, sizes: dict[str, int],
         noted for noted in present if noted.time > come[-1].time]])
 
 
-def _prune(directory: str, used: set[tuple[int, int]]) -> None:
+def _prune(directory: str, used: Mapping[int, int],
+           come: Collection[str]) -> None:
     """Remove what a history that is in place has made superfluous.
 
     It has what the older files had, unless it is empty: then they had nothing
     that surely goes on, and it is not for it to remove them.
 
-    :param used: ports and generations that stay
+    :param used: ports, and their generations that stay
+    :param come: names of the histories that have just been put in place
     """
     names = _names(directory)
+    histories = [name for name in names if _is_history(name)
+                 and _size(os.path.join(directory, name))]
     for name in names:
         file = generation.parse(name)
-        if file is None or (file.port, file.generation) in used:
+        if file is None:
             continue
-        newest = generation.newest(names, file.port) or 0
-        if file.generation < newest and _size(os.path.join(
-                directory, generation.history_name(file.port, newest))):
+        stays = used.get(file.port)
+        newest = generation.newest(histories, file.port) or 0
+        if file.generation != stays and (file.generation < newest or (
+                stays is not None
+                and generation.history_name(file.port, stays) in come)):
             os.unlink(os.path.join(directory, name))
+
+
+def _is_history(name: str) -> bool:
+    file = generation.parse(name)
+    return file is not None and file.history
 
 
 def _size(path: str) -> int:
@@ -348,19 +410,18 @@ def _size(path: str) -> int:
         return 0
 
 
-def remove_empty(directory: str, live: str) -> None:
+def remove_begun(directory: str, in_use: Collection[str]) -> None:
     """Remove the empty logs that a refused migration left behind.
 
-    :param live: name of the log that the guest still writes
+    :param in_use: names of the logs that the guest still writes
     """
-    kept = generation.parse(live)
+    used = dict(_generations(in_use))
     for name in _names(directory):
         file = generation.parse(name)
-        if (kept is not None and file is not None
-                and file.generation > kept.generation):
-            path = os.path.join(directory, name)
-            if os.lstat(path).st_size == 0:
-                os.unlink(path)
+        path = os.path.join(directory, name)
+        if (file is not None and file.generation > used.get(file.port, 0)
+                and is_as_begun(path)):
+            os.unlink(path)
 
 
 def remove_all(directory: str) -> None:

@@ -6,6 +6,7 @@ Only what this project needs of libvirt's character devices
 ``<serial>`` and ``<console>`` with source, log and target.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -190,6 +191,12 @@ def _port_number(device: CharDevice) -> int:
     if device.target is None or device.target.port is None:
         return 0
     return device.target.port
+
+
+def log_names(devices: Iterable[CharDevice]) -> list[str]:
+    """Name of the log of each device that has one."""
+    return [os.path.basename(d.log_file) for d in devices
+            if d.log_file is not None]
 
 
 def addresses(devices: Iterable[CharDevice]) -> list[tuple[str, int]]:

@@ -63,6 +63,18 @@ def test_what_is_exported(logs: Path, tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o600}
 
 
+def test_what_was_before_another_driver(logs: Path, tmp_path: Path) -> None:
+    (logs / 'console.history').write_bytes(b'before')
+    out = tmp_path / 'out'
+    out.mkdir()
+    export.export([(0, str(logs / 'console.g1.log'))],
+                  DirectoryTarget(str(out)), ABOUT, nothing)
+    manifest = json.loads((out / export.MANIFEST).read_text())
+    assert [(e['name'], e['generation']) for e in manifest['files']] == [
+        ('console.history', 0), ('console.log', 0), ('console.g1.log', 1)]
+    assert (out / 'console.history').read_bytes() == b'before'
+
+
 def test_a_whole_chain_is_called_whole(tmp_path: Path) -> None:
     path = tmp_path / 'console.log'
     chain.begin(str(path))

@@ -17,6 +17,7 @@ from virtlogd_driver.console_log.generation import FileName
     ('console.port3.g2.log.1', FileName(3, 2, 1)),
     ('console.g1.history', FileName(0, 1, history=True)),
     ('console.port1.g1.history', FileName(1, 1, history=True)),
+    ('console.history', FileName(0, 0, history=True)),
 ])
 def test_names(name: str, file: FileName) -> None:
     assert generation.parse(name) == file
@@ -25,7 +26,7 @@ def test_names(name: str, file: FileName) -> None:
 
 @pytest.mark.parametrize('name', [
     '', 'disk', 'console', 'console.logs', 'console.log.', 'console.log.01',
-    'console.log.-1', 'console.g0.log', 'console.port0.log', 'console.history',
+    'console.log.-1', 'console.g0.log', 'console.port0.log',
     'console.g1.history.0', 'console.g1.history.tmp', 'console.log\n',
     'console.log.1.gz', 'xconsole.log', 'console.g1.port1.log',
 ])

@@ -253,6 +253,20 @@ class TestGenerations:
         assert not directory.opened
         return read
 
+    def test_beside_the_log_of_another_driver(self, files: Files) -> None:
+        """Nothing says that it goes on from there."""
+        files.write('console.history', b'old')
+        files.write('console.log', b'1')
+        files.begin('console.g1.log')
+        files.write('console.g1.log', b'2')
+        assert files.tail('console.log').data == b'1'
+        read = files.tail('console.g1.log')
+        assert (read.data, read.exact) == (b'12', False)
+        (files.directory / 'console.log').unlink()
+        read = files.tail('console.g1.log')
+        assert (read.data, read.exact) == (b'2', False)
+        assert files.tail('console.log').data == b'old'
+
     def test_ports_are_apart(self, files: Files) -> None:
         files.write('console.g1.history', b'0')
         files.begin('console.port1.g1.log')

@@ -395,31 +395,46 @@ class TestInUse:
 
     @pytest.mark.parametrize('sweep', [False, True])
     def test_is_not_removed(self, came, sweep) -> None:
-        staged = _names(came / transfer.STAGING)
+        """What came before is not joined with it, and nothing is lost."""
         assert transfer.receive(str(came), str(came), sweep=sweep,
                                 in_use=['console.log']) == []
-        assert _names(came) == ['console.log', 'console.log.0',
-                                transfer.STAGING, 'console.port1.g3.history']
-        # With the starts that are counted in it.
-        assert _names(came / transfer.STAGING) == [
-            name for name in staged if 'port1' not in name]
-        assert _read(str(came / 'console.log'), LIMIT) == b'rotated\nlive\n'
-
-    def test_what_is_not_whole_is_swept(self, came) -> None:
-        (staged,) = (came / transfer.STAGING).glob('console.g1.*')
-        (other,) = (came / transfer.STAGING).glob('console.port1.*')
-        os.truncate(other, 1)
-        assert transfer.receive(str(came), str(came),
-                                in_use={'console.log'}) == [other.name]
-        assert staged.exists()
-        assert not other.exists()
+        assert _names(came) == [boot.FILE, 'console.history', 'console.log',
+                                'console.log.0', 'console.port1.g3.history']
+        live = str(came / 'console.log')
+        assert _read(live, LIMIT) == b'rotated\nlive\n'
+        first = reader.read_from(live, None, LIMIT)
+        assert first.data == b'older\nnewer\n'
+        then = reader.read_from(live, first.position, LIMIT)
+        assert (then.data, then.missed) == (b'rotated\nlive\n', None)
+        assert transfer.detached(str(came)) == {f'{came}/console.history'}
 
     def test_beside_one_that_is_in_place(self, came) -> None:
         (came / 'console.g1.history').write_bytes(b'old\n')
         (came / 'console.g1.log').write_bytes(b'')
         transfer.receive(str(came), str(came), in_use=['console.log'])
-        assert 'console.log.0' in _names(came)
-        assert 'console.log' in _names(came)
+        assert _names(came) == [boot.FILE, 'console.history', 'console.log',
+                                'console.log.0', 'console.port1.g3.history']
+
+    def test_beside_one_that_is_written_elsewhere(self, here) -> None:
+        """The guest is leaving, on shared storage."""
+        chain.begin(str(here / 'console.g1.log'))
+        assert transfer.overtaken(str(here), ['console.log']) == []
+
+    def test_it_was_in_place_already(self, here) -> None:
+        chain.begin(str(here / 'console.g1.log'))
+        (here / 'console.g1.log').write_bytes(b'then\n')
+        (here / 'console.g1.history').write_bytes(b'old\n')
+        in_use = ['console.log', 'console.port1.g2.log']
+        moves = transfer.overtaken(str(here), in_use)
+        assert moves == [(f'{here}/console.g1.log', f'{here}/console.log')]
+        assert transfer.stage(moves, str(here), LIMIT, _read,
+                              _following) == []
+        assert transfer.receive(str(here), str(here), in_use=in_use) == []
+        assert _names(here) == ['console.history', 'console.log',
+                                'console.log.0', 'console.port1.g2.log',
+                                'disk']
+        assert (here / 'console.history').read_bytes() == b'old\nthen\n'
+        assert transfer.overtaken(str(here), in_use) == []
 
     def test_one_that_goes_on_from_the_history(self, came) -> None:
         transfer.receive(str(came), str(came), in_use=['console.g1.log'])
@@ -432,14 +447,66 @@ class TestInUse:
         _stage(here, here, aside)
         transfer.receive(str(aside), str(here), in_use=['console.log'])
         assert 'console.log' in _names(here)
-        assert [name[:19] for name in _names(aside / transfer.STAGING)] == [
-            'console.g1.history.']
+        assert 'console.history' in _names(here)
+        assert not aside.exists()
 
 
-def test_remove_empty(here) -> None:
-    chain.begin(str(here / 'console.g1.log'))
+class TestSuperseded:
+    """A guest that is evacuated again and again, on shared storage."""
+
+    def evacuate(self, directory: pathlib.Path) -> None:
+        moves = transfer.superseded(str(directory))
+        transfer.stage(moves, str(directory), LIMIT, _read, _following)
+        transfer.receive(str(directory), str(directory))
+        history.begin_logs([str(directory / generation.live_name(
+            0, transfer.next_generation(str(directory), 0)))])
+
+    def test_the_log_of_the_lost_host_stays(self, here) -> None:
+        assert transfer.superseded(str(here)) == []
+        self.evacuate(here)
+        assert 'console.log.0' in _names(here)
+
+    def test_only_that(self, here) -> None:
+        (here / 'console.port1.g2.log').unlink()
+        position = reader.read_tail(str(here / 'console.log'), 1).position
+        boots = [boot.Boot(0.0, {0: None}), boot.Boot(1.0, {0: position})]
+        written = 'older\nnewer\n'
+        for number in range(1, 5):
+            self.evacuate(here)
+            live = here / f'console.g{number}.log'
+            with live.open('ab') as out:
+                out.write(b'%d\n' % number)
+            written += f'{number}\n'
+            boots.append(boot.Boot(
+                2.0, {0: reader.read_tail(str(live), 1).position}))
+            boot.write(str(here), [
+                *boot.read(str(here)),
+                *(boots if number == 1 else boots[-1:])])
+            assert _read(str(live), LIMIT).decode() == written
+        assert _names(here) == [
+            boot.FILE, 'console.g3.history', 'console.g3.log',
+            'console.g4.log', 'disk']
+        starts = [noted.positions[0] for noted in boot.read(str(here))]
+        assert [_following(str(live), start) for start in starts[1:]] == [
+            len('1\n2\n3\n4\n'), len('2\n3\n4\n'), len('3\n4\n'),
+            len('4\n'), 0]
+
+    def test_a_start_that_failed_begins_no_other(self, here) -> None:
+        for _ in range(3):
+            self.evacuate(here)
+        assert 'console.g1.log' in _names(here)
+        assert 'console.g2.log' not in _names(here)
+        assert 'console.log.0' in _names(here)
+
+
+def test_remove_begun(here) -> None:
+    """Of a guest that logs one of its ports."""
+    for name in ('console.g1.log', 'console.port1.g3.log', 'console.g3.log'):
+        chain.begin(str(here / name))
     (here / 'console.g2.log').write_bytes(b'somebody wrote this')
-    transfer.remove_empty(str(here), 'console.log')
-    assert 'console.g1.log' not in _names(here)
-    assert 'console.g2.log' in _names(here)
-    assert 'console.log' in _names(here)
+    (here / 'console.port1.g3.log.0').write_bytes(b'and this')
+    transfer.remove_begun(str(here), ['console.g3.log'])
+    assert _names(here) == [
+        'console.g1.log', 'console.g2.log', 'console.g3.log', 'console.log',
+        'console.log.0', 'console.port1.g2.log', 'console.port1.g3.log.0',
+        'disk']
