@@ -274,17 +274,24 @@ class TestOldDestination:
 
     def test_the_host_is_upgraded_under_a_rebooted_guest(
             self, make: Make) -> None:
-        """nova's own driver has named its log: it is not taken from it."""
+        """nova's own driver has named its log; the old one is beside it."""
         nova = make(**self.DRIVER)
         server = nova.boot_on('host1')
         wait_for_more(nova, server)
+        before = numbers(nova.console_output(server))
         nova.live_migrate(server, 'host2')
         nova.reboot(server)
         assert devices(nova, server) == [('tcp', '127.0.0.2', 'console.log')]
         nova.host_options['host2'] = {}
         nova.restart_compute_on('host2')
         assert files(nova, 'host2', server) == [
-            'console.log', 'console.moving']
+            'console.history', 'console.log']
+        (said,) = warnings(nova, 'was begun anew by another driver')
+        old = nova.directory_on('host2', server) / 'console.history'
+        assert str(nova.instances_path / server['id'] / old.name) in said
+        found = numbers(old.read_text().replace('\r', ''))
+        assert found == list(range(1, len(found) + 1))
+        assert len(found) >= len(before)
         wait_for_more(nova, server)
 
     def test_without_serial_consoles(self, make: Make) -> None:
