@@ -394,10 +394,20 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def post_live_migration_at_source(self, context: Any, instance: Any,
                                       network_info: Any) -> None:
-        """libvirt has undefined the guest here by itself."""
-        super().post_live_migration_at_source(context, instance, network_info)
+        """libvirt has undefined the guest here by itself.
+
+        nova deletes its directory next: what is copied from there has to have
+        gone.
+        """
         self._ports.release(instance.uuid)
         self._log_paths.forget(instance.uuid)
+        try:
+            super().post_live_migration_at_source(
+                context, instance, network_info)
+        finally:
+            send = self._departing.pop(instance.uuid, None)
+            if send is not None:
+                send()
 
     # Live migration: a new log on the destination, its history after it
 
@@ -544,16 +554,6 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                           'without its log', dest)
             return False
         return TRAIT in found
-
-    def post_live_migration(self, context: Any, instance: Any, *args: Any,
-                            **kwargs: Any) -> None:
-        """At the source, whose directory is deleted next."""
-        try:
-            super().post_live_migration(context, instance, *args, **kwargs)
-        finally:
-            send = self._departing.pop(instance.uuid, None)
-            if send is not None:
-                send()
 
     def post_live_migration_at_destination(
             self, context: Any, instance: Any, *args: Any,
