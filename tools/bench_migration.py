@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the log costs a live migration: downtime and wall time.
 
-Two private hosts under a whole nova, with nova's own driver and with this one
-in turn; a guest that writes all the while goes there and back, with no, 1 MiB
-and 8 MiB of output from before. Run it as::
+Two private hosts under a whole nova, with nova's own driver, with this one,
+and with this one where ssh keeps its connections ("kept") in turn; a guest
+that writes all the while goes there and back, with no, 1 MiB and 8 MiB of
+output from before. Run it as::
 
     python -m tests.lab.namespace python tools/bench_migration.py
 
@@ -28,8 +29,10 @@ from tests.lab.two_hosts import TwoHosts
 # isort: split
 import libvirt
 
-DRIVERS = {'nova': 'libvirt.LibvirtDriver',
-           'this': 'virtlogd_driver.VirtlogdDriver'}
+OURS = 'virtlogd_driver.VirtlogdDriver'
+DRIVERS = {'nova': 'libvirt.LibvirtDriver', 'this': OURS,
+           # ssh's ControlPersist, as the documentation advises.
+           'kept': OURS}
 MIB = 1024 * 1024
 HISTORIES = (0, 1, 8)
 #: What a move may take longer with this driver, in seconds.
@@ -58,7 +61,8 @@ def measure(driver: str, moves: int, results: Results) -> None:
     image = guest.disk_image(guest.boot_sector(interval=0.05))
     with tempfile.TemporaryDirectory() as directory, TwoHosts(
             Path(directory) / 'lab', image=image,
-            options={(None, 'compute_driver'): DRIVERS[driver]}) as nova:
+            options={(None, 'compute_driver'): DRIVERS[driver]},
+            keep_connections=driver == 'kept') as nova:
         servers = {}
         for history in HISTORIES:
             server = servers[history] = nova.boot_on('host1')
@@ -103,17 +107,19 @@ def main() -> int:
         for driver in DRIVERS:
             measure(driver, args.moves, results)
     print(table(results))
-    more = [
-        statistics.median(results['this', history]['wall_s'])
-        - statistics.median(results['nova', history]['wall_s'])
-        for history in HISTORIES]
-    print('wall time more than nova, s:',
-          ', '.join(f'{value:+.2f}' for value in more))
+    wall = {key: statistics.median(found['wall_s'])
+            for key, found in results.items()}
+    more = {driver: [wall[driver, history] - wall['nova', history]
+                     for history in HISTORIES]
+            for driver in ('this', 'kept')}
+    for driver, values in more.items():
+        print(f'wall time more than nova, s, {driver}:',
+              ', '.join(f'{value:+.2f}' for value in values))
     if args.json:
         args.json.write_text(json.dumps([
             {'driver': driver, 'history_mib': history, **found}
             for (driver, history), found in results.items()], indent=1))
-    return int(max(more) > WALL_GOAL)
+    return int(max(more['kept']) > WALL_GOAL)
 
 
 if __name__ == '__main__':
