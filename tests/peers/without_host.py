@@ -55,9 +55,15 @@ def _list_all_domains(connection: Any, flags: int | None = None) -> Any:
         | fakelibvirt.VIR_CONNECT_LIST_DOMAINS_INACTIVE))
 
 
-def _xml_desc(domain: Any, flags: int = 0) -> Any:
-    """nova's fake wants flags, which libvirt does not."""
-    return _xml(domain, flags)
+def _xml_desc(domain: Any, flags: int = 0) -> str:
+    """nova's fake wants flags, which libvirt does not.
+
+    libvirt would have refused its TCP port; its log is in no directory.
+    """
+    xml: str = _xml(domain, flags)
+    return xml.replace('host="-1" service="-1"',
+                       'host="127.0.0.1" service="10000"').replace(
+                           "'dummy.log'", "'/nowhere/dummy.log'")
 
 
 def without_virtlogd() -> None:
