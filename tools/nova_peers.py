@@ -31,10 +31,20 @@ sys.path.insert(0, str(ROOT))
 from tests.peers import differs  # noqa: E402
 
 UNIT = ('unit.virt.libvirt.test_driver',)
-FUNCTIONAL = tuple(f'functional.libvirt.test_{name}' for name in (
-    'device_bus_migration', 'evacuate', 'live_migration', 'machine_type',
-    'migration_addr', 'numa_live_migration', 'power_manage',
-    'rescue_deleted_base', 'shared_resource_provider', 'uefi', 'vif_model'))
+#: What boots, moves and ends guests, and what changes their devices. Not
+#: here: what only schedules and reports (NUMA, PCI, traits, SEV), and vGPU and
+#: vTPM, whose guests go the same ways and take as long as all of these.
+FUNCTIONAL = (
+    *(f'functional.libvirt.test_{name}' for name in (
+        'device_bus_migration', 'evacuate', 'live_migration', 'machine_type',
+        'migration_addr', 'numa_live_migration', 'power_manage',
+        'rescue_deleted_base', 'server_shares', 'shared_resource_provider',
+        'stateless_firmware', 'uefi', 'vif_model', 'vpmem')),
+    # Live migration: with serial consoles, rolled back, with volumes, pinned;
+    # resize; evacuation.
+    *(f'functional.regressions.test_bug_{number}' for number in (
+        1595962, 1741364, 1888395, 1899835, 1939545, 1944619, 1983753,
+        2007968, 2085975, 2139351, 2152697, 2153425)))
 #: What a driver of consoles touches first.
 CONSOLES = r'console|serial|logd|public_api_signatures'
 
