@@ -2,7 +2,7 @@
 import pytest
 
 from tests.unit import fake_libvirt
-from virtlogd_driver import exception, watch
+from virtlogd_driver import exception, host, watch
 from virtlogd_driver.virtlogd.port import Port
 
 
@@ -39,6 +39,15 @@ def test_a_guest_that_does_not_run_has_none() -> None:
             fake_libvirt.domain_xml(fake_libvirt.serial())) as fake:
         fake.connection.lookupByName('guest').destroy()
         assert watch.list_ports(fake.connection) == []
+
+
+def test_a_guest_that_cannot_be_understood_is_left_out(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    guests = [host.Guest('1', 'odd', True, 'running', '<capabilities/>'),
+              host.Guest('2', 'two', True, 'running',
+                         fake_libvirt.domain_xml(fake_libvirt.serial()))]
+    monkeypatch.setattr(host, 'list_guests', lambda _: guests)
+    assert [port.name for port in watch.list_ports(None)] == ['two']
 
 
 def test_a_port_without_a_log_is_not_attached() -> None:

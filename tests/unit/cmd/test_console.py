@@ -115,7 +115,8 @@ def test_log_of_a_guest_that_just_starts_is_unknown(
 
 def test_a_narrow_terminal_gets_fewer_columns(make: Make) -> None:
     console = make(fake_libvirt.domain_xml(fake_libvirt.serial()))
-    for columns, last in ((250, b'FILE'), (120, b'UUID'), (90, b'WRITTEN')):
+    for columns, last in ((250, b'FILE'), (120, b'UUID'), (90, b'WRITTEN'),
+                          (40, b'WRITTEN')):
         terminal = console.on_terminal('list', columns=columns, NO_COLOR='1')
         assert terminal.wait() == 0
         assert terminal.seen.splitlines()[0].endswith(last)

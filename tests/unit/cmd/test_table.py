@@ -7,7 +7,7 @@ from virtlogd_driver.cmd import table
 @pytest.mark.parametrize(('count', 'text'), [
     (0, '0'), (1023, '1023'), (1024, '1.0K'), (10240, '10K'),
     (999 * 1024, '999K'), (1000 * 1024, '1.0M'), (2 << 20, '2.0M'),
-    (5 << 40, '5.0T'),
+    (5 << 40, '5.0T'), (5000 << 50, '5000P'),
 ])
 def test_size(count: int, text: str) -> None:
     assert table.size(count) == text

@@ -159,3 +159,15 @@ def test_without_a_change_next_to_nothing_is_done(tmp_path: Path) -> None:
             - before.ru_utime - before.ru_stime)
     assert took < 0.05 * 3
     follower.close()
+
+
+def test_after_lost_events_every_log_is_looked_at(tmp_path: Path) -> None:
+    """The kernel's queue of them was full."""
+    follower = Follower(read)
+    paths = [tmp_path / 'a.log', tmp_path / 'b.log']
+    for path in paths:
+        path.write_bytes(b'old')
+        follower.add(str(path), read(str(path), None, 100).position)
+    follower._heed([(-1, follow._OVERFLOW, '')])
+    assert follower.wait(0) == [str(path) for path in paths]
+    follower.close()
