@@ -25,10 +25,6 @@ PALETTE = ('36', '33', '35', '32', '34', '31')
 _LESS = 'FRX'
 
 
-def is_terminal(stream: IO[str]) -> bool:
-    return stream.isatty()
-
-
 def has_colour(stream: IO[str]) -> bool:
     """Whether to write colours: https://no-color.org, and dumb terminals."""
     return (stream.isatty() and not os.environ.get('NO_COLOR')
