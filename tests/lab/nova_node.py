@@ -110,6 +110,18 @@ class _LibvirtEvents(fixtures.Fixture):
             host._conn_event_handler_queue.put(lambda: None)
 
 
+def _keep_thread_pools() -> None:
+    """No service of a test closes the pools of this process for good.
+
+    nova's fixture sees to that, but not for one that takes so long to end that
+    the fixture is gone: no other nova can be started then.
+    """
+    # nova 34 has it.
+    with contextlib.suppress(ImportError):
+        from nova import thread_pool_factory
+        thread_pool_factory.shutdown_all_executors = lambda: None
+
+
 class _Nova(integrated_helpers._IntegratedTestBase):  # type: ignore[misc]
     """nova's own functional test set-up, for its services."""
 
@@ -178,6 +190,7 @@ class NovaNode(fixtures.Fixture):
 
     def _setUp(self) -> None:
         self.instances_path.mkdir(parents=True, exist_ok=True)
+        _keep_thread_pools()
         # Before and after nova's own, which keeps the log of its services.
         self.useFixture(fixtures.FakeLogger(level=logging.WARNING))
         # privsep daemons of this environment's nova.
