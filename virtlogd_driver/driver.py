@@ -41,8 +41,10 @@ from virtlogd_driver.guest import char_device, migration, plan, serial_port
 from virtlogd_driver.nova_edge import (
     DepartingGuest,
     device_config,
+    failure_told,
     nova_errors,
     outside_eventlet,
+    tell_user,
 )
 from virtlogd_driver.virtlogd import health, periodic, settings
 
@@ -235,7 +237,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         # started even if it has no log. Its directory is not there yet.
         full = self._check_virtlogd(instance, CONF.instances_path)
         if full:
-            raise nova_exception.InternalError(full)
+            raise nova_exception.InternalError(str(full)) from full
         if wanted.logged:
             self._history.begin_evacuated(
                 instance, libvirt_utils.get_instance_path(instance))
@@ -250,10 +252,13 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         self._check_virtlogd(instance)
         super().unrescue(context, instance)
 
-    def _soft_reboot(self, instance: Any) -> bool:
-        self._check_virtlogd(instance)
-        done: bool = super()._soft_reboot(instance)
-        return done
+    def reboot(self, context: Any, instance: Any, network_info: Any,
+               reboot_type: str, *args: Any, **kwargs: Any) -> None:
+        with failure_told(context, instance):
+            if reboot_type == 'SOFT':
+                self._check_virtlogd(instance)
+            super().reboot(context, instance, network_info, reboot_type,
+                           *args, **kwargs)
 
     def _hard_reboot(self, context: Any, instance: Any, *args: Any,
                      **kwargs: Any) -> None:
@@ -265,7 +270,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             instance: Any) -> None:
         if self._needs_suspend_resume_for_snapshot(
                 live_snapshot, current_power_state):
-            self._check_virtlogd(instance)
+            with failure_told(context, instance):
+                self._check_virtlogd(instance)
         super()._suspend_guest_for_snapshot(
             context, live_snapshot, current_power_state, instance)
 
@@ -277,6 +283,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             full = self._check_virtlogd(instance)
             if full:
                 LOG.warning('%s', full, instance=instance)
+                tell_user(context, instance, full)
             with history.never_fatal(
                     instance, 'The start of the guest is not noted'):
                 logs = history.guest_logs(xml)
@@ -288,15 +295,16 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         finally:
             self._log_paths.forget(instance.uuid)
 
-    def _check_virtlogd(self, instance: Any,
-                        directory: str | None = None) -> str:
+    def _check_virtlogd(
+            self, instance: Any,
+            directory: str | None = None) -> exception.LogDiskFull | None:
         """Say what is wrong with the log before anything is done.
 
         :param directory: where the log will be, if not where it is
         :returns: that the disk is full, if it is: it costs the log
         """
         if CONF.libvirt.virt_type not in ('kvm', 'qemu'):
-            return ''
+            return None
         log = (self._live_log(instance) if directory is None
                else os.path.join(directory, 'console.log'))
         with nova_errors(instance):
@@ -305,8 +313,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                     health.check_ready(CONF.virtlogd.virtlogd_socket, [log],
                                        CONF.virtlogd.health_timeout)
             except exception.LogDiskFull as e:
-                return str(e)
-        return ''
+                return e
+        return None
 
     # The two consoles
 

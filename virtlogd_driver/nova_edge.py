@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where this project and nova meet: errors, devices, guests.
+"""Where this project and nova meet: errors, what users see, devices, guests.
 
 With driver.py the only module that imports nova.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 import nova.conf
 from nova import exception as nova_exception
+from nova.compute import utils as compute_utils
 from nova.virt.libvirt import config as vconfig
 from oslo_log import log as logging
 
@@ -46,6 +47,45 @@ def nova_errors(instance: Any = None) -> Iterator[None]:
         raise nova_exception.ConsoleNotAvailable() from e
     except exception.VirtlogdDriverError as e:
         raise nova_exception.InternalError(str(e)) from e
+
+
+#: What an event of a server's action is called that tells a user what is wrong
+#: with virtlogd: names are for all to see, details for administrators only.
+_EVENTS = {exception.VirtlogdDown: 'compute_virtlogd_down',
+           exception.VirtlogdHung: 'compute_virtlogd_hung',
+           exception.LogDiskFull: 'compute_console_log_disk_full'}
+
+
+def tell_user(context: Any, instance: Any,
+              error: exception.VirtlogdError) -> None:
+    """Tell the server's user, beside the action that is under way.
+
+    Whatever becomes of that, the action goes on.
+
+    :param error: VirtlogdDown, VirtlogdHung or LogDiskFull
+    """
+    told = nova_exception.InternalError(str(error))
+    try:
+        with compute_utils.EventReporter(
+                context, _EVENTS[type(error)], CONF.host, instance.uuid):
+            raise told
+    except nova_exception.InstanceActionNotFound:
+        LOG.debug('Nobody has asked for this', instance=instance)
+    except Exception as e:
+        if e is not told:
+            LOG.exception('The user is not told: %s', error,
+                          instance=instance)
+
+
+@contextlib.contextmanager
+def failure_told(context: Any, instance: Any) -> Iterator[None]:
+    """Where nova says nothing of what fails, as the guest goes on."""
+    try:
+        yield
+    except nova_exception.NovaException as e:
+        if type(e.__cause__) in _EVENTS:
+            tell_user(context, instance, e.__cause__)
+        raise
 
 
 class _CharDeviceConfig:

@@ -359,6 +359,21 @@ class NovaNode(fixtures.Fixture):
         return self.action(server, 'rebuild', 'ACTIVE',
                            {'imageRef': self._image_id})
 
+    def last_action(self, server: Server,
+                    admin: bool = True) -> dict[str, Any]:
+        """The newest action on a server with its events, the newest first.
+
+        As "openstack server event show" has it; details are for
+        administrators.
+        """
+        api = self.api if admin else self._nova.api_fixture.api
+        with fixtures.MockPatchObject(api, 'microversion', '2.84'):
+            path = f'/servers/{server["id"]}/os-instance-actions'
+            newest = api.api_get(path).body['instanceActions'][0]
+            action: dict[str, Any] = api.api_get(
+                f'{path}/{newest["request_id"]}').body['instanceAction']
+        return action
+
     def delete(self, server: Server) -> None:
         """Returns when the API does not know it any more."""
         self.api.delete_server(server['id'])

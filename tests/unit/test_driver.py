@@ -17,6 +17,7 @@ from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
 from nova.compute import power_state, task_states
+from nova.compute import utils as compute_utils
 from nova.scheduler.client import report
 from nova.virt import event as virtevent
 from nova.virt.libvirt import config as vconfig
@@ -339,10 +340,65 @@ class TestStart:
             raise exception.VirtlogdDown('it is down')
         monkeypatch.setattr(health, 'check_ready', check_ready)
 
+    def _full(self, monkeypatch) -> None:
+        def check_ready(*_: object) -> None:
+            raise exception.LogDiskFull('no room')
+        monkeypatch.setattr(health, 'check_ready', check_ready)
+
+    @pytest.fixture
+    def told(self, monkeypatch) -> list[object]:
+        """Events of the action, as nova is given them."""
+        found: list[object] = []
+
+        class Events:
+            @staticmethod
+            def event_start(context, instance, name, **_: object) -> None:
+                found.append((context, name, instance))
+
+            @staticmethod
+            def event_finish_with_failure(*_: object, exc_val, **__: object
+                                          ) -> None:
+                found.append(str(exc_val))
+        monkeypatch.setattr(objects, 'InstanceActionEvent', Events)
+        return found
+
     def test_down(self, make_driver, instance, monkeypatch) -> None:
         self._down(monkeypatch)
         with pytest.raises(nova_exception.InternalError, match='it is down'):
             make_driver()._create_guest(None, _guest(''), instance)
+
+    def test_the_user_is_told_of_a_start_without_a_log(
+            self, make_driver, instance, monkeypatch, told) -> None:
+        self._full(monkeypatch)
+        assert make_driver()._create_guest('context', _guest(''),
+                                           instance) == (True, False)
+        assert told == [('context', 'compute_console_log_disk_full', UUID),
+                        'no room']
+
+    @pytest.mark.parametrize('kind', ['SOFT', 'HARD'])
+    def test_the_user_is_told_of_a_reboot_that_is_refused(
+            self, make_driver, instance, monkeypatch, told, kind) -> None:
+        """nova says nothing of it while the guest runs."""
+        self._down(monkeypatch)
+        with pytest.raises(nova_exception.InternalError):
+            make_driver().reboot('context', instance, None, kind)
+        assert told == [('context', 'compute_virtlogd_down', UUID),
+                        'it is down']
+
+    @pytest.mark.parametrize('error', [
+        nova_exception.InstanceActionNotFound(
+            request_id='r', instance_uuid=UUID), OSError('no conductor')])
+    @pytest.mark.parametrize('when', ['__enter__', '__exit__'])
+    def test_a_start_that_cannot_be_told_of_is_made(
+            self, make_driver, instance, monkeypatch, told, when,
+            error) -> None:
+        self._full(monkeypatch)
+
+        def fail(*_: object) -> None:
+            raise error
+        monkeypatch.setattr(compute_utils.EventReporter, when, fail)
+        assert make_driver()._create_guest('context', _guest(''),
+                                           instance) == (True, False)
 
     def test_what_is_only_defined_needs_none(
             self, make_driver, instance, monkeypatch) -> None:
