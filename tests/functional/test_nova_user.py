@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The privileged helpers as nova's user gets them: by sudo and rootwrap."""
+
+import json
+import os
+import signal
+import subprocess
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import fixtures
+import pytest
+from oslo_rootwrap import cmd as rootwrap
+
+from tests.lab import guest
+from tests.lab.daemons import LibvirtHost
+from tests.lab.nova_user import NovaUser
+from tests.lab.wait import until
+from virtlogd_driver import metrics
+from virtlogd_driver.virtlogd import health, periodic
+
+Use = Callable[[fixtures.Fixture], fixtures.Fixture]
+
+#: What the guest writes: more than one file of its log takes.
+LINES = 600
+
+
+class Node(fixtures.Fixture):
+    """A compute node on which nova's user is no more than that."""
+
+    def __init__(self, host: LibvirtHost) -> None:
+        super().__init__()
+        self.host = host
+        self.instances = host.directory / 'instances'
+        self.log = self.instances / 'guest' / 'console.log'
+
+    def _setUp(self) -> None:
+        self.log.parent.mkdir(parents=True)
+        metrics_file = self.host.directory / 'virtlogd.prom'
+        self.user = self.useFixture(NovaUser(textwrap.dedent(f'''\
+            [DEFAULT]
+            compute_driver = virtlogd_driver.VirtlogdDriver
+            instances_path = {self.instances}
+            [libvirt]
+            connection_uri = {self.host.uri}
+            [virtlogd]
+            virtlogd_socket = {self.host.virtlogd_socket}
+            virtlogd_conf = {self.host.virtlogd_conf}
+            qemu_conf = {self.host.qemu_conf}
+            metrics_file = {metrics_file}
+            '''), [self.host.directory]))
+        os.chown(self.log.parent, self.user.uid, -1)
+        for name in ('passwd', 'group'):
+            # libvirtd looks up who asks it.
+            subprocess.run(self.host.command(
+                'mount', '--bind', self.user.etc / name, f'/etc/{name}'),
+                check=True)
+        # As by its membership in group libvirt.
+        (self.host.state / 'run' / 'libvirt-sock').chmod(0o666)
+        metrics.write(str(metrics_file), health.Report(
+            health.DaemonState.UP), periodic.Totals())
+        self.host.connect().createXML(guest.domain_xml(
+            self.host.directory, guest.boot_sector(count=LINES),
+            [guest.tcp_serial(guest.free_port(), self.log)]))
+        until(lambda: self.written().endswith(guest.lines(LINES, LINES)),
+              'the guest writes')
+
+    def files(self) -> list[Path]:
+        """Of the log, oldest first."""
+        return [*sorted(self.log.parent.glob('console.log.*'), reverse=True),
+                self.log]
+
+    def written(self) -> bytes:
+        return b''.join(file.read_bytes() for file in self.files()
+                        if file.exists())
+
+    def check(self) -> tuple[int, dict[str, str]]:
+        """Exit status of the status check, and what is no success."""
+        ran = self.user.run('virtlogd-driver-status', 'check', '--json')
+        assert ran.returncode in (0, 1, 2), ran.stdout + ran.stderr
+        return ran.returncode, {
+            one['check']: one['details']
+            for one in json.loads(ran.stdout)['checks'] if one['result']}
+
+
+@pytest.fixture
+def node(tmp_path: Path, use: Use) -> Node:
+    return use(Node(use(LibvirtHost(
+        tmp_path / 'host', max_size=4096, max_backups=3))))
+
+
+def output(ran: subprocess.CompletedProcess[str]) -> str:
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_the_log_of_root_is_read(node: Node) -> None:
+    files = node.files()
+    assert len(files) == 3
+    for file in files:
+        status = file.stat()
+        assert (status.st_uid, status.st_mode & 0o777) == (0, 0o600)
+        assert node.user.run('cat', str(file)).returncode != 0
+    shown = output(node.user.run('virtlogd-console', 'show', 'guest1'))
+    assert shown.encode() == node.written().replace(b'\r\n', b'\n')
+
+
+def test_virtlogd_is_asked_and_a_dead_log_comes_back(node: Node) -> None:
+    def state() -> str:
+        (port,) = json.loads(output(node.user.run(
+            'virtlogd-console', 'list', '--json')))
+        log: str = port['log']
+        return log
+
+    assert state() == 'alive'
+    node.host.stop_virtlogd(signal.SIGKILL)
+    node.host.start_virtlogd()
+    assert state() == 'dead'
+    assert output(node.user.run('virtlogd-console', 'reattach', 'guest1')) == (
+        'guest1: the log is alive again\n')
+    assert state() == 'alive'
+
+
+def test_the_status_check_says_whether_it_may(node: Node) -> None:
+    assert node.check() == (0, {})
+    node.user.sudoers.unlink()
+    status, found = node.check()
+    assert status == 2
+    assert set(found) == {'Privileged helpers', 'virtlogd', 'Logs'}
+    assert 'may use sudo' in found['Privileged helpers']
+
+
+@pytest.mark.parametrize('command', [
+    ('cat', '/etc/shadow'),
+    ('sh', '-c', 'id'),
+])
+def test_nothing_else_is_to_be_had(node: Node,
+                                   command: tuple[str, ...]) -> None:
+    ran = node.user.run('sudo', '-n', 'nova-rootwrap',
+                        '/etc/nova/rootwrap.conf', *command)
+    assert ran.returncode == rootwrap.RC_UNAUTHORIZED, ran.stderr
+    assert 'password' in node.user.run('sudo', '-n', *command).stderr
