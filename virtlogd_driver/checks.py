@@ -182,14 +182,7 @@ def daemon(host: Survey) -> Result:
     """virtlogd answers."""
     if host.report.daemon is DaemonState.UP:
         return _success()
-    reason = host.report.reason
-    if host.report.daemon is DaemonState.DOWN:
-        reason += ' See why it ended: journalctl -u virtlogd.'
-    elif (host.report.daemon is DaemonState.REFUSED
-          and not host.helper_error):
-        reason += (' Set [virtlogd] virtlogd_socket to the socket of virtlogd '
-                   'itself; if it is that, upgrade virtlogd-driver.')
-    return _failure(reason)
+    return _failure(host.report.reason)
 
 
 def stdio_handler(host: Survey) -> Result:

@@ -56,6 +56,10 @@ class _Collected:
                 'Viewers that stop the output of a guest.',
                 len(report.stuck)),
             GaugeMetricFamily(
+                f'{PREFIX}_closed_consoles',
+                'Interactive consoles that nobody listens on.',
+                len(report.closed)),
+            GaugeMetricFamily(
                 f'{PREFIX}_libvirt_up',
                 'Whether libvirt told its guests to the health pass.',
                 not report.libvirt),

@@ -21,6 +21,8 @@ REPORT = health.Report(
           health.Log(PORTS[3], LogState.NOT_LOGGING)),
     stuck=(health.Stuck(PORTS[0], viewer.Viewer(
         ('127.0.0.1', 1), ('127.0.0.1', 2), 60, True, b'')),),
+    unopened=(health.Unopened(PORTS[1], 1792800000.25),
+              health.Unopened(PORTS[0], 1792800000.25 - health.CLOSED_AFTER)),
     time=1792800000.25, duration=0.0625)
 
 
@@ -47,6 +49,7 @@ def test_every_metric(tmp_path: pathlib.Path) -> None:
         ('console_log_alive', ('uuid', '0')): 1,
         ('console_log_alive', ('uuid', '1')): 0,
         ('stuck_viewers', ()): 1,
+        ('closed_consoles', ()): 1,
         ('libvirt_up', ()): 1,
         ('health_pass_timestamp_seconds', ()): 1792800000.25,
         ('health_pass_duration_seconds', ()): 0.0625,

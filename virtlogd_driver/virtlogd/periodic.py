@@ -370,8 +370,9 @@ def _say(changes: health.Changes, found: Report) -> None:
     if changes.unrotated:
         LOG.warning(
             'QEMU writes %d console logs itself, without bound (%s): set '
-            'stdio_handler to "logd" in qemu.conf, restart libvirtd, and '
-            'stop and start the guests.', len(changes.unrotated),
+            'stdio_handler to "logd" in qemu.conf, restart libvirtd (or '
+            'virtqemud), and stop and start the guests.',
+            len(changes.unrotated),
             _some([str(port.log) for port in changes.unrotated]))
     for stuck in changes.stuck:
         LOG.warning(

@@ -323,7 +323,7 @@ def reattach(domain: libvirt.virDomain, log: str, socket_path: str,
     if state == privileged.FILE:
         raise exception.ReattachFailed(
             f'{log} is written by QEMU itself: set stdio_handler to "logd" in '
-            f'qemu.conf and restart libvirtd. {_REMEDY}')
+            f'qemu.conf and restart libvirtd (or virtqemud). {_REMEDY}')
     if not hasattr(libvirt_qemu, 'qemuMonitorCommandWithFiles'):
         raise exception.ReattachFailed(
             'libvirt-python is older than 8.2, and cannot give QEMU a '

@@ -43,6 +43,11 @@ _MAX_REPLY = 65536
 _NOT_OPEN = 1
 
 
+_SEE_WHY = 'See what it says: journalctl -u virtlogd.'
+_OTHER = ('Set [virtlogd] virtlogd_socket to the socket of virtlogd itself; '
+          'if it is that, upgrade virtlogd-driver.')
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """Where virtlogd writes a log."""
@@ -60,7 +65,7 @@ class ConnectionClosed(exception.VirtlogdDown):
 def _closed(path: str, reason: str) -> ConnectionClosed:
     return ConnectionClosed(
         f'virtlogd closed the connection on {path} ({reason}): it is going '
-        'down, or this process does not run as its user.')
+        f'down, or this process does not run as its user. {_SEE_WHY}')
 
 
 def hung(path: str, timeout: float) -> exception.VirtlogdHung:
@@ -74,7 +79,7 @@ def hung(path: str, timeout: float) -> exception.VirtlogdHung:
 class _CallFailed(Exception):
 
     def __init__(self, code: int, message: str) -> None:
-        super().__init__(f'virtlogd answers: {message}')
+        super().__init__(f'virtlogd answers: {message}. {_SEE_WHY}')
         self.code = code
 
 
@@ -117,8 +122,8 @@ class Connection:
             self.close()
             raise exception.VirtlogdDown(
                 f'virtlogd does not listen on {path} ({e.strerror}): no guest '
-                'can be started. Start it: systemctl start '
-                'virtlogd.socket.') from e
+                'can be started. Start it: systemctl start virtlogd.socket. '
+                f'{_SEE_WHY}') from e
         except (TimeoutError, BlockingIOError) as e:
             self.close()
             raise hung(self._path, self._timeout) from e
@@ -126,7 +131,7 @@ class Connection:
             self.close()
             raise exception.VirtlogdError(
                 f'{path} cannot be connected to ({e.strerror or e}): virtlogd '
-                'answers root only.') from e
+                f'answers root only. {_OTHER}') from e
 
     def _connect(self) -> None:
         while True:
@@ -177,9 +182,7 @@ class Connection:
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 return array.array('i', content[:size])[0]
-        raise exception.VirtlogdError(
-            f'virtlogd promised a descriptor on {self._path} and sent '
-            f'{data!r}.')
+        raise self._not_understood(f'{data!r} instead of a descriptor')
 
     def _call(self, procedure: int, arguments: bytes,
               fds: int = 0) -> tuple[bytes, list[int]]:
@@ -219,7 +222,7 @@ class Connection:
     def _not_understood(self, what: str) -> exception.VirtlogdError:
         return exception.VirtlogdError(
             f'virtlogd on {self._path} answered with {what}, which is not '
-            'the protocol of libvirt 1.3.3 to 12.')
+            f'the protocol of libvirt 1.3.3 to 12. {_OTHER}')
 
     def position(self, log: str) -> Position | None:
         """Where virtlogd writes a log, or None if it does not.
