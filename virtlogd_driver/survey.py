@@ -5,6 +5,7 @@ Nothing here raises or hangs for what is wrong with the host: that is what is
 to be found out.
 """
 
+import dataclasses
 import functools
 import glob
 import importlib.metadata
@@ -22,8 +23,8 @@ from virtlogd_driver.checks import LOAD, LOCAL, FileSystem, Survey
 from virtlogd_driver.console_log import privileged
 from virtlogd_driver.virtlogd import health, settings, viewer
 from virtlogd_driver.virtlogd import privileged as virtlogd_privileged
-from virtlogd_driver.virtlogd.health import DaemonState, Report
-from virtlogd_driver.virtlogd.port import Port
+from virtlogd_driver.virtlogd.health import DaemonState, LogState, Report
+from virtlogd_driver.virtlogd.port import Port, is_open
 
 _T = TypeVar('_T')
 
@@ -65,9 +66,9 @@ def survey(options: Options, connect: Callable[[], Any]) -> Survey:
         found[:] = _of_libvirt(lambda: watch.list_ports(connect()))
         return found
 
-    report = health.examine(
+    report = _with_closed_ptys(health.examine(
         list_ports, options.virtlogd_socket, options.health_timeout,
-        list_viewers=viewer.viewers, listening=viewer.listening)
+        list_viewers=viewer.viewers, listening=viewer.listening))
     return Survey(
         nova_version=_nova_version(),
         load_error=_load_error(),
@@ -125,6 +126,14 @@ def _of_libvirt(function: Callable[[], _T]) -> _T:
             f'libvirt did not answer within {_LIBVIRT_TIMEOUT:g} s. See '
             'whether virtlogd or a guest hangs; restart libvirtd (or '
             'virtqemud; guests go on).') from e
+
+
+def _with_closed_ptys(report: Report) -> Report:
+    """nova-compute does not look for these: one that has moved stays so."""
+    return dataclasses.replace(report, unopened=report.unopened + tuple(
+        health.Unopened(log.port, report.time) for log in report.logs
+        if log.state in (LogState.ALIVE, LogState.DEAD)
+        and log.port.pty is not None and not is_open(log.port.pty)))
 
 
 def _capability(report: Report, connect: Callable[[], Any],

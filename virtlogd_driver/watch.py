@@ -47,8 +47,13 @@ def ports_of(guest: host.Guest) -> list[Port]:
     """
     return [Port(guest.uuid, guest.name, number, device.log_file,
                  None if device.address is None
-                 else numeric(*device.address))
+                 else numeric(*device.address), _pty(device))
             for number, device in enumerate(char_device.parse(guest.xml))]
+
+
+def _pty(device: char_device.CharDevice) -> str | None:
+    return (device.source.path
+            if device.type == 'pty' and device.source is not None else None)
 
 
 def reattach_log(connection: Any, port: Port,

@@ -379,18 +379,21 @@ def test_port_that_is_taken_for_good_is_said(
     dead.grows(0)
 
 
-def cut_off(dead: DeadLogs) -> None:
+def cut_off(dead: DeadLogs, number: int = 0) -> None:
     """As an attempt whose process is killed half way leaves the guest."""
-    device = reattach.find_device(dead.domain.XMLDesc(), str(dead.logs[0]))
+    log = str(dead.logs[number])
+    device = reattach.find_device(dead.domain.XMLDesc(), log)
     pipe = reattach._open_pipe(
         str(dead.host.virtlogd_socket), dead.domain.UUIDString(), 'guest1',
-        str(dead.logs[0]), 2)
+        log, 2)
     fdset = reattach._FIRST_FDSET
     reattach._add_fd(dead.domain, fdset, pipe)
     os.close(pipe)
     reattach._change(dead.domain, device.chardev,
                      {'type': 'null', 'data': {}}, f'/dev/fdset/{fdset}')
-    assert dead.alive(0)
+    assert dead.alive(number)
+    if device.pty is not None:
+        return
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(('127.0.0.1', dead.port))
 
@@ -421,6 +424,30 @@ def test_attempt_that_was_cut_off_is_completed_by_command(
     interactive_and_logged(dead)
     assert console.output('reattach', 'guest1', '--port', '0') == (
         b'guest1: the log is alive, nothing to do\n')
+
+
+def test_pseudo_terminal_of_an_attempt_that_was_cut_off(
+        dead: DeadLogs, use: Use) -> None:
+    dead.reattach(0)
+    console = use(Console(dead.host.uri, dead.host.virtlogd_socket))
+    closed = 'guest1:1: nobody listens on its console.'
+    assert closed not in console.run('list').stderr.decode()
+    cut_off(dead, 1)
+    assert closed in console.run('list').stderr.decode()
+    (logs,) = [one for one in json.loads(
+        console.run('check', '--json').stdout) if one['check'] == 'Logs']
+    assert logs['result'] == 'warning'
+    assert f'Nobody listens on the console of {dead.ports()[1]}' in (
+        logs['details'])
+    assert console.output('reattach', 'guest1', '--port', '1') == (
+        b'guest1:1: the console is open again\n')
+    assert dead.alive(1)
+    dead.grows(1)
+    stream = dead.connection.newStream(0)
+    dead.domain.openConsole('serial1', stream, 0)
+    assert stream.recv(100)
+    stream.finish()
+    assert closed not in console.run('list').stderr.decode()
 
 
 def test_attempt_that_was_cut_off_is_found_and_completed(

@@ -22,7 +22,7 @@ from virtlogd_driver.console_log.log import LogRead, LogSince, Position
 from virtlogd_driver.guest import char_device
 from virtlogd_driver.guest.char_device import CharDevice
 from virtlogd_driver.virtlogd import viewer
-from virtlogd_driver.virtlogd.port import Port, numeric
+from virtlogd_driver.virtlogd.port import Port, is_open, numeric
 
 #: What an answer of virtlogd means for a log (virtlogd/health.py).
 _STATES = {'open': 'alive', 'closed': 'dead', 'file': 'unrotated',
@@ -172,10 +172,13 @@ class Hypervisor:
 
     def listens(self, port: SerialPort) -> bool:
         """Whether a port that is to listen does, as far as can be told."""
-        if port.device.address is None:
+        device = port.device
+        if device.type == 'pty' and device.source and device.source.path:
+            return is_open(device.source.path)
+        if device.address is None:
             return True
         try:
-            return bool(viewer.listening([numeric(*port.device.address)]))
+            return bool(viewer.listening([numeric(*device.address)]))
         except OSError:
             return True
 

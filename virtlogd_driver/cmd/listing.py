@@ -59,6 +59,12 @@ def run(hypervisor: Hypervisor, arguments: Any) -> int:
         raise exception.VirtlogdHung(
             f'{reason} libvirt is not asked, as it may hang with it.')
     found = rows(hypervisor)
+    for row in found:
+        if row.port and row.log in ('alive', 'dead') and (
+                not hypervisor.listens(row.port)):
+            print(f'{row.port.label}: nobody listens on its console. Run '
+                  f'"virtlogd-console reattach {row.guest.name}".',
+                  file=sys.stderr)
     if arguments.json:
         json.dump([_json(row) for row in found], sys.stdout, indent=2)
         print()

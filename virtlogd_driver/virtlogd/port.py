@@ -2,6 +2,7 @@
 """The serial ports of a running guest, as far as their logs are concerned."""
 
 import ipaddress
+import os
 from dataclasses import dataclass
 
 Address = tuple[str, int]
@@ -23,9 +24,20 @@ class Port:
     #: Where it listens for viewers: numeric address and port. None: it does
     #: not.
     listener: Address | None = None
+    #: Path of its pseudo terminal; None: it has none.
+    pty: str | None = None
 
     def __str__(self) -> str:
         return f'guest {self.guest} ({self.name}), serial port {self.number}'
+
+
+def is_open(pty: str) -> bool:
+    """Whether there is such a pseudo terminal: it goes with its maker.
+
+    Not known, and so True, where this process has none of the host's.
+    """
+    directory = os.path.dirname(pty)
+    return os.path.exists(pty) or not os.path.isdir(directory)
 
 
 def numeric(host: str, number: int) -> Address:

@@ -29,7 +29,7 @@ from lxml import etree
 
 from virtlogd_driver import exception
 from virtlogd_driver.virtlogd import privileged, viewer
-from virtlogd_driver.virtlogd.port import numeric
+from virtlogd_driver.virtlogd.port import is_open, numeric
 
 _T = TypeVar('_T')
 
@@ -59,6 +59,8 @@ class Device:
 
     def listens(self) -> bool:
         """Whether it has its listener, as far as the kernel tells."""
+        if self.pty is not None:
+            return is_open(self.pty)
         if self.backend['type'] != 'socket':
             return True
         address = self.backend['data']['addr']['data']
@@ -254,8 +256,10 @@ def _open_listener(domain: libvirt.virDomain, device: Device) -> None:
     try:
         if not _is_null(domain, device):
             raise exception.ReattachFailed(
-                f'QEMU says that device {device.chardev} listens, and the '
-                'kernel that it does not. Run this where the guest runs.')
+                f'QEMU says that device {device.chardev} is open, and the '
+                'kernel that it is not where libvirt takes it to be. Run this '
+                'where the guest runs. A pseudo terminal that has moved is '
+                'found again after the next start of the guest.')
         _open_again(domain, device, None)
         for fdset in _qmp(domain, 'query-fdsets'):
             if fdset['fdset-id'] >= _FIRST_FDSET and fdset['fds']:
