@@ -82,6 +82,12 @@ def alias(port: SerialPort) -> str | None:
     return None if found is None else found.get('name')
 
 
+def _is_open(device: CharDevice) -> bool:
+    """False: its pseudo terminal is gone."""
+    return (device.type != 'pty' or device.source is None
+            or device.source.path is None or is_open(device.source.path))
+
+
 class Hypervisor:
     """One host, by its libvirt and its virtlogd."""
 
@@ -170,17 +176,18 @@ class Hypervisor:
                 else next(found) if port.guest.active else '-'
                 for port in ports]
 
-    def listens(self, port: SerialPort) -> bool:
-        """Whether a port that is to listen does, as far as can be told."""
-        device = port.device
-        if device.type == 'pty' and device.source and device.source.path:
-            return is_open(device.source.path)
-        if device.address is None:
-            return True
+    def closed(self, ports: Sequence[SerialPort]) -> list[SerialPort]:
+        """Those whose console nobody listens on, as far as can be told."""
+        addresses = {index: numeric(*port.device.address)
+                     for index, port in enumerate(ports)
+                     if port.device.address is not None}
         try:
-            return bool(viewer.listening([numeric(*device.address)]))
+            listening = viewer.listening(addresses.values())
         except OSError:
-            return True
+            listening = set(addresses.values())
+        return [port for index, port in enumerate(ports)
+                if not (addresses[index] in listening if index in addresses
+                        else _is_open(port.device))]
 
     def reattach(self, port: Port) -> str:
         """Bring a log and its console back: see :func:`watch.reattach_log`.

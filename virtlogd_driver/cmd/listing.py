@@ -59,18 +59,17 @@ def run(hypervisor: Hypervisor, arguments: Any) -> int:
         raise exception.VirtlogdHung(
             f'{reason} libvirt is not asked, as it may hang with it.')
     found = rows(hypervisor)
-    for row in found:
-        if row.port and row.log in ('alive', 'dead') and (
-                not hypervisor.listens(row.port)):
-            print(f'{row.port.label}: nobody listens on its console. Run '
-                  f'"virtlogd-console reattach {row.guest.name}".',
-                  file=sys.stderr)
     if arguments.json:
         json.dump([_json(row) for row in found], sys.stdout, indent=2)
         print()
         return 0
     for line in _lines(found):
         print(line)
+    for port in hypervisor.closed([row.port for row in found if row.port
+                                   and row.log in ('alive', 'dead')]):
+        print(f'{port.label}: nobody listens on its console. Run '
+              f'"virtlogd-console reattach {port.guest.name}".',
+              file=sys.stderr)
     if state != 'up':
         print(reason if state == 'refused' else
               f'virtlogd is {state}: {reason}', file=sys.stderr)

@@ -25,8 +25,9 @@ def run(hypervisor: Hypervisor, arguments: Any) -> int:
     if state != 'up':
         raise exception.VirtlogdDown(reason)
     failed = False
+    all_closed = hypervisor.closed(ports)
     for port, state in zip(ports, hypervisor.log_states(ports), strict=True):
-        closed = state == 'alive' and not hypervisor.listens(port)
+        closed = state == 'alive' and port in all_closed
         if state != 'dead' and not closed:
             print(f'{port.label}: the log is {state}, nothing to do')
             continue

@@ -38,8 +38,23 @@ def test_who_cannot_ask_does_not_say_that_nobody_listens(
 
     monkeypatch.setattr(viewer, 'listening', fail)
     host = Hypervisor('test:///default', '/nowhere', 1.0)
-    assert host.listens(_port(fake_libvirt.serial()))
-    assert host.listens(_port("<serial type='pty'/>"))
+    assert host.closed([_port(fake_libvirt.serial()),
+                        _port("<serial type='pty'/>")]) == []
+
+
+def test_what_nobody_listens_on(monkeypatch: pytest.MonkeyPatch,
+                                tmp_path: Path) -> None:
+    asked = []
+    monkeypatch.setattr(
+        viewer, 'listening',
+        lambda found: asked.append(set(found)) or {('127.0.0.1', 10001)})
+    ports = [_port(devices) for devices in (
+        fake_libvirt.serial(service=10000), fake_libvirt.serial(service=10001),
+        *(f"<serial type='pty'><source path='{tmp_path}{name}'/></serial>"
+          for name in ('/gone', '')))]
+    host = Hypervisor('test:///default', '/nowhere', 1.0)
+    assert host.closed(ports) == [ports[0], ports[2]]
+    assert asked == [{('127.0.0.1', 10000), ('127.0.0.1', 10001)}]
 
 
 @pytest.mark.parametrize('call', ['listdir', 'lstat'])

@@ -40,8 +40,8 @@ class Host:
     def log_states(self, _ports: Any) -> tuple[str, str]:
         return self._states
 
-    def listens(self, port: Any) -> bool:
-        return port.number in self._open
+    def closed(self, ports: Any) -> list[Any]:
+        return [port for port in ports if port.number not in self._open]
 
     def reattach(self, port: Any) -> str:
         if self._error is not None:
