@@ -134,10 +134,12 @@ def probe(socket_path: str, logs: list[tuple[str, str]],
     except exception.VirtlogdError as e:
         return REFUSED, str(e), []
     deadline = time.monotonic() + timeout
+    # virtlogd loses a reply that it has not sent when it executes itself anew.
+    patience = timeout / 2
     while True:
         left = max(deadline - time.monotonic(), _SHORTEST)
         try:
-            return UP, '', _probe_once(socket_path, logs, left)
+            return UP, '', _probe_once(socket_path, logs, min(left, patience))
         except rpc.ConnectionClosed as e:
             # A connection does not always survive virtlogd's re-exec.
             if time.monotonic() > deadline:
@@ -145,7 +147,9 @@ def probe(socket_path: str, logs: list[tuple[str, str]],
         except exception.VirtlogdDown as e:
             return DOWN, str(e), _answers_while_down(socket_path, logs)
         except exception.VirtlogdHung:
-            return HUNG, str(rpc.hung(socket_path, timeout)), []
+            if patience == timeout:
+                return HUNG, str(rpc.hung(socket_path, timeout)), []
+            patience = timeout
         except exception.VirtlogdError as e:
             return REFUSED, str(e), []
         time.sleep(_SHORTEST)

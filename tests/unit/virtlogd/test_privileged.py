@@ -4,6 +4,7 @@
 import contextlib
 import pathlib
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -191,6 +192,29 @@ def test_probe_connects_again_where_its_connection_is_closed(
     assert state == privileged.DOWN
     assert 'does not listen' in reason, 'the third time'
     assert time.monotonic() - start < 4
+
+
+def test_probe_asks_again_for_a_reply_that_is_lost(socket_path: str) -> None:
+    """As at virtlogd's re-exec: its connections stay, its replies do not."""
+    position = struct.pack('>IIIiiIiQQ', 44, 0x87539319, 1, 2, 1, 1, 0, 5, 6)
+
+    def serve() -> None:
+        lost, _ = listener.accept()
+        again, _ = listener.accept()
+        with lost, again:
+            while again.recv(1024):
+                again.sendall(position)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(socket_path)
+        listener.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            assert privileged.probe(socket_path, [], 2) == (
+                privileged.UP, '', [])
+        finally:
+            thread.join(10)
 
 
 def test_probe_gives_up_in_time(socket_path: str) -> None:
