@@ -397,6 +397,52 @@ def test_status_of_unbounded_logs(tmp_path: Path, use: Use) -> None:
     assert 'unbounded' in found['Logs']
 
 
+def test_status_of_a_small_disk(tmp_path: Path, use: Use) -> None:
+    """Logs may outgrow it; then it is full."""
+    directory = tmp_path / 'host' / 'guests'
+    directory.mkdir(parents=True)
+    # Before the host takes its own copy of the mounts.
+    subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=4m', 'disk',
+                    directory], check=True)
+    try:
+        node = use(Node(use(LibvirtHost(tmp_path / 'host'))))
+        start(node.host)
+        status, found = node.check()
+        assert status == 1
+        assert set(found) == {'Disk budget'}
+        assert f'on {directory} may grow to 8 MiB' in found['Disk budget']
+        assert 'Lower max_size' in found['Disk budget']
+        with (directory / 'ballast').open('wb') as ballast:
+            free = os.statvfs(directory)
+            os.posix_fallocate(
+                ballast.fileno(), 0, free.f_bfree * free.f_frsize)
+        status, found = node.check()
+        assert status == 2
+        assert f'{directory} is full' in found['Disk budget']
+    finally:
+        subprocess.run(['umount', '--lazy', directory], check=True)
+
+
+def test_status_of_a_node_without_ports(node: Node) -> None:
+    start(node.host)
+    (port,) = watch.list_ports(node.host.connect())
+    assert port.listener
+    text = node.conf.read_text()
+    only = f'port_range = {port.listener[1]}:{port.listener[1]}'
+    node.conf.write_text(text.replace(
+        'enabled = true', f'enabled = true\n{only}'))
+    status, found = node.check()
+    assert status == 1
+    assert set(found) == {'Serial ports'}
+    assert '0 of 1 ports are free. Widen' in found['Serial ports']
+    node.conf.write_text(text.replace(
+        'enabled = true', 'enabled = true\nproxyclient_address = 192.0.2.1'))
+    status, found = node.check()
+    assert status == 2
+    assert set(found) == {'Serial ports'}
+    assert '192.0.2.1' in found['Serial ports']
+
+
 class Stalled(fixtures.Fixture):
     """A file system in user space whose server never answers."""
 
