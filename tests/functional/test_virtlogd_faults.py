@@ -25,6 +25,7 @@ import libvirt
 import pytest
 
 from tests.lab import guest
+from tests.lab.compute_process import ComputeProcess
 from tests.lab.daemons import LibvirtHost
 from tests.lab.terminal import Terminal
 from tests.lab.wait import until
@@ -297,6 +298,33 @@ def test_nova_compute_restarted_says_a_dead_log_once_more_and_heals_it(
     answers(watched)
     watched.stop_watching()
     assert lost_lines(watched, witness, before) > 0
+
+
+def test_nova_compute_killed_and_restarted_while_a_log_dies(
+        watched: Watched, use: Use, tmp_path: Path) -> None:
+    """As real processes, which load the driver as nova does."""
+    watched.start_guest()
+    first = use(ComputeProcess(
+        watched.host, tmp_path / 'first', health_interval=1, reattach=False))
+    first.until_said('Guest consoles')
+    witness = use(Witness('127.0.0.1', watched.port))
+    before = witness.line()
+    watched.host.stop_virtlogd()
+    watched.host.start_virtlogd()
+    first.until_said('is dead')
+    first.kill()
+    metrics_file = tmp_path / 'virtlogd.prom'
+    second = use(ComputeProcess(
+        watched.host, tmp_path / 'second', health_interval=1, reattach=True,
+        metrics_file=metrics_file))
+    second.until_said('is back')
+    watched.grows()
+    answers(watched)
+    assert lost_lines(watched, witness, before) > 0
+    assert len(first.said('is dead')) == len(second.said('is dead')) == 1
+    assert len(second.said('is back')) == 1
+    until(lambda: 'console_logs_reattached_total 1.0'
+          in metrics_file.read_text(), 'it is counted')
 
 
 def test_stopped_virtlogd_is_found_and_nothing_hangs_with_it(
