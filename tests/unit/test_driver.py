@@ -28,7 +28,7 @@ from oslo_config import fixture as config_fixture
 from tests.unit import fake_libvirt
 from virtlogd_driver import driver, exception
 from virtlogd_driver.guest import char_device
-from virtlogd_driver.virtlogd import health
+from virtlogd_driver.virtlogd import health, privileged
 
 objects.register_all()
 
@@ -333,7 +333,7 @@ class TestStart:
         monkeypatch.setattr(libvirt_driver.LibvirtDriver, '_create_guest',
                             lambda *args: args[4:])
         monkeypatch.setattr(
-            health, 'ask', lambda *args: (health.DaemonState.UP, '', ()))
+            privileged, 'probe', lambda *_: (privileged.UP, '', ()))
 
     def _down(self, monkeypatch) -> None:
         def check_ready(*_: object) -> None:
@@ -455,7 +455,7 @@ class TestCleanup:
         monkeypatch.setattr(libvirt_driver.LibvirtDriver, 'cleanup',
                             lambda *_: None)
         monkeypatch.setattr(
-            health, 'ask', lambda *args: (health.DaemonState.UP, '', ()))
+            privileged, 'probe', lambda *_: (privileged.UP, '', ()))
 
         def run(task_state, destroy_disks=True, cross_cell=False,
                 evacuations=0):
