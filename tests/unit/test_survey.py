@@ -14,6 +14,8 @@ from virtlogd_driver.checks import FileSystem
 from virtlogd_driver.console_log import privileged
 from virtlogd_driver.virtlogd import health
 from virtlogd_driver.virtlogd import privileged as daemon_privileged
+from virtlogd_driver.virtlogd.health import LogState
+from virtlogd_driver.virtlogd.port import Port
 
 Mounts = Callable[..., None]
 
@@ -179,3 +181,19 @@ def test_the_helper_is_not_asked_for_what_is_on_a_disk(
     assert survey._helper_error(
         OPTIONS, health.Report(health.DaemonState.UP)) == ''
     assert opened == []
+
+
+def test_pseudo_terminals_that_are_closed(tmp_path: pathlib.Path) -> None:
+    """Where there are none at all, they are out of sight."""
+    (tmp_path / 'pts').mkdir()
+    (tmp_path / 'pts' / '0').touch()
+    gone, *others = [
+        health.Log(Port('uuid', 'name', number, '/log', pty=str(path)), state)
+        for number, (path, state) in enumerate((
+            (tmp_path / 'pts' / '1', LogState.ALIVE),
+            (tmp_path / 'pts' / '0', LogState.ALIVE),
+            (tmp_path / 'none' / '0', LogState.ALIVE),
+            (tmp_path / 'pts' / '2', LogState.UNKNOWN)))]
+    report = health.Report(health.DaemonState.UP, logs=(gone, *others))
+    assert [one.port for one in survey._with_closed_ptys(report).unopened
+            ] == [gone.port]
