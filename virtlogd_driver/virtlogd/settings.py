@@ -71,9 +71,7 @@ class _Tokens:
                 raise self.error('a value, a name or "=" is expected')
             kind = match.lastgroup or ''
             text = match[0]
-            if kind.endswith('_text'):
-                kind, text = 'string', match[kind]
-            elif match['triple'] or match['double'] or match['single']:
+            if match['triple'] or match['double'] or match['single']:
                 text = (match['triple_text'] or match['double_text']
                         or match['single_text'] or '')
                 kind = 'string'
