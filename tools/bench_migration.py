@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the log costs a live migration: downtime and wall time.
 
-Two private hosts under a whole nova, with nova's own driver, with this one,
-and with this one where ssh keeps its connections ("kept") in turn; a guest
-that writes all the while goes there and back, with no, 1 MiB and 8 MiB of
-output from before. Run it as::
+Two private hosts under a whole nova, with nova's own driver and with this one
+in turn; a guest that writes all the while goes there and back, with no, 1 MiB
+and 8 MiB of output from before. Run it as::
 
     python -m tests.lab.namespace python tools/bench_migration.py
 
 Downtime is what libvirt says of the finished migration; wall time is from the
-request to the REST API until nova has done with it.
+request to the REST API until nova has done with it. nova looks twice a second
+whether the guest has moved, so that wall times jump by half a second, and
+means say more than medians.
 """
 
 import argparse
@@ -29,10 +30,8 @@ from tests.lab.two_hosts import TwoHosts
 # isort: split
 import libvirt
 
-OURS = 'virtlogd_driver.VirtlogdDriver'
-DRIVERS = {'nova': 'libvirt.LibvirtDriver', 'this': OURS,
-           # ssh's ControlPersist, as the documentation advises.
-           'kept': OURS}
+DRIVERS = {'nova': 'libvirt.LibvirtDriver',
+           'this': 'virtlogd_driver.VirtlogdDriver'}
 MIB = 1024 * 1024
 HISTORIES = (0, 1, 8)
 #: What a move may take longer with this driver, in seconds.
@@ -61,8 +60,7 @@ def measure(driver: str, moves: int, results: Results) -> None:
     image = guest.disk_image(guest.boot_sector(interval=0.05))
     with tempfile.TemporaryDirectory() as directory, TwoHosts(
             Path(directory) / 'lab', image=image,
-            options={(None, 'compute_driver'): DRIVERS[driver]},
-            keep_connections=driver == 'kept') as nova:
+            options={(None, 'compute_driver'): DRIVERS[driver]}) as nova:
         servers = {}
         for history in HISTORIES:
             server = servers[history] = nova.boot_on('host1')
@@ -80,7 +78,7 @@ def measure(driver: str, moves: int, results: Results) -> None:
 
 def table(results: Results) -> str:
     lines = ['history  driver     downtime ms        wall s',
-             '             median  min  max   median  min   max']
+             '             median  min  max     mean  min   max']
     for history in HISTORIES:
         for driver in DRIVERS:
             found = results[driver, history]
@@ -88,7 +86,7 @@ def table(results: Results) -> str:
             lines.append(
                 f'{history:3d} MiB  {driver:5s}'
                 f'{statistics.median(down):7.1f}{min(down):5.0f}'
-                f'{max(down):5.0f}{statistics.median(wall):9.2f}'
+                f'{max(down):5.0f}{statistics.mean(wall):9.2f}'
                 f'{min(wall):6.2f}{max(wall):6.2f}')
     return '\n'.join(lines)
 
@@ -107,19 +105,17 @@ def main() -> int:
         for driver in DRIVERS:
             measure(driver, args.moves, results)
     print(table(results))
-    wall = {key: statistics.median(found['wall_s'])
-            for key, found in results.items()}
-    more = {driver: [wall[driver, history] - wall['nova', history]
-                     for history in HISTORIES]
-            for driver in ('this', 'kept')}
-    for driver, values in more.items():
-        print(f'wall time more than nova, s, {driver}:',
-              ', '.join(f'{value:+.2f}' for value in values))
+    more = [
+        statistics.mean(results['this', history]['wall_s'])
+        - statistics.mean(results['nova', history]['wall_s'])
+        for history in HISTORIES]
+    print('wall time more than nova, s:',
+          ', '.join(f'{value:+.2f}' for value in more))
     if args.json:
         args.json.write_text(json.dumps([
             {'driver': driver, 'history_mib': history, **found}
             for (driver, history), found in results.items()], indent=1))
-    return int(max(more['kept']) > WALL_GOAL)
+    return int(max(more) > WALL_GOAL)
 
 
 if __name__ == '__main__':

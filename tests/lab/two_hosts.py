@@ -67,11 +67,6 @@ Host *
     LogLevel ERROR
     BatchMode yes
 """
-_KEEP_CONNECTIONS = """\
-    ControlMaster auto
-    ControlPath {directory}/%C
-    ControlPersist 600
-"""
 
 
 def _call(function: str, *args: int) -> None:
@@ -186,12 +181,11 @@ class Ssh(fixtures.Fixture):
     :ivar authorized_keys: the keys that may.
     """
 
-    def __init__(self, directory: Path, hosts: Mapping[str, LibvirtHost],
-                 keep_connections: bool = False) -> None:
+    def __init__(self, directory: Path,
+                 hosts: Mapping[str, LibvirtHost]) -> None:
         super().__init__()
         self._directory = directory
         self._hosts = hosts
-        self._config = _SSH_CONFIG + _KEEP_CONNECTIONS * keep_connections
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self.authorized_keys = directory / 'authorized_keys'
 
@@ -205,7 +199,7 @@ class Ssh(fixtures.Fixture):
         etc = self._directory / 'etc'
         etc.mkdir()
         (etc / 'ssh_config').write_text(
-            self._config.format(directory=self._directory))
+            _SSH_CONFIG.format(directory=self._directory))
         for name, host in self._hosts.items():
             (self._directory / f'{name}.conf').write_text(
                 _SSHD_CONFIG.format(directory=self._directory,
@@ -283,7 +277,6 @@ class TwoHosts(NovaNode):
     :param shared: the instance directories are on storage that both share.
     :param host_settings: arguments of LibvirtHost, by host.
     :param host_options: options of nova.conf that only one host has.
-    :param keep_connections: ssh keeps one open, and copies go through it.
     """
 
     def __init__(self, directory: str | os.PathLike[str],
@@ -291,8 +284,7 @@ class TwoHosts(NovaNode):
                  host_settings: Mapping[str, Mapping[str, Any]] | None = None,
                  host_options: Mapping[str, Options] | None = None,
                  image: bytes | None = None,
-                 options: Options | None = None,
-                 keep_connections: bool = False) -> None:
+                 options: Options | None = None) -> None:
         directory = Path(directory)
         settings = host_settings or {}
         self.hosts = {
@@ -304,7 +296,6 @@ class TwoHosts(NovaNode):
         super().__init__(self.hosts['host1'], directory / 'nova', image=image,
                          options={**self._common_options(), **(options or {})})
         self.shared = shared
-        self._keep_connections = keep_connections
         self.host_options = dict(host_options or {})
 
     @staticmethod
@@ -323,8 +314,7 @@ class TwoHosts(NovaNode):
             link.symlink_to(host.state)
             self.addCleanup(link.unlink)
         self._place_instances()
-        self.ssh = self.useFixture(Ssh(
-            self.directory / 'ssh', self.hosts, self._keep_connections))
+        self.ssh = self.useFixture(Ssh(self.directory / 'ssh', self.hosts))
         self._own_options: dict[str, dict[tuple[str | None, str], Any]] = {}
         for name in self.hosts:
             (self.directory / f'state-{name}').mkdir()
