@@ -10,7 +10,8 @@ as fast as the port takes them or at a pace, without end or up to a number.
 What is typed on a port comes back on that port as one piece, once it ends in
 carriage return or line feed: ``typed text\\r\\n``, between two lines.
 
-It boots in well under a second in emulation, and ignores ACPI.
+It boots in well under a second in emulation, and ignores ACPI unless it is
+asked to listen to the power button: then it switches itself off.
 """
 
 import os
@@ -30,6 +31,11 @@ _BUFFERS = 0x8000        # typed text, 256 bytes a port
 _LAST_TICK = 0x7e00      # the word after the boot sector
 _BIOS_TICKS = 0x046c     # the BIOS counts them here
 _PATIENCE = 0x2000       # looks for the next character, some milliseconds
+_PM1_STATUS = 0x600      # where SeaBIOS puts a PC's power management
+_PM1_ENABLE = _PM1_STATUS + 2
+_PM1_CONTROL = _PM1_STATUS + 4
+_BUTTON = 0x100          # in the first two
+_OFF = 0x2000            # in the last one: sleep, as deep as it gets
 _PORTS = (0x3f8, 0x2f8, 0x3e8, 0x2e8)   # COM1 to COM4
 _SECTOR = 512
 _IMAGE = 1024 * 1024
@@ -87,7 +93,7 @@ _JB, _JE, _JNE, _JNS = 0x72, 0x74, 0x75, 0x79
 
 def boot_sector(text: bytes = b'', count: int | None = None,
                 interval: float = 0.0, burst: int = 1,
-                ports: int = 1) -> bytes:
+                ports: int = 1, button: bool = False) -> bytes:
     """The boot sector.
 
     :param text: written once at the start, as it is; no NUL; up to some 150
@@ -97,6 +103,7 @@ def boot_sector(text: bytes = b'', count: int | None = None,
         whole ``TICK``; 0: as fast as it goes.
     :param burst: lines in a burst, 1 to 255.
     :param ports: COM1 to COM<ports>, the same lines on each.
+    :param button: the power button switches it off.
     :raises ValueError: the text does not fit, or a number is out of range.
     """
     if not 1 <= ports <= len(_PORTS):
@@ -134,6 +141,11 @@ def boot_sector(text: bytes = b'', count: int | None = None,
     add(0x81, 0xfb, 'ports end')            # cmp bx, ports end
     jump(_JB, 'set up')
 
+    if button:
+        add(0xba, _word(_PM1_ENABLE))       # mov dx, enable
+        add(0xb8, _word(_BUTTON))           # mov ax, button
+        add(0xef)                           # out dx, ax
+
     place('burst')
     add(0xb5, burst)                        # mov ch, burst
     place('line')
@@ -165,6 +177,15 @@ def boot_sector(text: bytes = b'', count: int | None = None,
     jump(_JNE, 'line')
 
     place('typed')
+    if button:
+        add(0xba, _word(_PM1_STATUS))       # mov dx, status
+        add(0xed)                           # in ax, dx
+        add(0xa9, _word(_BUTTON))           # test ax, button
+        jump(_JE, 'not pressed')
+        add(0xba, _word(_PM1_CONTROL))      # mov dx, control
+        add(0xb8, _word(_OFF))              # mov ax, off
+        add(0xef)                           # out dx, ax
+        place('not pressed')
     add(0x31, 0xed)                         # xor bp, bp: nothing was typed
     place('look')
     add(0xbb, 'ports')                      # mov bx, ports
