@@ -486,6 +486,12 @@ def test_a_guest_that_writes_nothing(make: Make) -> None:
         'console.g3.history', 'console.g3.log']
 
 
+#: nova copies the whole disk where the directories are separate.
+cold_storages = pytest.mark.parametrize(
+    'shared', [pytest.param(False, marks=pytest.mark.long), True],
+    ids=['separate', 'shared'])
+
+
 class TestColdMigration:
 
     @pytest.fixture
@@ -536,6 +542,148 @@ class TestColdMigration:
         nova.delete(server)
         for name in nova.hosts:
             assert not list(nova.instances[name].glob(f'{server["id"]}*'))
+
+
+class TestColdMigrationWithOldHosts:
+    """One cannot have both consoles, or has nova's own driver."""
+
+    OLD: ClassVar[dict[str, Any]] = {'stdio_handler': 'file'}
+    NOVAS: ClassVar[dict[tuple[None, str], str]] = {
+        (None, 'compute_driver'): 'libvirt.LibvirtDriver'}
+
+    def boot(self, nova: TwoHosts, name: str) -> Server:
+        server = nova.boot_on(name)
+        nova.wait_for_output(server, BOOT)
+        return server
+
+    def move(self, nova: TwoHosts, server: Server) -> None:
+        name = other(nova.host_of(server).name)
+        nova.action(server, 'migrate', 'VERIFY_RESIZE', {'host': name})
+        assert nova.host_of(server).name == name
+
+    def wait_for_all(self, nova: TwoHosts, server: Server, output: str,
+                     log: str) -> None:
+        """Until that is the output, in a log of this type and name."""
+        nova.wait_for_output(server, output)
+        assert nova.console_output(server) == output
+        kind, _, name = devices(nova, server)[0]
+        assert f'{kind} {name}' == log
+
+    @cold_storages
+    def test_to_one_that_is_not_capable_and_back(self, make: Make,
+                                                 shared: bool) -> None:
+        nova = make(QUIET, shared=shared, host_settings={'host2': self.OLD})
+        server = self.boot(nova, 'host1')
+        self.move(nova, server)
+        self.wait_for_all(nova, server, BOOT * 2, 'file console.g1.log')
+        nova.confirm_resize(server)
+        assert held(nova, 'host1') == held(nova, 'host2') == set()
+        self.move(nova, server)
+        self.wait_for_all(nova, server, BOOT * 3, 'tcp console.g2.log')
+        assert_interactive(nova, server)
+        nova.confirm_resize(server)
+        assert held(nova, 'host1') == {server['id']}
+        assert warnings(nova) == []
+
+    @cold_storages
+    @pytest.mark.parametrize('old', [
+        pytest.param('host1', marks=pytest.mark.long), 'host2'])
+    def test_reverted(self, make: Make, shared: bool, old: str) -> None:
+        nova = make(QUIET, shared=shared, host_settings={old: self.OLD})
+        server = self.boot(nova, 'host1')
+        self.move(nova, server)
+        kinds = {name: 'file' if name == old else 'tcp'
+                 for name in nova.hosts}
+        self.wait_for_all(nova, server, BOOT * 2, (
+            f'{kinds["host2"]} console.g1.log'))
+        nova.revert_resize(server)
+        self.wait_for_all(nova, server, BOOT * 3, (
+            f'{kinds["host1"]} console.g2.log'))
+        assert held(nova, 'host1') == (
+            {server['id']} if old == 'host2' else set())
+        assert held(nova, 'host2') == set()
+        assert warnings(nova) == []
+
+    @pytest.mark.long
+    def test_interactive_where_it_cannot_be_logged(self, make: Make) -> None:
+        """What it wrote before stays, though it writes no log there."""
+        nova = make(QUIET, host_settings={'host2': self.OLD}, options={
+            ('virtlogd', 'fallback_device'): 'tcp'})
+        server = self.boot(nova, 'host1')
+        self.move(nova, server)
+        nova.confirm_resize(server)
+        assert devices(nova, server) == [('tcp', '127.0.0.2', 'None')]
+        assert_interactive(nova, server)
+        assert nova.console_output(server) == BOOT
+        self.move(nova, server)
+        self.wait_for_all(nova, server, BOOT * 2, 'tcp console.g2.log')
+        assert warnings(nova) == []
+
+    @cold_storages
+    def test_to_novas_own_driver(self, make: Make, shared: bool) -> None:
+        """It begins the log anew, beside what came."""
+        nova = make(QUIET, shared=shared, host_options={'host2': self.NOVAS})
+        server = self.boot(nova, 'host1')
+        type_text(nova, server, 'first')
+        self.move(nova, server)
+        nova.confirm_resize(server)
+        self.wait_for_all(nova, server, BOOT, 'tcp console.log')
+        nova.host_options['host2'] = {}
+        nova.restart_compute_on('host2')
+        self.wait_for_all(nova, server, BOOT, 'tcp console.log')
+        assert files(nova, 'host2', server) == [
+            'console.history', 'console.log']
+        old = nova.directory_on('host2', server) / 'console.history'
+        assert old.read_text().replace('\r', '') == f'{BOOT}first\n'
+        assert len(warnings(nova, 'was begun anew by another driver')) == 1
+        assert warnings(nova) == []
+
+    @pytest.mark.long
+    @cold_storages
+    def test_reverted_from_novas_own_driver(self, make: Make,
+                                            shared: bool) -> None:
+        """What it wrote there does not come back; what was before stays."""
+        nova = make(QUIET, shared=shared, host_options={'host2': self.NOVAS})
+        server = self.boot(nova, 'host1')
+        type_text(nova, server, 'first')
+        self.move(nova, server)
+        self.wait_for_all(nova, server, BOOT, 'tcp console.log')
+        nova.revert_resize(server)
+        self.wait_for_all(
+            nova, server, f'{BOOT}first\n{BOOT}',
+            'tcp console.g2.log' if shared else 'tcp console.log')
+        assert_interactive(nova, server)
+        assert held(nova, 'host1') == {server['id']}
+
+    @cold_storages
+    def test_from_novas_own_driver(self, make: Make, shared: bool) -> None:
+        nova = make(QUIET, shared=shared, host_options={'host1': self.NOVAS})
+        server = self.boot(nova, 'host1')
+        type_text(nova, server, 'first')
+        self.move(nova, server)
+        self.wait_for_all(nova, server, BOOT, 'tcp console.log')
+        nova.confirm_resize(server)
+        assert_interactive(nova, server)
+        assert held(nova, 'host2') == {server['id']}
+        assert warnings(nova) == []
+
+    @pytest.mark.long
+    @cold_storages
+    def test_reverted_to_novas_own_driver(self, make: Make,
+                                          shared: bool) -> None:
+        """It leaves the guest without a console until a hard reboot."""
+        nova = make(QUIET, shared=shared, host_options={'host1': self.NOVAS})
+        server = self.boot(nova, 'host1')
+        type_text(nova, server, 'first')
+        self.move(nova, server)
+        self.wait_for_all(nova, server, BOOT, 'tcp console.log')
+        nova.revert_resize(server)
+        assert devices(nova, server) == []
+        nova.reboot(server)
+        self.wait_for_all(nova, server, BOOT, 'tcp console.log')
+        assert_interactive(nova, server)
+        assert held(nova, 'host2') == set()
+        assert warnings(nova) == []
 
 
 class TestTheCopyFails:
