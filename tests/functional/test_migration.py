@@ -544,6 +544,34 @@ class TestColdMigration:
             assert not list(nova.instances[name].glob(f'{server["id"]}*'))
 
 
+@pytest.mark.long
+def test_history_is_cut_to_its_bound(make: Make) -> None:
+    """The newest bytes follow, as many as are allowed, and none is missing."""
+    bound = 5000
+    nova = make(
+        guest.disk_image(guest.boot_sector(count=1000)),
+        options={('virtlogd', 'max_history_bytes'): bound})
+    server = nova.boot_on('host1')
+    nova.wait_for_output(server, 'line 00001000\n')
+    written = guest.lines(1, 1000)
+    assert nova.live_migrate(server, 'host2') == 'completed'
+    with nova.serial_console(server) as terminal:
+        terminal.type(b'typed\r')
+        terminal.read_until(b'typed\r\n')
+
+    def whole() -> bytes:
+        return reader.read_tail(str(nova.directory_on(
+            nova.host_of(server).name, server) / devices(
+                nova, server)[0][2]), LIMIT).data
+
+    moved = written[-bound:] + b'typed\r\n'
+    until(lambda: whole() == moved, 'the newest bytes follow')
+    nova.action(server, 'migrate', 'VERIFY_RESIZE', {'host': 'host1'})
+    until(lambda: whole() == moved[-bound:] + written,
+          'the newest bytes follow again')
+    assert warnings(nova) == []
+
+
 class TestColdMigrationWithOldHosts:
     """One cannot have both consoles, or has nova's own driver."""
 
@@ -682,6 +710,68 @@ class TestColdMigrationWithOldHosts:
         nova.reboot(server)
         self.wait_for_all(nova, server, BOOT, 'tcp console.log')
         assert_interactive(nova, server)
+        assert held(nova, 'host2') == set()
+        assert warnings(nova) == []
+
+
+class TestResizeToAnotherHost:
+    """Other memory, and one more serial port; both logs go along."""
+
+    @pytest.fixture
+    def nova(self, make: Make, request: pytest.FixtureRequest) -> TwoHosts:
+        nova = make(guest.disk_image(guest.boot_sector(
+            count=10, burst=10, ports=2)), shared=request.param)
+        for ports, memory in ((2, 192), (3, 256)):
+            nova.create_flavor(f'{ports} ports', memory, {
+                'hw:serial_port_count': str(ports)})
+        # It is the other host, or none.
+        nova.set_option((None, 'allow_resize_to_same_host'), False)
+        return nova
+
+    both = pytest.mark.parametrize(
+        'nova', [pytest.param(False, marks=pytest.mark.long), True],
+        indirect=True, ids=['separate', 'shared'])
+
+    def wait_for_boots(self, nova: TwoHosts, server: Server, name: str,
+                       count: int, ports: int) -> None:
+        """Until this is what each log has, in its newest generation."""
+        assert nova.host_of(server).name == name
+        logs = [nova.directory_on(name, server) / log
+                for _, _, log in devices(nova, server)]
+        assert len(logs) == ports
+        for log in logs[:2]:
+            until(lambda log=log: reader.read_tail(
+                str(log), LIMIT).data.decode().replace('\r', '')
+                == BOOT * count, f'{log} has {count} boots')
+        # The guest does not write on this one.
+        for log in logs[2:]:
+            assert log.stat().st_size == 0
+
+    @both
+    def test_confirmed_and_back(self, nova: TwoHosts) -> None:
+        server = nova.boot_on('host1', '2 ports')
+        self.wait_for_boots(nova, server, 'host1', 1, 2)
+        nova.resize(server, '3 ports')
+        assert nova.guest(server).maxMemory() == 256 * 1024
+        self.wait_for_boots(nova, server, 'host2', 2, 3)
+        nova.confirm_resize(server)
+        nova.resize(server, '2 ports')
+        self.wait_for_boots(nova, server, 'host1', 3, 2)
+        nova.confirm_resize(server)
+        assert len(nova.driver_of('host1')._ports.held()) == 2
+        assert held(nova, 'host2') == set()
+        assert warnings(nova) == []
+
+    @both
+    def test_reverted(self, nova: TwoHosts) -> None:
+        server = nova.boot_on('host1', '2 ports')
+        self.wait_for_boots(nova, server, 'host1', 1, 2)
+        nova.resize(server, '3 ports')
+        self.wait_for_boots(nova, server, 'host2', 2, 3)
+        nova.revert_resize(server)
+        assert nova.guest(server).maxMemory() == 192 * 1024
+        self.wait_for_boots(nova, server, 'host1', 3, 2)
+        assert len(nova.driver_of('host1')._ports.held()) == 2
         assert held(nova, 'host2') == set()
         assert warnings(nova) == []
 
