@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The log follows a guest that moves between two hosts, under a whole nova."""
 
+import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -352,6 +354,24 @@ class TestOldSource:
         nova.reboot(server)
         assert devices(nova, server) == [
             ('tcp', '127.0.0.2', 'console.g1.log')]
+
+
+class TestBetweenOldHosts:
+    """As nova does: a guest keeps what it has."""
+
+    def test_interactive(self, make: Make) -> None:
+        old = {'stdio_handler': 'file'}
+        nova = make(
+            host_settings={'host1': old, 'host2': old},
+            options={('virtlogd', 'fallback_device'): 'tcp'})
+        server = nova.boot_on('host1')
+        assert devices(nova, server) == [('tcp', '127.0.0.1', 'None')]
+        assert nova.live_migrate(server, 'host2') == 'completed'
+        assert devices(nova, server) == [('tcp', '127.0.0.2', 'None')]
+        assert_interactive(nova, server)
+        assert held(nova, 'host1') == set()
+        assert held(nova, 'host2') == {server['id']}
+        assert warnings(nova) == []
 
 
 class TestSerialConsolesOnOneHostOnly:
@@ -844,20 +864,35 @@ class TestTheCopyFails:
                 and name != 'console.boots'] == ['console.g1.log']
         assert 'old' not in nova.console_output(server)
 
-    def test_killed_half_way(self, nova: TwoHosts, server: Server) -> None:
+    def half_way(self, nova: TwoHosts, server: Server,
+                 happens: Callable[[], object]) -> threading.Thread:
+        """Something that happens while the history is copied."""
         self.make_it_long(nova, server)
         directory = nova.directory_on('host2', server)
 
-        def kill() -> None:
+        def wait() -> None:
             def begun() -> bool:
                 return any(path.stat().st_size > 0 for path in
                            directory.glob('console.moving/*'))
             until(begun, 'the copy begins', 60, 0.001)
-            for pid in nova.hosts['host1'].processes('scp', 'ssh'):
-                os.kill(pid, signal.SIGKILL)
+            copying = nova.hosts['host1'].processes('scp', 'ssh')
+            for number in (signal.SIGSTOP, signal.SIGCONT):
+                for pid in copying:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, number)
+                if number == signal.SIGSTOP:
+                    happens()
 
-        thread = threading.Thread(target=kill)
+        thread = threading.Thread(target=wait)
         thread.start()
+        return thread
+
+    def kill_copy(self, nova: TwoHosts) -> None:
+        for pid in nova.hosts['host1'].processes('scp', 'ssh'):
+            os.kill(pid, signal.SIGKILL)
+
+    def test_killed_half_way(self, nova: TwoHosts, server: Server) -> None:
+        thread = self.half_way(nova, server, lambda: self.kill_copy(nova))
         assert nova.live_migrate(server, 'host2') == 'completed'
         thread.join()
         lost, cut = sorted(warnings(nova), key=lambda w: 'not come' in w)
@@ -865,6 +900,18 @@ class TestTheCopyFails:
         assert 'console.g1.history' in cut
         assert files(nova, 'host2', server) == ['console.g1.log']
         assert 'old' not in nova.console_output(server)
+
+    def test_changing(self, nova: TwoHosts, server: Server) -> None:
+        """What is copied is not what it was at first."""
+        def change() -> None:
+            (staged,) = nova.directory_on('host1', server).glob(
+                'console.moving/*.history.*')
+            with staged.open('r+b') as file:
+                file.seek(-1, os.SEEK_END)
+                file.write(b'?')
+        thread = self.half_way(nova, server, change)
+        self.assert_moved_without(nova, server, 'has not come whole')
+        thread.join()
 
     def test_truncated(self, nova: TwoHosts, server: Server,
                        use: Use) -> None:
@@ -894,6 +941,79 @@ class TestTheCopyFails:
         assert 'Connection refused' in said_in(nova, warning)
         nova.wait_for_output(server, BOOT)
         assert nova.console_output(server) == BOOT
+
+
+    @pytest.mark.long
+    def test_of_a_revert(self, make: Make, use: Use) -> None:
+        nova = make(QUIET)
+        server = nova.boot_on('host1')
+        nova.wait_for_output(server, BOOT)
+        nova.action(server, 'migrate', 'VERIFY_RESIZE', {'host': 'host2'})
+        nova.wait_for_output(server, BOOT * 2)
+        nova.ssh.stop('host1')
+        nova.revert_resize(server)
+        (warning,) = warnings(nova)
+        assert 'Connection refused' in said_in(nova, warning)
+        # Not what it wrote on the other host.
+        nova.wait_for_output(server, BOOT * 2)
+        assert nova.console_output(server) == BOOT * 2
+        assert_interactive(nova, server)
+
+
+class TestTheSharedDiskIsFull:
+    """There is no room for the history; for new output there is."""
+
+    @pytest.fixture
+    def disk(self, tmp_path: Path) -> Iterator[Path]:
+        path = tmp_path / 'lab'
+        path.mkdir()
+        subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=1100m', 'lab',
+                        path], check=True)
+        yield path
+        subprocess.run(['umount', '--lazy', path], check=True)
+
+    def fill(self, disk: Path) -> None:
+        with (disk / 'full').open('wb') as file:
+            os.posix_fallocate(
+                file.fileno(), 0, shutil.disk_usage(disk).free - (20 << 20))
+
+    def test_live_migration(self, disk: Path, make: Make, use: Use) -> None:
+        nova = make(shared=True)
+        server = nova.boot_on('host1')
+        wait_for_more(nova, server)
+        directory = nova.directory_on('host1', server)
+        (directory / 'console.log.0').write_bytes(b'old\n' * (10 << 20))
+        use(Before(nova.driver_of('host2'), 'pre_live_migration',
+                   lambda: self.fill(disk)))
+        assert nova.live_migrate(server, 'host2') == 'completed'
+        (warning,) = warnings(nova)
+        assert 'No space left' in said_in(nova, warning)
+
+        # It is read where it is, and the guest writes on after it.
+        def lines() -> list[int]:
+            old, line, output = nova.console_output(server).partition('line')
+            assert old == 'old\n' * (10 << 20)
+            return numbers(line + output)
+        found = lines()
+        until(lambda: lines() > found, 'the guest writes on')
+        assert found == list(range(1, len(found) + 1))
+        assert not (directory / 'console.moving').exists()
+
+    def test_revert(self, disk: Path, make: Make) -> None:
+        nova = make(QUIET, shared=True)
+        server = nova.boot_on('host1')
+        nova.wait_for_output(server, BOOT)
+        nova.action(server, 'migrate', 'VERIFY_RESIZE', {'host': 'host2'})
+        nova.wait_for_output(server, BOOT * 2)
+        directory = nova.directory_on('host1', server)
+        (directory / 'console.g1.log.0').write_bytes(b'old\n' * (10 << 20))
+        self.fill(disk)
+        nova.revert_resize(server)
+        (warning,) = warnings(nova)
+        assert 'No space left' in said_in(nova, warning)
+        nova.wait_for_output(server, BOOT * 2)
+        assert nova.console_output(server) == BOOT * 2
+        assert not (directory / 'console.moving').exists()
 
 
 class TestItDoesNotMove:
