@@ -942,7 +942,6 @@ class TestTheCopyFails:
         nova.wait_for_output(server, BOOT)
         assert nova.console_output(server) == BOOT
 
-
     @pytest.mark.long
     def test_of_a_revert(self, make: Make, use: Use) -> None:
         nova = make(QUIET)
