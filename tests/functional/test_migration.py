@@ -357,7 +357,7 @@ class TestOldSource:
 
 
 class TestBetweenOldHosts:
-    """As nova does: a guest keeps what it has."""
+    """As nova does: a guest keeps what it has, and its log follows."""
 
     def test_interactive(self, make: Make) -> None:
         old = {'stdio_handler': 'file'}
@@ -371,6 +371,17 @@ class TestBetweenOldHosts:
         assert_interactive(nova, server)
         assert held(nova, 'host1') == set()
         assert held(nova, 'host2') == {server['id']}
+        assert warnings(nova) == []
+
+    def test_into_a_file(self, make: Make) -> None:
+        old = {'stdio_handler': 'file'}
+        nova = make(host_settings={'host1': old, 'host2': old})
+        server = nova.boot_on('host1')
+        wait_for_more(nova, server)
+        assert devices(nova, server) == [('file', 'None', 'console.log')]
+        assert nova.live_migrate(server, 'host2') == 'completed'
+        assert devices(nova, server) == [('file', 'None', 'console.g1.log')]
+        wait_for_more(nova, server)
         assert warnings(nova) == []
 
 
@@ -1123,14 +1134,22 @@ class TestItDoesNotMove:
         assert held(nova, 'host1') == set()
 
     @both_storages
+    @pytest.mark.parametrize(
+        'begun', [False, True], ids=['at once', 'log begun'])
     def test_the_destination_fails_before_the_guest_moves(
-            self, make: Make, use: Use, shared: bool) -> None:
+            self, make: Make, use: Use, shared: bool, begun: bool) -> None:
         nova = make(shared=shared)
         server = nova.boot_on('host1')
         wait_for_more(nova, server)
+        prepare = nova.driver_of('host2')._prepare_arrival
 
-        def fail() -> None:
+        def fail(*args: Any) -> None:
+            if begun:
+                prepare(*args)
+                assert 'console.g1.log' in files(nova, 'host2', server)
             raise OSError('made by the test')
-        use(Before(nova.driver_of('host2'), '_prepare_arrival', fail))
+        use(fixtures.MockPatchObject(
+            nova.driver_of('host2'), '_prepare_arrival', fail))
         nova.live_migrate(server, 'host2')
+        assert 'made by the test' in nova.log()
         self.assert_as_before(nova, server)

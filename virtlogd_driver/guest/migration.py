@@ -45,8 +45,9 @@ def for_destination(domain_xml: str, destination: Destination,
     capable      on       tcp      tcp, as it was (N -> N+1)
     capable      off      tcp(+log) pty(+log)
     capable      any      pty, file as it was
-    not capable  on       any      tcp, no log (N+1 -> N)
-    not capable  off      any      file
+    not capable  any      file     as it was (N -> N)
+    not capable  on       others   tcp, no log (N+1 -> N)
+    not capable  off      others   file
     ============ ======== ======== =====================================
 
     Every log and every file gets a new name on the destination
@@ -93,7 +94,7 @@ def _there(here: CharDevice, port: int, destination: Destination,
                         service=destination.tcp_ports[port])
     log = Log(log_file)
     if not destination.capable:
-        if listen is not None:
+        if listen is not None and here.type != 'file':
             return replace(here, type='tcp', source=listen, log=None)
         return replace(here, type='file', log=None,
                        source=Source(path=log_file, append=True))

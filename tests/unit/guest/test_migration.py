@@ -47,6 +47,10 @@ CASES = [
     ('file', "<source path='/i/console.log'/>", ON, True,
      ('tcp', THERE, NEXT)),
     ('tcp', TCP, OFF, True, ('pty', None, NEXT)),
+    # N -> N: as it was
+    ('tcp', TCP, OLD_ON, False, ('tcp', THERE, None)),
+    ('file', "<source path='/i/console.log'/>", OLD_ON, False,
+     ('file', FILE, None)),
     # N+1 -> N
     ('tcp', TCP + LOG, OLD_ON, False, ('tcp', THERE, None)),
     ('tcp', TCP + LOG, OLD_ON, True, ('tcp', THERE, None)),
