@@ -39,9 +39,10 @@ from virtlogd_driver.console_log import (
 )
 from virtlogd_driver.guest import char_device, migration, plan, serial_port
 from virtlogd_driver.nova_edge import (
-    DepartingGuest,
+    departing,
     device_config,
     failure_told,
+    launching,
     nova_errors,
     outside_eventlet,
     tell_user,
@@ -284,16 +285,26 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             if full:
                 LOG.warning('%s', full, instance=instance)
                 tell_user(context, instance, full)
-            with history.never_fatal(
-                    instance, 'The start of the guest is not noted'):
-                logs = history.guest_logs(xml)
-                self._history.wait_until_closed(list(logs.values()))
-                self._starting[instance.uuid] = history.ends(logs)
+            self._note_ends(instance, xml)
         try:
             return super()._create_guest(
                 context, xml, instance, power_on, pause, *args, **kwargs)
         finally:
             self._log_paths.forget(instance.uuid)
+
+    def _soft_reboot(self, instance: Any) -> bool:
+        """Of a guest that has shut down nova starts the domain itself."""
+        done: bool = libvirt_driver.LibvirtDriver._soft_reboot(
+            launching(self, lambda xml: self._note_ends(instance, xml)),
+            instance)
+        return done
+
+    def _note_ends(self, instance: Any, xml: Any) -> None:
+        with history.never_fatal(
+                instance, 'The start of the guest is not noted'):
+            logs = history.guest_logs(xml)
+            self._history.wait_until_closed(list(logs.values()))
+            self._starting[instance.uuid] = history.ends(logs)
 
     def _check_virtlogd(
             self, instance: Any,
@@ -502,7 +513,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         if address is not None and CONF.serial_console.enabled:
             data.serial_listen_ports = list(self._ports.acquire(
                 instance.uuid, address, wanted.ports))
-        if wanted.logged or address is None:
+        if wanted.backend != 'tcp' or wanted.logged or address is None:
             directory = libvirt_utils.get_instance_path_at_destination(
                 instance, data if _set_in(data, 'instance_relative_path')
                 else None)
@@ -537,7 +548,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
         super()._live_migration_operation(
             context, instance, dest, block_migration, migrate_data,
-            DepartingGuest(guest, rewrite), device_names)
+            departing(guest, rewrite), device_names)
         # The guest has left. nova looks for that twice a second only.
         threading.Thread(target=send, name='virtlogd-history',
                          daemon=True).start()

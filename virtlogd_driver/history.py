@@ -236,10 +236,16 @@ def _warn_of_loss(instance: Any, reason: object) -> None:
 
 
 def begin_logs(log_files: list[str]) -> None:
-    """Mark where each log begins, before virtlogd opens it."""
-    for log_file in log_files:
-        with contextlib.suppress(FileExistsError, FileNotFoundError):
-            chain.begin(log_file)
+    """Mark where each log begins, before virtlogd opens it.
+
+    :raises OSError: one cannot be made; then none is
+    """
+    with contextlib.ExitStack() as begun:
+        for log_file in log_files:
+            with contextlib.suppress(FileExistsError, FileNotFoundError):
+                chain.begin(log_file)
+                begun.callback(os.unlink, log_file)
+        begun.pop_all()
 
 
 def guest_logs(domain_xml: str) -> dict[int, str]:

@@ -130,21 +130,44 @@ def device_config(device: char_device.CharDevice) -> Any:
     return _CONFIGS[device.tag](device)
 
 
-class DepartingGuest:
-    """nova's guest, but for the XML that its destination is given."""
+class _Instead:
+    """An object of nova's, but for some of its attributes."""
 
-    def __init__(self, guest: Any, rewrite: Callable[[str], str]) -> None:
-        self._guest = guest
-        self._rewrite = rewrite
+    def __init__(self, original: Any, **attributes: Any) -> None:
+        self._original = original
+        self.__dict__.update(attributes)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._guest, name)
+        return getattr(self._original, name)
 
-    def get_xml_desc(self, *args: Any, **kwargs: Any) -> str:
-        domain_xml: str = self._guest.get_xml_desc(*args, **kwargs)
+
+def departing(guest: Any, rewrite: Callable[[str], str]) -> Any:
+    """nova's guest, but for the XML that its destination is given."""
+    def get_xml_desc(*args: Any, **kwargs: Any) -> str:
+        domain_xml: str = guest.get_xml_desc(*args, **kwargs)
         if kwargs.get('dump_migratable'):
-            return self._rewrite(domain_xml)
+            return rewrite(domain_xml)
         return domain_xml
+
+    return _Instead(guest, get_xml_desc=get_xml_desc)
+
+
+def launching(driver: Any, before_launch: Callable[[str], None]) -> Any:
+    """nova's driver, but for guests that it launches by themselves.
+
+    :param before_launch: is given the guest's XML
+    """
+    def get_guest(instance: Any) -> Any:
+        guest = driver._host.get_guest(instance)
+
+        def launch(*args: Any, **kwargs: Any) -> Any:
+            before_launch(guest.get_xml_desc())
+            return guest.launch(*args, **kwargs)
+
+        return _Instead(guest, launch=launch)
+
+    return _Instead(
+        driver, _host=_Instead(driver._host, get_guest=get_guest))
 
 
 def outside_eventlet(function: Callable[[], Any]) -> Any:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
+import os
 import pathlib
 import threading
 import time
@@ -124,3 +125,21 @@ class TestVirtlogdIsNotDone:
         assert self.names(tmp_path) == ['console.history', 'console.log']
         (said,) = caplog.messages
         assert f'{tmp_path}/console.history' in said
+
+
+def test_either_all_logs_are_begun_or_none(tmp_path, monkeypatch) -> None:
+    paths = [str(tmp_path / f'console.port{n}.g1.log') for n in (1, 2, 3)]
+    (tmp_path / 'console.port1.g1.log').write_bytes(b'is there')
+    begin = chain.begin
+
+    def fail(path: str) -> None:
+        if path == paths[2]:
+            raise PermissionError
+        begin(path)
+    monkeypatch.setattr(chain, 'begin', fail)
+    with pytest.raises(PermissionError):
+        history.begin_logs(paths)
+    assert os.listdir(tmp_path) == ['console.port1.g1.log']
+    monkeypatch.undo()
+    history.begin_logs(paths)
+    assert len(os.listdir(tmp_path)) == 3
