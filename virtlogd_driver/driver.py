@@ -294,7 +294,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def _soft_reboot(self, instance: Any) -> bool:
         """Of a guest that has shut down nova starts the domain itself."""
-        done: bool = libvirt_driver.LibvirtDriver._soft_reboot(
+        done: bool = super()._soft_reboot.__func__(
             launching(self, lambda xml: self._note_ends(instance, xml)),
             instance)
         return done
