@@ -22,11 +22,13 @@ from nova.scheduler.client import report
 from nova.virt import event as virtevent
 from nova.virt.libvirt import config as vconfig
 from nova.virt.libvirt import driver as libvirt_driver
+from nova.virt.libvirt import guest as libvirt_guest
 from nova.virt.libvirt import utils as libvirt_utils
 from oslo_config import fixture as config_fixture
 
 from tests.unit import fake_libvirt
 from virtlogd_driver import driver, exception
+from virtlogd_driver.console_log import reader
 from virtlogd_driver.guest import char_device
 from virtlogd_driver.virtlogd import health, privileged
 
@@ -439,6 +441,33 @@ class TestStart:
         assert UUID in made._starting
         made._undefine_domain(instance)
         assert made._starting == {}
+
+
+def test_a_soft_reboot_is_noted_before_the_guest_writes(
+        make_driver, instance, directory, monkeypatch) -> None:
+    """nova launches the domain by itself; its event comes when it comes."""
+    log = directory / 'console.log'
+    log.write_bytes(b'first')
+    monkeypatch.setattr(health, 'wait_until_closed', lambda *_: True)
+    made = make_driver(_guest(fake_libvirt.serial(log=str(log))))
+    done = []
+
+    def soft_reboot(self, instance) -> bool:
+        guest = self._host.get_guest(instance)
+        assert guest.uuid == UUID
+        guest.launch()
+        return self._console_capability().capable
+
+    def launch(self, pause=False) -> None:
+        done.append(made._starting[UUID][0])
+        with log.open('ab') as out:
+            out.write(b'second')
+    monkeypatch.setattr(
+        libvirt_driver.LibvirtDriver, '_soft_reboot', soft_reboot)
+    monkeypatch.setattr(libvirt_guest.Guest, 'launch', launch)
+    assert made._soft_reboot(instance)
+    since = reader.read_from(str(log), done[0], 100)
+    assert (since.data, since.missed) == (b'second', 0)
 
 
 class TestCleanup:
