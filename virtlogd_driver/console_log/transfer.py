@@ -335,7 +335,10 @@ def _generations(names: Iterable[str]) -> set[tuple[int, int]]:
 
 
 def _put_as(history: str, used: Mapping[int, int]) -> str:
-    """Not for more than a log that is in use."""
+    """The name that a history gets: not of a newer log than is in use.
+
+    :param used: by serial port, the generation that the guest writes
+    """
     file = generation.parse(history)
     if file is None or used.get(file.port, file.generation) >= file.generation:
         return history
