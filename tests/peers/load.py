@@ -226,8 +226,14 @@ def main() -> None:
             timings.count = 0
         before = Usage.settled()
         samples: list[Usage] = []
+
+        def sample() -> None:
+            # What waits for Python's collector, a minute or so, is no leak.
+            gc.collect()
+            samples.append(Usage.now())
+        gc.freeze()
         took = load.run(args.seconds, args.readers, args.churn, args.pause,
-                        lambda: samples.append(Usage.now()))
+                        sample)
         after = Usage.settled()
         print(json.dumps(_report(load, took, before, samples, after)))
 
