@@ -93,9 +93,9 @@ Related options:
         help="""
 Seconds that the copy of a guest's older output to another host may take.
 
-The guest runs on its destination by then, and no copy holds it up; but nova
-takes the migration for finished only after the copy. One that takes longer is
-given up, with a warning.
+A copy that takes longer is given up, with a warning. No live migration
+waits for it: the guest runs on its destination by then. A cold migration and
+a resize do, before the guest is started.
 
 Possible values:
 

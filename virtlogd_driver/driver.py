@@ -8,8 +8,8 @@ that knows how. With nova_edge.py the only module that imports nova.
 import contextlib
 import os
 import shutil
-import threading
 import time
+from collections.abc import Collection
 from importlib import metadata
 from typing import Any
 
@@ -29,7 +29,15 @@ from nova.virt.libvirt import driver as libvirt_driver
 from nova.virt.libvirt import utils as libvirt_utils
 from oslo_log import log as logging
 
-from virtlogd_driver import conf, exception, history, host, nova_release, watch
+from virtlogd_driver import (
+    conf,
+    exception,
+    history,
+    host,
+    nova_release,
+    transit,
+    watch,
+)
 from virtlogd_driver.console_log import (
     boot,
     generation,
@@ -56,6 +64,8 @@ conf.register_opts(CONF)
 #: A host that runs this driver and can have both consoles at once.
 TRAIT = 'CUSTOM_CONSOLE_LOG_VIRTLOGD'
 VERSION = metadata.version('virtlogd-driver')
+#: Seconds for the history of a guest that has just come, when it is read.
+READ_WAIT = 1.0
 #: Where nova's own search for TCP ports finds none that is in use.
 NOBODYS_ADDRESS = '127.255.255.254'
 
@@ -78,8 +88,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                 host.is_free)
         # Where the logs of guests that are being started end, by UUID.
         self._starting: dict[str, history.Ends] = {}
-        # What carries the output of guests that leave after them, by UUID.
-        self._departing: dict[str, history.Once] = {}
+        self._departures = transit.Departures()
+        self._arrivals = transit.Arrivals()
         self._log_paths = path_cache.PathCache()
 
     # The host
@@ -98,6 +108,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         if self._health is not None:
             self._health.stop()
         super().cleanup_host(host)
+        self._arrivals.stop()
+        self._departures.finish()
 
     def _health_task(self) -> periodic.HealthTask:
         return watch.health_task(
@@ -144,6 +156,10 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         with history.never_fatal(
                 None, 'The old output of guests is not put in place'):
             self._adopt_histories(in_use)
+            for path in history.left_behind(CONF.instances_path):
+                LOG.warning('nova-compute ended before %s was copied, where '
+                            'the output of a guest is that has moved to '
+                            'another host. Look at it, then remove it', path)
 
     def _adopt_histories(self, in_use: dict[str, list[str]]) -> None:
         """What came while this host had nova's own driver.
@@ -157,6 +173,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             directory = os.path.join(CONF.instances_path, uuid)
             self._history.adopt(
                 uuid, directory, _aside(directory), in_use[uuid])
+            self._receive_unexpected(uuid, None, directory, in_use[uuid])
 
     def _release_leftovers(self) -> None:
         """Take back ports that were reserved for guests that never came.
@@ -335,6 +352,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         The log is where the domain says, whether it runs or not; where there
         is no domain (any more), it is where this driver puts it.
         """
+        self._arrivals.wait(instance.uuid, READ_WAIT)
         with nova_errors(instance):
             named = self._named_log(instance)
             try:
@@ -409,24 +427,22 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         self._log_paths.forget(instance.uuid)
         # What is left of a start or a migration that has failed.
         self._starting.pop(instance.uuid, None)
-        self._departing.pop(instance.uuid, None)
+        self._departures.forget(instance.uuid)
 
     def post_live_migration_at_source(self, context: Any, instance: Any,
                                       network_info: Any) -> None:
         """libvirt has undefined the guest here by itself.
 
-        nova deletes its directory next: what is copied from there has to have
-        gone.
+        nova deletes its directory next.
         """
         self._ports.release(instance.uuid)
         self._log_paths.forget(instance.uuid)
+        self._arrivals.forget(instance.uuid)
         try:
             super().post_live_migration_at_source(
                 context, instance, network_info)
         finally:
-            send = self._departing.pop(instance.uuid, None)
-            if send is not None:
-                send()
+            self._departures.wait_until_packed(instance.uuid)
 
     # Live migration: a new log on the destination, its history after it
 
@@ -505,6 +521,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             # nova does not roll back what has not begun.
             self._ports.release(instance.uuid)
             raise
+        if not _set_in(migrate_data, 'is_shared_instance_path'):
+            self._arrivals.expect(instance.uuid)
         return data
 
     def _prepare_arrival(self, instance: Any, data: Any,
@@ -531,10 +549,10 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             _set_in(migrate_data, 'target_connect_addr') or dest,
             libvirt_utils.get_instance_path(instance),
             bool(_set_in(migrate_data, 'is_shared_instance_path')))
-        send = self._departing[instance.uuid] = history.Once(
-            lambda: self._history.send(
-                instance, departure.moves(),
-                None if departure.shared else departure.host))
+        self._settle(instance)
+        self._departures.prepare(instance.uuid, lambda: self._history.pack(
+            instance, departure.moves(),
+            None if departure.shared else departure.host))
         destination = migration.Destination(
             capable=self._is_capable(context, dest),
             address=_set_in(migrate_data, 'serial_listen_addr'),
@@ -549,9 +567,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         super()._live_migration_operation(
             context, instance, dest, block_migration, migrate_data,
             departing(guest, rewrite), device_names)
-        # The guest has left. nova looks for that twice a second only.
-        threading.Thread(target=send, name='virtlogd-history',
-                         daemon=True).start()
+        self._departures.start(instance.uuid)
 
     def _verify_serial_console_is_disabled(self) -> None:
         """A destination without serial consoles is no reason to refuse."""
@@ -577,17 +593,39 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def post_live_migration_at_destination(
             self, context: Any, instance: Any, *args: Any,
             **kwargs: Any) -> None:
-        """Put the history that was sent in place."""
+        """Put the history that is sent in place."""
         self._log_paths.forget(instance.uuid)
         super().post_live_migration_at_destination(
             context, instance, *args, **kwargs)
-        self._history.receive(
-            instance, libvirt_utils.get_instance_path(instance))
+        self._receive(instance.uuid, instance,
+                      libvirt_utils.get_instance_path(instance))
+
+    def _receive(self, uuid: str, instance: Any, directory: str,
+                 in_use: Collection[str] = ()) -> None:
+        self._arrivals.start(
+            uuid, lambda: transfer.is_whole(directory),
+            lambda: self._history.receive(instance, directory, in_use),
+            CONF.virtlogd.history_timeout + history.CLOSING)
+
+    def _receive_unexpected(self, uuid: str, instance: Any, directory: str,
+                            in_use: Collection[str] = ()) -> None:
+        """What comes to a nova-compute that was restarted meanwhile."""
+        if (transfer.is_coming(directory)
+                and not self._arrivals.is_expected(uuid)):
+            self._arrivals.expect(uuid)
+            self._receive(uuid, instance, directory, in_use)
+
+    def _settle(self, instance: Any) -> None:
+        """Let what still comes come, before it is taken elsewhere."""
+        directory = libvirt_utils.get_instance_path(instance)
+        self._receive_unexpected(instance.uuid, instance, directory)
+        self._arrivals.settle(
+            instance.uuid, lambda: transfer.is_coming(directory))
 
     def rollback_live_migration_at_source(
             self, context: Any, instance: Any, migrate_data: Any) -> None:
         """The guest has stayed: what was begun for it elsewhere is not."""
-        self._departing.pop(instance.uuid, None)
+        self._departures.forget(instance.uuid)
         super().rollback_live_migration_at_source(
             context, instance, migrate_data)
         if _set_in(migrate_data, 'is_shared_instance_path'):
@@ -616,6 +654,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         except nova_exception.NovaException as e:
             # The guest is as it was.
             raise nova_exception.InstanceFaultRollback(e) from e
+        self._settle(instance)
         disk_info = super().migrate_disk_and_power_off(
             context, instance, dest, flavor, *args, **kwargs)
         with history.never_fatal(instance):
@@ -658,9 +697,11 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             rebuilt = (destroy_disks and task == task_states.REBUILDING
                        and not self._goes_elsewhere(context, instance))
             if rebuilt:
+                self._settle(instance)
                 self._history.stage(
                     instance, transfer.moves(directory, directory), aside)
             elif destroy_disks:
+                self._arrivals.forget(instance.uuid)
                 shutil.rmtree(aside, ignore_errors=True)
             # Where the directory that is gone back to is here,
             # finish_revert_migration sees to it.

@@ -5,9 +5,11 @@ Nothing here fails: what cannot be done is said once, in the log.
 """
 
 import contextlib
+import glob
 import os
 import shutil
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +27,10 @@ LOG = logging.getLogger(__name__)
 
 #: Seconds for virtlogd to write out what a guest that has ended wrote last.
 CLOSING = 2.0
+
+#: Between an instance directory's name and a random one: its history is there
+#: until it has been copied to another host.
+LEAVING = '_leaving.'
 
 #: Where logs end, by serial port; None: there is nothing in it.
 Ends = dict[int, reader.Position | None]
@@ -78,8 +84,19 @@ class History:
         :param to_host: None: this one, or one that shares its storage
         :param written_as: as of stage
         """
+        self.pack(instance, moves, to_host, written_as)()
+
+    def pack(self, instance: Any, moves: list[transfer.Move],
+             to_host: str | None,
+             written_as: Sequence[str] = ()) -> Callable[[], None]:
+        """Make the history of a guest ready to be carried.
+
+        :param to_host, written_as: as of send
+        :returns: carries it to another host. Nothing is read any more where
+            the guest was
+        """
         if not moves:
-            return
+            return _nothing
         here, there = (os.path.dirname(path) for path in moves[0])
         closed = False
         with never_fatal(instance):
@@ -90,15 +107,24 @@ class History:
             if (closed or here != there) and self._stage(
                     instance, moves, there):
                 self.receive(instance, there)
-            return
-        if not self._stage(instance, moves, here):
-            return
-        staging = os.path.join(here, transfer.STAGING)
+            return _nothing
+        with never_fatal(instance):
+            aside = tempfile.mkdtemp(
+                prefix=os.path.basename(here) + LEAVING,
+                dir=os.path.dirname(here))
+            if self._stage(instance, moves, aside):
+                return lambda: self._carry(instance, aside, there, to_host)
+            os.rmdir(aside)
+        return _nothing
+
+    def _carry(self, instance: Any, aside: str, there: str,
+               to_host: str) -> None:
         deadline = _Deadline(self.timeout)
         with never_fatal(instance):
             try:
                 self.copy(
-                    staging, f'{there}/', host=to_host, compression=False,
+                    os.path.join(aside, transfer.STAGING), f'{there}/',
+                    host=to_host, compression=False,
                     on_execute=deadline.start, on_completion=deadline.stop)
             except processutils.ProcessExecutionError as e:
                 _warn_of_loss(instance, (
@@ -106,11 +132,13 @@ class History:
                     f'history_timeout = {self.timeout} s'
                     if deadline.passed else f'the copy to {to_host}: {e}'))
             finally:
-                shutil.rmtree(staging, ignore_errors=True)
+                shutil.rmtree(aside, ignore_errors=True)
 
-    def receive(self, instance: Any, directory: str) -> None:
+    def receive(self, instance: Any, directory: str,
+                in_use: Collection[str] = ()) -> None:
+        """:param in_use: names of the logs that the guest's domain has"""
         with never_fatal(instance):
-            for name in transfer.receive(directory, directory):
+            for name in transfer.receive(directory, directory, in_use):
                 _warn_of_loss(instance, f'{name} has not come whole')
 
     def begin_evacuated(self, instance: Any, directory: str) -> None:
@@ -136,10 +164,12 @@ class History:
                                f'in place'):
             known = transfer.detached(directory)
             # What still comes is left alone.
-            transfer.receive(directory, directory, False, in_use)
-            overtaken = transfer.overtaken(directory, in_use)
+            if transfer.is_whole(directory):
+                transfer.receive(directory, directory, in_use)
+            overtaken = ([] if transfer.is_coming(directory)
+                         else transfer.overtaken(directory, in_use))
             if overtaken and self._stage(None, overtaken, directory):
-                transfer.receive(directory, directory, True, in_use)
+                transfer.receive(directory, directory, in_use)
             for path in transfer.detached(directory) - known:
                 LOG.warning('The log of guest %s was begun anew by another '
                             'driver. What it wrote before is in %s, until it '
@@ -177,18 +207,8 @@ class History:
         return state == health.DaemonState.REFUSED
 
 
-class Once:
-    """A call that is made once; whoever makes it too waits for its end."""
-
-    def __init__(self, function: Callable[[], None]) -> None:
-        self._function: Callable[[], None] | None = function
-        self._lock = threading.Lock()
-
-    def __call__(self) -> None:
-        with self._lock:
-            function, self._function = self._function, None
-            if function is not None:
-                function()
+def _nothing() -> None:
+    """Nothing is to be carried, or all is there."""
 
 
 class _Deadline:
@@ -233,6 +253,12 @@ def never_fatal(instance: Any, failure: str = _LOST) -> Iterator[None]:
 
 def _warn_of_loss(instance: Any, reason: object) -> None:
     LOG.warning('%s: %s', _LOST, reason, instance=instance)
+
+
+def left_behind(instances_path: str) -> list[str]:
+    """Paths of histories that have not been copied to another host."""
+    return sorted(glob.glob(os.path.join(
+        glob.escape(instances_path), f'*{LEAVING}*')))
 
 
 def begin_logs(log_files: list[str]) -> None:

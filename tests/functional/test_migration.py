@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from tests.lab.nova_node import Server
 from tests.lab.two_hosts import TwoHosts
 from tests.lab.wait import until
 from virtlogd_driver import history
-from virtlogd_driver.console_log import boot, reader
+from virtlogd_driver.console_log import boot, reader, transfer
 
 Use = Callable[[fixtures.Fixture], Any]
 Make = Callable[..., TwoHosts]
@@ -158,7 +159,8 @@ def test_there_and_back_15_times(make: Make, shared: bool) -> None:
     for _ in range(15):
         wait_for_more(nova, server)
         name = other(name)
-        assert nova.live_migrate(server, name) == 'completed'
+        nova.start_live_migration(server, name)
+        assert nova.wait_for_migration(server) == 'completed'
         assert nova.host_of(server).name == name
     wait_for_more(nova, server)
     assert warnings(nova) == []
@@ -884,7 +886,7 @@ class TestTheCopyFails:
         def wait() -> None:
             def begun() -> bool:
                 return any(path.stat().st_size > 0 for path in
-                           directory.glob('console.moving/*'))
+                           directory.glob('console.moving/*.history.*'))
             until(begun, 'the copy begins', 60, 0.001)
             copying = nova.hosts['host1'].processes('scp', 'ssh')
             for number in (signal.SIGSTOP, signal.SIGCONT):
@@ -915,8 +917,8 @@ class TestTheCopyFails:
     def test_changing(self, nova: TwoHosts, server: Server) -> None:
         """What is copied is not what it was at first."""
         def change() -> None:
-            (staged,) = nova.directory_on('host1', server).glob(
-                'console.moving/*.history.*')
+            (staged,) = nova.instances['host1'].glob(
+                f'{server["id"]}_leaving.*/console.moving/*.history.*')
             with staged.open('r+b') as file:
                 file.seek(-1, os.SEEK_END)
                 file.write(b'?')
@@ -927,13 +929,100 @@ class TestTheCopyFails:
     def test_truncated(self, nova: TwoHosts, server: Server,
                        use: Use) -> None:
         directory = nova.directory_on('host2', server)
+        is_whole = transfer.is_whole
 
-        def truncate() -> None:
-            (staged,) = directory.glob('console.moving/*.history.*')
-            os.truncate(staged, staged.stat().st_size // 2)
-        use(Before(nova.driver_of('host2'),
-                   'post_live_migration_at_destination', truncate))
+        def truncate(there: str) -> bool:
+            if is_whole(there):
+                (staged,) = directory.glob('console.moving/*.history.*')
+                os.truncate(staged, staged.stat().st_size // 2)
+            return is_whole(there)
+        use(fixtures.MockPatchObject(transfer, 'is_whole', truncate))
         self.assert_moved_without(nova, server, 'has not come whole')
+
+    def test_it_comes_late(self, make: Make) -> None:
+        """The move is over by then, and everything works."""
+        nova = make()
+        server = nova.boot_on('host1')
+        wait_for_more(nova, server)
+        before = nova.console_output(server)
+        nova.ssh.signal('host2', signal.SIGSTOP)
+        assert nova.time_live_migration(server, 'host2') < 20
+        assert nova.host_of(server).name == 'host2'
+        assert_interactive(nova, server)
+        assert not nova.console_output(server).startswith(before)
+        nova.reboot(server)
+        nova.ssh.signal('host2', signal.SIGCONT)
+        nova.wait_for_history(server)
+        nova.wait_for_output(server, before)
+        wait_for_more(nova, server, boots=2)
+        assert nova.live_migrate(server, 'host1') == 'completed'
+        wait_for_more(nova, server, boots=2)
+        assert warnings(nova) == []
+
+    @pytest.mark.parametrize('operation', ['live', 'cold', 'rebuild'])
+    def test_it_comes_when_the_guest_is_to_go(
+            self, make: Make, use: Use, operation: str) -> None:
+        """What takes the log elsewhere waits for what follows the guest."""
+        nova = make()
+        server = nova.boot_on('host1')
+        wait_for_more(nova, server)
+        nova.ssh.signal('host2', signal.SIGSTOP)
+        nova.time_live_migration(server, 'host2')
+        late = threading.Timer(1, nova.ssh.signal, ['host2', signal.SIGCONT])
+        use(Before(nova.driver_of('host2'), '_settle', late.start))
+        if operation == 'live':
+            assert nova.live_migrate(server, 'host1') == 'completed'
+        elif operation == 'cold':
+            nova.resize(server)
+            nova.confirm_resize(server)
+        else:
+            nova.rebuild(server)
+        wait_for_more(nova, server, boots=1 if operation == 'live' else 2)
+        assert warnings(nova) == []
+
+    def test_the_destination_is_restarted_meanwhile(
+            self, make: Make) -> None:
+        """It does not know then what comes, and loses nothing of it."""
+        nova = make()
+        server = nova.boot_on('host1')
+        wait_for_more(nova, server)
+        nova.ssh.signal('host2', signal.SIGSTOP)
+        nova.time_live_migration(server, 'host2')
+        nova.restart_compute_on('host2')
+        nova.ssh.signal('host2', signal.SIGCONT)
+        nova.wait_for_history(server)
+        assert 'console.moving' in files(nova, 'host2', server)
+        assert nova.live_migrate(server, 'host1') == 'completed'
+        wait_for_more(nova, server)
+        assert warnings(nova) == []
+
+    def test_nova_compute_is_killed(self, make: Make) -> None:
+        """The copy goes on by itself; where it does not, all is here."""
+        nova = make()
+        for name in nova.hosts:
+            (nova.instances[name] / 'uuid').mkdir()
+        old = b'old\n' * (10 << 20)
+        (nova.instances['host1'] / 'uuid/console.log').write_bytes(old)
+        here = nova.instances_path / 'uuid'
+        program = f"""
+from nova.virt.libvirt import utils
+from virtlogd_driver import history
+history.History(utils.copy_image, {LIMIT}, 60, '/no/virtlogd').send(
+    None, [('{here}/console.log', '{here}/console.g1.log')], 'host2')
+"""
+        nova_compute = subprocess.Popen(nova.hosts['host1'].command(
+            sys.executable, '-W', 'ignore', '-c', program))
+        there = nova.instances['host2'] / 'uuid'
+        until(lambda: any(path.stat().st_size for path in
+                          there.glob('console.moving/*')),
+              'the copy begins', pause=0.001)
+        nova_compute.kill()
+        nova_compute.wait()
+        until(lambda: transfer.is_whole(str(there)), 'the copy ends')
+        assert transfer.receive(str(there), str(there)) == []
+        assert (there / 'console.g1.history').read_bytes() == old
+        (left,) = history.left_behind(str(nova.instances['host1']))
+        assert transfer.is_whole(left)
 
     def test_of_a_cold_migration(self, make: Make, use: Use) -> None:
         nova = make(QUIET)

@@ -37,6 +37,7 @@ from tests.lab.daemons import LibvirtHost
 from tests.lab.nova_node import NovaNode, Options, Server
 from tests.lab.wait import until
 from virtlogd_driver.console_log import privileged as log_privileged
+from virtlogd_driver.console_log import transfer
 from virtlogd_driver.virtlogd import privileged as daemon_privileged
 
 # linux/sched.h
@@ -413,9 +414,30 @@ class TwoHosts(NovaNode):
         return self.wait(self.api.post_server({'server': request}), 'ACTIVE')
 
     def live_migrate(self, server: Server, to: str) -> str:
-        """Returns when it has ended, and its status: 'completed'."""
+        """Returns when it has ended, with what follows; 'completed'."""
         self.start_live_migration(server, to)
-        return self.wait_for_migration(server)
+        status = self.wait_for_migration(server)
+        self.wait_for_history(server)
+        return status
+
+    def wait_for_history(self, server: Server) -> None:
+        """Until what the server wrote before has followed it, or cannot."""
+        for name in self.hosts:
+            departures = getattr(self.driver_of(name), '_departures', None)
+            if departures is not None:
+                departures.finish()
+        name = self.host_of(server).name
+        arrivals = getattr(self.driver_of(name), '_arrivals', None)
+        if arrivals is not None:
+            with self.places.at(name):
+                directory = str(self.instances_path / server['id'])
+                until(lambda: not (arrivals.is_expected(server['id'])
+                                   and transfer.is_coming(directory)),
+                      'the history is there', pause=0.005)
+                # It may be put in place just now, or never come.
+                with contextlib.suppress(TimeoutError):
+                    until(lambda: not arrivals.is_expected(server['id']),
+                          'nothing comes', 0.5, 0.005)
 
     def time_live_migration(self, server: Server, to: str) -> float:
         """Seconds from the request until nova-compute has done with it."""

@@ -2,9 +2,9 @@
 """The driver: nova's own classes over libvirt's test driver."""
 
 import contextlib
-import hashlib
 import os
 import pathlib
+import time
 import types
 import uuid
 
@@ -28,7 +28,7 @@ from oslo_config import fixture as config_fixture
 
 from tests.unit import fake_libvirt
 from virtlogd_driver import driver, exception
-from virtlogd_driver.console_log import reader
+from virtlogd_driver.console_log import chain, reader, transfer
 from virtlogd_driver.guest import char_device
 from virtlogd_driver.virtlogd import health, privileged
 
@@ -231,6 +231,14 @@ class TestPorts:
         assert 'not well-formed' in caplog.text
 
 
+def _stage(directory, history) -> None:
+    """What a guest has written, as it comes from another host."""
+    here = directory / 'console.log'
+    transfer.stage(
+        [(str(here), str(directory / 'console.g1.log'))], str(directory), 99,
+        lambda *_: history, lambda *_: None)
+
+
 class TestInitHost:
 
     @pytest.fixture(autouse=True)
@@ -254,15 +262,39 @@ class TestInitHost:
             self, make_driver, directory) -> None:
         """The host is upgraded under a guest that nova had rebooted."""
         (directory / 'console.log').write_bytes(b'now')
-        (directory / 'console.moving').mkdir()
-        digest = hashlib.blake2b(b'then', digest_size=16).hexdigest()
-        (directory / f'console.moving/console.g1.history.{digest}'
-         ).write_bytes(b'then')
+        _stage(directory, b'then')
         made = make_driver(_guest(fake_libvirt.serial(
             log=str(directory / 'console.log'))))
         made._adopt_guests()
         assert (directory / 'console.log').read_bytes() == b'now'
         assert (directory / 'console.history').read_bytes() == b'then'
+
+    def test_a_history_that_still_comes(self, make_driver, instance,
+                                        directory) -> None:
+        """nova-compute was restarted meanwhile."""
+        chain.begin(str(directory / 'console.g1.log'))
+        (directory / 'console.g1.log').write_bytes(b'now')
+        _stage(directory, b'then')
+        (listed,) = (directory / 'console.moving').glob('console.staged.*')
+        listed.rename(directory / 'not come yet')
+        made = make_driver(_guest(fake_libvirt.serial(
+            log=str(directory / 'console.g1.log'))))
+        made._adopt_guests()
+        time.sleep(0.2)
+        assert not (directory / 'console.g1.history').exists()
+        (directory / 'not come yet').rename(listed)
+        assert made.get_console_output(None, instance) == b'thennow'
+        made.cleanup_host('host')
+
+    def test_a_history_that_never_left(self, make_driver, directory,
+                                       caplog) -> None:
+        """nova-compute was killed while it was copied."""
+        left = directory.with_name(f'{directory.name}_leaving.abc')
+        left.mkdir()
+        make_driver()._adopt_guests()
+        (said,) = caplog.messages
+        assert str(left) in said
+        assert left.exists()
 
     def test_a_log_of_another_host_stays(self, make_driver, directory,
                                          here) -> None:
@@ -279,10 +311,8 @@ class TestInitHost:
     def test_what_a_rebuild_that_was_cut_off_has_set_aside(
             self, make_driver, directory) -> None:
         aside = directory.with_name(f'{UUID}_console')
-        (aside / 'console.moving').mkdir(parents=True)
-        digest = hashlib.blake2b(b'then', digest_size=16).hexdigest()
-        (aside / f'console.moving/console.g1.history.{digest}'
-         ).write_bytes(b'then')
+        aside.mkdir()
+        _stage(aside, b'then')
         made = make_driver(_guest(fake_libvirt.serial(
             log=str(directory / 'console.g1.log'))))
         made._adopt_guests()
@@ -510,7 +540,7 @@ class TestCleanup:
                                     destroy_disks) -> None:
         there = directory.with_name(f'{UUID}_resize')
         assert cleanup(task_states.RESIZE_REVERTING, destroy_disks) == [
-            ('source', there, 1)]
+            ('source', there, 2)]
         # nova leaves the directory where the disks are elsewhere.
         assert os.listdir(directory) == []
 

@@ -2,8 +2,6 @@
 import logging
 import os
 import pathlib
-import threading
-import time
 
 import pytest
 
@@ -11,28 +9,6 @@ from tests.unit.virtlogd.fake_virtlogd import FakeVirtlogd
 from virtlogd_driver import history
 from virtlogd_driver.console_log import chain, reader, transfer
 from virtlogd_driver.virtlogd import privileged
-
-
-def test_once() -> None:
-    """By many at a time: each of them returns when it is done."""
-    calls = []
-
-    def slow() -> None:
-        time.sleep(0.05)
-        calls.append(1)
-
-    once = history.Once(slow)
-    seen = []
-
-    def call() -> None:
-        once()
-        seen.append(len(calls))
-    threads = [threading.Thread(target=call) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert seen == [1] * 8
 
 
 def _no_copy(*_args: object, **_kwargs: object) -> None:

@@ -15,7 +15,8 @@ of bytes that follow it.
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from virtlogd_driver import exception
@@ -28,6 +29,8 @@ KEPT = 100
 
 #: Bytes of the file that are read at most.
 _MAX_SIZE = 1024 * 1024
+
+_changing = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,18 @@ def add(directory: str, boot: Boot) -> None:
     :raises LogRefused: the file may not be read
     :raises OSError: nothing can be written
     """
-    write(directory, [*read(directory), boot])
+    change(directory, lambda present: [*present, boot])
+
+
+def change(directory: str,
+           changed: Callable[[list[Boot]], list[Boot]]) -> None:
+    """Replace the starts of a guest, one thread after the other.
+
+    :raises LogRefused: the file may not be read
+    :raises OSError: nothing can be written
+    """
+    with _changing:
+        write(directory, changed(read(directory)))
 
 
 def write(directory: str, boots: Iterable[Boot]) -> None:

@@ -10,7 +10,8 @@ history is never seen half, and nothing has to be renamed from afar.
 
 A size does not tell what is whole: scp writes at many places of a file at
 once, and where a disk is full for a moment leaves holes in a file of full
-length. So the names have a digest.
+length. So the names have a digest. And scp copies the files in any order: one
+of them lists them all.
 """
 
 import contextlib
@@ -28,6 +29,9 @@ from virtlogd_driver.console_log.directory import open_directory
 
 #: The staging directory; it is copied as a whole, under the same name.
 STAGING = 'console.moving'
+
+#: The list of all that is staged.
+_LIST = 'console.staged'
 
 _STAGED = re.compile(r'(?P<name>.+)\.(?P<digest>[0-9a-f]{32})')
 
@@ -214,13 +218,14 @@ def stage(moves: Iterable[Move], directory: str, limit: int, read: Read,
         if data:
             name = generation.history_name(file.port, file.generation)
             _write(staging, name, data)
-    if moves:
-        _stage_boots(moves, staging, following)
+    boots = _boots(moves, following) if moves else b''
+    if boots:
+        _write(staging, boot.FILE, boots)
+    _write(staging, _LIST, json.dumps(_names(staging)).encode())
     return failed
 
 
-def _stage_boots(moves: list[Move], staging: str,
-                 following: Following) -> None:
+def _boots(moves: list[Move], following: Following) -> bytes:
     """Positions mean nothing elsewhere: how many bytes follow them does."""
     lives = {}
     for here, _ in moves:
@@ -233,8 +238,7 @@ def _stage_boots(moves: list[Move], staging: str,
             port: None if position is None or port not in lives
             else _count(following, lives[port], position)
             for port, position in noted.positions.items()}}))
-    if lines:
-        _write(staging, boot.FILE, '\n'.join(lines).encode())
+    return '\n'.join(lines).encode()
 
 
 def _count(following: Following, path: str,
@@ -273,15 +277,45 @@ def _digest_of(path: str) -> str | None:
     return digest.hexdigest()
 
 
-def receive(staged_in: str, directory: str, sweep: bool = True,
+def is_coming(directory: str) -> bool:
+    """Whether something that was staged elsewhere has begun to come."""
+    return os.path.isdir(os.path.join(directory, STAGING))
+
+
+def is_whole(directory: str) -> bool:
+    """Whether all that was staged elsewhere has come to a directory."""
+    staging = os.path.join(directory, STAGING)
+    for staged in _names(staging):
+        name = _whole_name(staging, staged)
+        if name == _LIST:
+            with open(os.path.join(staging, staged), 'rb') as file:
+                listed = json.load(file)
+            break
+    else:
+        return False
+    return all(_whole_name(staging, staged) for staged in listed)
+
+
+def _whole_name(staging: str, staged: str) -> str | None:
+    """The name of what is staged; None where it is not there, or not whole."""
+    match = _STAGED.fullmatch(staged)
+    with contextlib.suppress(FileNotFoundError):
+        if match is not None and match['digest'] == _digest_of(
+                os.path.join(staging, staged)):
+            return match['name']
+    return None
+
+
+def receive(staged_in: str, directory: str,
             in_use: Collection[str] = ()) -> list[str]:
     """Put what was staged in place.
+
+    Nothing more comes: what is not whole is removed, as there is nothing to
+    resume it from.
 
     :param staged_in: path of the directory that it was staged in; the
         instance directory itself, or one beside it, which is removed
     :param directory: path of the instance directory
-    :param sweep: nothing more will come: what is not whole is removed, as
-        there is nothing to resume it from
     :param in_use: names of the logs that the guest's domain has here. Where
         nova's own driver has booted it, that is an older name than that of a
         history which came before, and what follows from it is lost: it is
@@ -293,37 +327,30 @@ def receive(staged_in: str, directory: str, sweep: bool = True,
     used = dict(_generations(in_use))
     broken = []
     sizes = {}
-    boots = None
+    boots = b''
     for staged in _names(staging):
         path = os.path.join(staging, staged)
-        match = _STAGED.fullmatch(staged)
-        if match is None or match['digest'] != _digest_of(path):
+        name = _whole_name(staging, staged)
+        if name is None:
             broken.append(staged)
-            if sweep:
-                # At once: it may be what fills the disk.
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
-        elif match['name'] == boot.FILE:
-            boots = path
-        else:
-            name = _put_as(match['name'], used)
+            # At once: it may be what fills the disk.
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        elif name == boot.FILE:
+            with open(path, 'rb') as file:
+                boots = file.read()
+        elif name != _LIST:
+            name = _put_as(name, used)
             # Where the copy has made it another user's, that user alone can.
             with contextlib.suppress(PermissionError):
                 os.chmod(path, 0o600)
             os.rename(path, os.path.join(directory, name))
             sizes[name] = os.lstat(os.path.join(directory, name)).st_size
     # They are counted in the histories.
-    if boots is not None:
-        with open(boots, 'rb') as file:
-            lines = file.read()
-        os.unlink(boots)
-        _receive_boots(lines, sizes, directory)
-    if sweep:
-        shutil.rmtree(staging if staged_in == directory else staged_in,
-                      ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            os.rmdir(staging)
+    if boots:
+        _receive_boots(boots, sizes, directory)
+    shutil.rmtree(staging if staged_in == directory else staged_in,
+                  ignore_errors=True)
     _prune(directory, used, sizes)
     return broken
 
@@ -353,12 +380,12 @@ def _receive_boots(lines: bytes, sizes: dict[str, int],
     """
     histories = {file.port: name for name in sizes
                  if (file := generation.parse(name)) is not None}
-    present = boot.read(directory)
-    # Of ports of which nothing has come, or that follow what has come: their
-    # files have stayed.
-    stayed = {noted.time: noted.positions for noted in present}
-    come = []
-    with open_directory(directory) as opened:
+
+    def join(present: list[boot.Boot]) -> list[boot.Boot]:
+        # Of ports of which nothing has come, or that follow what has come:
+        # their files have stayed.
+        stayed = {noted.time: noted.positions for noted in present}
+        come = []
         for line in lines.splitlines():
             values = json.loads(line)
             positions = dict(stayed.get(values['time'], {}))
@@ -371,8 +398,11 @@ def _receive_boots(lines: bytes, sizes: dict[str, int],
                 positions[int(port)] = log.position_at(
                     opened, name, offset) if offset else None
             come.append(boot.Boot(values['time'], positions))
-    boot.write(directory, [*come, *[
-        noted for noted in present if noted.time > come[-1].time]])
+        return [*come, *[
+            noted for noted in present if noted.time > come[-1].time]]
+
+    with open_directory(directory) as opened:
+        boot.change(directory, join)
 
 
 def _prune(directory: str, used: Mapping[int, int],

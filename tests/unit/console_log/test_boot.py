@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import concurrent.futures
 import os
 import pathlib
 import shutil
@@ -143,3 +144,12 @@ def test_a_link_is_not_followed(tmp_path) -> None:
     (tmp_path / f'{boot.FILE}.new').symlink_to(victim)
     boot.write(str(tmp_path), [])
     assert victim.read_text() == '{"time": 1, "positions": {}}'
+
+
+def test_starts_that_are_noted_at_once(tmp_path) -> None:
+    """A guest is started while its history comes."""
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        for time in range(boot.KEPT):
+            pool.submit(boot.add, str(tmp_path), boot.Boot(time, {0: None}))
+    assert {noted.time for noted in boot.read(str(tmp_path))} == set(
+        range(boot.KEPT))

@@ -154,18 +154,36 @@ class TestOtherHost:
         assert _names(there) == ['console.g1.log',
                                  'console.port1.g3.history']
 
-    def test_what_still_comes_is_left_alone(self, sent, there) -> None:
-        """At a start of nova-compute, a copy may be under way."""
-        (staged,) = sent.glob('console.g1.history.*')
-        whole = staged.read_bytes()
-        staged.write_bytes(whole[:6])
-        assert transfer.receive(str(there), str(there), sweep=False) == [
-            staged.name]
-        assert _names(there) == [transfer.STAGING, 'console.port1.g3.history']
-        staged.write_bytes(whole)
-        assert transfer.receive(str(there), str(there), sweep=False) == []
-        assert _names(there) == ['console.g1.history',
-                                 'console.port1.g3.history']
+    def test_whole(self, here, there) -> None:
+        """Whatever comes first, and however much of each."""
+        _stage(here, there, here)
+        boot.write(str(here), [boot.Boot(1.0, {0: None})])
+        _stage(here, there, here)
+        assert not transfer.is_coming(str(there))
+        (there / transfer.STAGING).mkdir()
+        assert transfer.is_coming(str(there))
+        staged = list((here / transfer.STAGING).iterdir())
+        for file in staged:
+            whole = file.read_bytes()
+            copy = there / transfer.STAGING / file.name
+            for part in (b'', whole[:-1], bytes(len(whole))):
+                copy.write_bytes(part)
+                assert not transfer.is_whole(str(there))
+            copy.write_bytes(whole)
+        assert len(staged) == 4
+        assert transfer.is_whole(str(there))
+        for file in staged:
+            copy = there / transfer.STAGING / file.name
+            copy.rename(there / 'aside')
+            assert not transfer.is_whole(str(there))
+            (there / 'aside').rename(copy)
+
+    def test_nothing_that_is_whole(self, tmp_path, there) -> None:
+        (tmp_path / 'console.g3.log').write_bytes(b'')
+        _stage(tmp_path, there, there)
+        assert transfer.is_whole(str(there))
+        assert transfer.receive(str(there), str(there)) == []
+        assert _names(there) == []
 
     def test_nothing_was_sent(self, there) -> None:
         assert transfer.receive(str(there), str(there)) == []
@@ -308,7 +326,8 @@ def test_no_history_where_there_is_nothing(tmp_path, there) -> None:
     # Nothing surely goes on from it.
     (tmp_path / 'console.g3.log').write_bytes(b'')
     _stage(tmp_path, there, tmp_path)
-    assert _names(tmp_path / transfer.STAGING) == []
+    (listed,) = _names(tmp_path / transfer.STAGING)
+    assert listed.startswith('console.staged.')
     transfer.receive(str(tmp_path), str(tmp_path))
     assert 'console.g1.history' in _names(tmp_path)
 
@@ -393,10 +412,9 @@ class TestInUse:
         (there / 'console.log.0').write_bytes(b'rotated\n')
         return there
 
-    @pytest.mark.parametrize('sweep', [False, True])
-    def test_is_not_removed(self, came, sweep) -> None:
+    def test_is_not_removed(self, came) -> None:
         """What came before is not joined with it, and nothing is lost."""
-        assert transfer.receive(str(came), str(came), sweep=sweep,
+        assert transfer.receive(str(came), str(came),
                                 in_use=['console.log']) == []
         assert _names(came) == [boot.FILE, 'console.history', 'console.log',
                                 'console.log.0', 'console.port1.g3.history']
