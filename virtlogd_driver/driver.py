@@ -611,7 +611,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                             in_use: Collection[str] = ()) -> None:
         """What comes to a nova-compute that was restarted meanwhile."""
         if (transfer.is_coming(directory)
-                and not self._arrivals.is_expected(uuid)):
+                and not self._arrivals.is_awaited(uuid)):
             self._arrivals.expect(uuid)
             self._receive(uuid, instance, directory, in_use)
 

@@ -9,6 +9,7 @@ needs it whole waits: a reader for a moment, whatever takes it elsewhere until
 it is there or given up.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -110,8 +111,10 @@ class Arrivals:
         for uuid in list(self._arrivals):
             self.forget(uuid)
 
-    def is_expected(self, uuid: str) -> bool:
-        return uuid in self._arrivals
+    def is_awaited(self, uuid: str) -> bool:
+        """Whether what comes for a guest will be put in place."""
+        arrival = self._arrivals.get(uuid)
+        return arrival is not None and arrival.started is not None
 
     def start(self, uuid: str, is_whole: Callable[[], bool],
               receive: Callable[[], None], timeout: float) -> None:
@@ -130,10 +133,12 @@ class Arrivals:
 
         def run() -> None:
             deadline = time.monotonic() + timeout
-            while not is_whole() and time.monotonic() < deadline:
-                if arrival.ended.wait(INTERVAL):
-                    return
             try:
+                # What cannot be looked at is said by who receives it.
+                with contextlib.suppress(OSError):
+                    while not is_whole() and time.monotonic() < deadline:
+                        if arrival.ended.wait(INTERVAL):
+                            return
                 receive()
             finally:
                 arrival.ended.set()

@@ -431,12 +431,12 @@ class TwoHosts(NovaNode):
         if arrivals is not None:
             with self.places.at(name):
                 directory = str(self.instances_path / server['id'])
-                until(lambda: not (arrivals.is_expected(server['id'])
+                until(lambda: not (arrivals.is_awaited(server['id'])
                                    and transfer.is_coming(directory)),
                       'the history is there', pause=0.005)
                 # It may be put in place just now, or never come.
                 with contextlib.suppress(TimeoutError):
-                    until(lambda: not arrivals.is_expected(server['id']),
+                    until(lambda: not arrivals.is_awaited(server['id']),
                           'nothing comes', 0.5, 0.005)
 
     def time_live_migration(self, server: Server, to: str) -> float:

@@ -112,6 +112,7 @@ class TestArrivals:
                                        received) -> None:
         start()
         arrivals.wait(UUID, 0.05)
+        assert arrivals.is_awaited(UUID)
         assert not received.is_set()
         whole.set()
         arrivals.wait(UUID, 10)
@@ -130,12 +131,22 @@ class TestArrivals:
         begin = time.monotonic()
         arrivals.wait(UUID, 60)
         arrivals.settle(UUID, lambda: True)
+        assert not arrivals.is_awaited(UUID)
         assert time.monotonic() - begin < 30
 
     def test_what_has_come_by_then_is_taken(self, start, received) -> None:
         """The copy has failed."""
         start(timeout=0.05)
         assert received.wait(10)
+
+    def test_it_cannot_be_looked_at(self, arrivals, received) -> None:
+        """Whoever receives it says so, and the guest can leave again."""
+        def fail() -> bool:
+            raise PermissionError
+        arrivals.expect(UUID)
+        arrivals.start(UUID, fail, received.set, 10)
+        arrivals.settle(UUID, lambda: True)
+        assert received.is_set()
 
     @pytest.mark.parametrize('is_coming', [True, False])
     def test_settled(self, arrivals, start, whole, received,
