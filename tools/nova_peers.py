@@ -33,14 +33,13 @@ from tests.peers import differs  # noqa: E402
 
 UNIT = ('unit.virt.libvirt.test_driver',)
 #: What boots, moves and ends guests, and what changes their devices. Not
-#: here: what only schedules and reports (NUMA, PCI, traits, SEV), and vGPU and
-#: vTPM, whose guests go the same ways and take as long as all of these.
+#: here: what only schedules and reports (NUMA, PCI, traits, SEV).
 FUNCTIONAL = (
     *(f'functional.libvirt.test_{name}' for name in (
         'device_bus_migration', 'evacuate', 'live_migration', 'machine_type',
         'migration_addr', 'numa_live_migration', 'power_manage',
         'rescue_deleted_base', 'server_shares', 'shared_resource_provider',
-        'stateless_firmware', 'uefi', 'vif_model', 'vpmem')),
+        'stateless_firmware', 'uefi', 'vgpu', 'vif_model', 'vpmem', 'vtpm')),
     # Live migration: with serial consoles, rolled back, with volumes, pinned;
     # resize; evacuation.
     *(f'functional.regressions.test_bug_{number}' for number in (
