@@ -8,7 +8,6 @@ default: eventlet up to release 33, native threads from 34.
 """
 
 import argparse
-import io
 import json
 import os
 import re
@@ -21,7 +20,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import subunit
 import testtools
@@ -48,6 +47,8 @@ FUNCTIONAL = (
 #: Tests that fail are named, and run once more: on a busy machine some of
 #: nova's do not wait for long enough. More than these are no bad luck.
 MOST_AGAIN = 5
+#: Seconds between two lines of progress.
+PROGRESS = 30.0
 #: What a driver of consoles touches first.
 CONSOLES = r'console|serial|logd|public_api_signatures'
 
@@ -157,39 +158,58 @@ def _stestr(name: str, modules: Sequence[str], pattern: str | None,
         # Of the workers; stestr asks the environment first.
         'PYTHON': sys.executable,
     }
-    with tempfile.TemporaryDirectory(prefix='peers-') as directory:
+    with (tempfile.TemporaryDirectory(prefix='peers-') as directory,
+          tempfile.TemporaryFile() as errors):
         command = [
             sys.executable, '-m', 'stestr', '--top-dir', str(ROOT),
             '--test-path', str(ROOT / 'tests/peers'),
             '--repo-url', directory, 'run', '--subunit',
             '--concurrency', str(workers), *([pattern] if pattern else [])]
-        done = subprocess.run(command, cwd=ROOT, env=environment,
-                              capture_output=True, check=False)
-    outcomes = _outcomes(done.stdout)
-    # 1: a test has failed.
-    if not outcomes or done.returncode not in (0, 1):
-        print(f'stestr ended with status {done.returncode}')
-        sys.stdout.write(done.stderr.decode(errors='replace'))
+        with subprocess.Popen(command, cwd=ROOT, env=environment,
+                              stdout=subprocess.PIPE, stderr=errors) as done:
+            assert done.stdout is not None
+            outcomes = _outcomes(done.stdout, name)
+        # 1: a test has failed.
+        if not outcomes or done.returncode not in (0, 1):
+            print(f'stestr ended with status {done.returncode}')
+            errors.seek(0)
+            sys.stdout.write(errors.read().decode(errors='replace'))
     return outcomes
 
 
-def _outcomes(stream: bytes) -> dict[str, differs.Outcome]:
-    """What became of each test of a subunit stream, by its name in nova."""
+def _outcomes(stream: IO[bytes], name: str) -> dict[str, differs.Outcome]:
+    """What became of each test of a subunit stream, by its name in nova.
+
+    :param name: of the run, for a line of progress now and then
+    """
     found: dict[str, differs.Outcome] = {}
+    started = said = time.monotonic()
+
+    def say() -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said < PROGRESS:
+            return
+        said = now
+        ended = [o for o in found.values() if o.status != 'not run']
+        print(f'{name}: {len(ended)} tests, '
+              f'{sum(not o.good for o in ended)} failed, '
+              f'{now - started:.0f} s', file=sys.stderr, flush=True)
 
     def finished(test: dict[str, Any]) -> None:
-        name = test['id'].removeprefix('nova.tests.')
+        test_name = test['id'].removeprefix('nova.tests.')
         if test['status'] == 'exists':
             # Announced; it stays so if its worker dies before it is run.
-            found.setdefault(name, differs.Outcome('not run'))
+            found.setdefault(test_name, differs.Outcome('not run'))
         else:
-            found[name] = differs.Outcome(
+            found[test_name] = differs.Outcome(
                 test['status'], _last_lines(test['details']))
+            say()
 
     result = testtools.StreamToDict(finished)
     result.startTestRun()
     subunit.ByteStreamToStreamResult(
-        io.BytesIO(stream), non_subunit_name='stdout').run(result)
+        stream, non_subunit_name='stdout').run(result)
     result.stopTestRun()
     return found
 

@@ -15,6 +15,7 @@ import os
 import random
 import re
 import statistics
+import sys
 import threading
 import time
 from array import array
@@ -33,6 +34,8 @@ from tests.peers.virtlogd import LINE, held
 #: What may stay open, or grow, without being a leak.
 SPARE_DESCRIPTORS = 2
 SPARE_MEMORY = 8 << 20
+#: Seconds between two lines of progress.
+PROGRESS = 30.0
 
 OPERATIONS = ('console read', 'serial console', 'boot', 'delete')
 
@@ -159,8 +162,11 @@ class Load:
         self.errors[f'{type(error).__name__}: {error}'[:200]] += 1
 
     def run(self, seconds: float, readers: int, churn: int, pause: float,
-            sample: Callable[[], None]) -> float:
-        """:returns: the seconds that it took"""
+            sample: Callable[[float], None]) -> float:
+        """
+        :param sample: is called now and then, with the seconds since the start
+        :returns: the seconds that it took
+        """
         threads = [
             *[threading.Thread(target=self._reader, args=(pause,))
               for _ in range(readers)],
@@ -170,7 +176,7 @@ class Load:
             thread.start()
         while time.monotonic() - started < seconds:
             time.sleep(min(1.0, seconds / 20))
-            sample()
+            sample(time.monotonic() - started)
         self._stop.set()
         for thread in threads:
             thread.join()
@@ -226,11 +232,19 @@ def main() -> None:
             timings.count = 0
         before = Usage.settled()
         samples: list[Usage] = []
+        said = 0.0
 
-        def sample() -> None:
+        def sample(elapsed: float) -> None:
+            nonlocal said
             # What waits for Python's collector, a minute or so, is no leak.
             gc.collect()
             samples.append(Usage.now())
+            if elapsed - said >= PROGRESS:
+                said = elapsed
+                reads = load.timings['console read'].count
+                print(f'{args.driver}: {elapsed:.0f} of {args.seconds} s, '
+                      f'{reads:,} console reads', file=sys.stderr, flush=True)
+
         gc.freeze()
         took = load.run(args.seconds, args.readers, args.churn, args.pause,
                         sample)
