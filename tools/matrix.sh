@@ -48,7 +48,9 @@ run() {
     shift
     printf '\n== nova %s: %s ==\n' "$release" "$name"
     start=$(date +%s)
-    if "$@"; then
+    # What hangs shows where: a Python process its stacks, when it is aborted.
+    if PYTHONFAULTHANDLER=1 timeout --signal=ABRT --kill-after=30 2400 "$@"
+    then
         result=passed
     else
         result=FAILED

@@ -142,7 +142,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def _adopt_guests(self) -> None:
         """Know again which guest holds which port (nova forgets)."""
         guests = outside_eventlet(
-            lambda: list(host.list_guests(self._host.get_connection())))
+            host.list_guests, self._host.get_connection())
         in_use = {}
         for guest in guests:
             try:

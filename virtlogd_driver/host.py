@@ -151,7 +151,17 @@ def guests_run(connection: libvirt.virConnect) -> dict[str, bool]:
     return found
 
 
-def list_guests(connection: libvirt.virConnect) -> Iterator[Guest]:
+def find_guest(connection: libvirt.virConnect, uuid: str) -> libvirt.virDomain:
+    """A guest by its UUID.
+
+    :raises GuestNotFound: it is gone
+    :raises HostError: libvirt does not answer
+    """
+    with translated():
+        return connection.lookupByUUIDString(uuid)
+
+
+def list_guests(connection: libvirt.virConnect) -> list[Guest]:
     """Every guest of the host, running or not.
 
     A guest that goes away meanwhile is left out.
@@ -160,16 +170,13 @@ def list_guests(connection: libvirt.virConnect) -> Iterator[Guest]:
     """
     with translated():
         domains = connection.listAllDomains()
+    found: list[Guest] = []
     for domain in domains:
-        try:
-            with translated():
-                guest = Guest(domain.UUIDString(), domain.name(),
-                              bool(domain.isActive()),
-                              _STATES.get(domain.state()[0], 'unknown'),
-                              domain.XMLDesc())
-        except exception.GuestNotFound:
-            continue
-        yield guest
+        with (contextlib.suppress(exception.GuestNotFound), translated()):
+            found.append(Guest(
+                domain.UUIDString(), domain.name(), bool(domain.isActive()),
+                _STATES.get(domain.state()[0], 'unknown'), domain.XMLDesc()))
+    return found
 
 
 #: Why a guest is in a state, where it was not booted to get there.

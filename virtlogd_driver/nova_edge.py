@@ -170,10 +170,18 @@ def launching(driver: Any, before_launch: Callable[[str], None]) -> Any:
         driver, _host=_Instead(driver._host, get_guest=get_guest))
 
 
-def outside_eventlet(function: Callable[[], Any]) -> Any:
-    """What may block: in a thread of the system's under eventlet."""
+def outside_eventlet(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What may block: in a thread of the system's under eventlet.
+
+    The function is given what is behind a proxy of nova's connection. A call
+    on the proxy, in such a thread, waits for ever if this process forks at
+    that moment: eventlet until 0.40.0 does not know its own threads then
+    (fix_threading_active of eventlet/patcher.py, execute of tpool.py).
+    """
     patcher = sys.modules.get('eventlet.patcher')
     if patcher is None or not patcher.is_monkey_patched('thread'):
-        return function()
+        return function(*arguments)
     from eventlet import tpool
-    return tpool.execute(function)
+    return tpool.execute(function, *(
+        argument._obj if isinstance(argument, tpool.Proxy) else argument
+        for argument in arguments))

@@ -15,12 +15,8 @@ from virtlogd_driver.virtlogd import periodic, reattach
 from virtlogd_driver.virtlogd.port import Port, numeric
 
 
-def _direct(function: Callable[[], Any]) -> Any:
-    return function()
-
-
 def list_ports(connection: Any,
-               run: reattach.Run[Any] = _direct) -> list[Port]:
+               run: reattach.Run[Any] = reattach.direct) -> list[Port]:
     """The serial ports of all running guests.
 
     A guest whose XML cannot be understood is left out.
@@ -29,7 +25,7 @@ def list_ports(connection: Any,
     :param run: runs what blocks in libvirt
     :raises HostError: libvirt does not answer
     """
-    guests = run(lambda: list(host.list_guests(connection)))
+    guests = run(host.list_guests, connection)
     found: list[Port] = []
     for guest in guests:
         if guest.active:
@@ -58,7 +54,7 @@ def _pty(device: char_device.CharDevice) -> str | None:
 
 def reattach_log(connection: Any, port: Port,
                  socket_path: str, timeout: float,
-                 run: reattach.Run[Any] = _direct) -> str:
+                 run: reattach.Run[Any] = reattach.direct) -> str:
     """Bring the dead log of a guest's serial port back.
 
     :param connection: to libvirt, on this host
@@ -71,15 +67,15 @@ def reattach_log(connection: Any, port: Port,
     """
     if port.log is None:
         raise exception.ReattachFailed(f'{port} has no log.')
-    with host.translated():
-        domain = run(lambda: connection.lookupByUUIDString(port.guest))
+    domain = run(host.find_guest, connection, port.guest)
     return reattach.reattach(domain, port.log, socket_path, timeout, run)
 
 
 def health_task(get_connection: Callable[[], Any],
                 settings: periodic.Settings, heal: bool = False,
                 metrics_file: str | None = None,
-                run: reattach.Run[Any] = _direct) -> periodic.HealthTask:
+                run: reattach.Run[Any] = reattach.direct
+                ) -> periodic.HealthTask:
     """What watches this host, not yet started.
 
     :param get_connection: a libvirt connection; HostError where there is none

@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from tests.unit import fake_libvirt
@@ -48,6 +51,30 @@ def test_a_guest_that_cannot_be_understood_is_left_out(
                          fake_libvirt.domain_xml(fake_libvirt.serial()))]
     monkeypatch.setattr(host, 'list_guests', lambda _: guests)
     assert [port.name for port in watch.list_ports(None)] == ['two']
+
+
+class _Proxy:
+    """Nothing can be called on it: it has to be given to ``run``."""
+
+    def __init__(self, behind: Any) -> None:
+        self.behind = behind
+
+
+def _run(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*(argument.behind if isinstance(argument, _Proxy)
+                      else argument for argument in arguments))
+
+
+def test_what_blocks_gets_the_connection_behind_its_proxy() -> None:
+    """See ``test_nova_edge``."""
+    with fake_libvirt.FakeLibvirt(fake_libvirt.domain_xml(
+            fake_libvirt.serial(), name='one')) as fake:
+        connection = _Proxy(fake.connection)
+        assert [port.name for port in watch.list_ports(connection, _run)] == [
+            'one']
+        gone = Port('01234567-89ab-cdef-0123-456789abcdef', 'n', 0, '/log')
+        with pytest.raises(exception.GuestNotFound):
+            watch.reattach_log(connection, gone, '/s', 1, _run)
 
 
 def test_a_port_without_a_log_is_not_attached() -> None:

@@ -33,9 +33,9 @@ from virtlogd_driver.virtlogd.port import is_open, numeric
 
 _T = TypeVar('_T')
 
-#: Runs a function that may block the process: directly on native threads,
-#: eventlet.tpool.execute where nova-compute runs on eventlet.
-Run = Callable[[Callable[[], _T]], _T]
+#: Calls what may block the process, with these arguments: directly on native
+#: threads, by eventlet.tpool.execute where nova-compute runs on eventlet.
+Run = Callable[..., _T]
 
 #: fdsets of libvirt count from 0; ours start where libvirt's never get.
 _FIRST_FDSET = 1 << 20
@@ -44,6 +44,11 @@ _PORT_TIMEOUT = 5.0
 _REMEDY = ('A new QEMU process has a live log again: managed save and start '
            '(the guest does not notice), or a live migration.')
 _PARSER = etree.XMLParser(resolve_entities=False, no_network=True)
+
+
+def direct(function: Callable[..., _T], *arguments: Any) -> _T:
+    """Call it in this thread."""
+    return function(*arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,8 +304,7 @@ def _open_pipe(socket_path: str, domain: str, name: str, log: str,
 
 
 def reattach(domain: libvirt.virDomain, log: str, socket_path: str,
-             timeout: float, run: Run[Any] = lambda function: function()
-             ) -> str:
+             timeout: float, run: Run[Any] = direct) -> str:
     """Bring the dead log of a running guest back.
 
     :param domain: the guest, of a local libvirt connection
@@ -315,8 +319,7 @@ def reattach(domain: libvirt.virDomain, log: str, socket_path: str,
     :raises VirtlogdError: virtlogd refuses, is down or hung
     """
     try:
-        name, domain_uuid, xml = run(
-            lambda: (domain.name(), domain.UUIDString(), domain.XMLDesc()))
+        name, domain_uuid, xml = run(_look_at, domain)
     except libvirt.libvirtError as e:
         raise exception.ReattachFailed(
             f'The guest of {log} cannot be looked at: {e}.') from e
@@ -333,17 +336,22 @@ def reattach(domain: libvirt.virDomain, log: str, socket_path: str,
             'libvirt-python is older than 8.2, and cannot give QEMU a '
             f'descriptor: install a newer one. {_REMEDY}')
     if state == privileged.OPEN:
-        run(lambda: _open_listener(domain, device))
+        run(_open_listener, domain, device)
         _wait_until_closed(socket_path, name, log, timeout)
     pipe = _open_pipe(socket_path, domain_uuid, name, log, timeout)
     try:
-        note = str(run(lambda: attach(domain, device, pipe)))
+        note = str(run(attach, domain, device, pipe))
     finally:
         os.close(pipe)
     if _log_state(socket_path, name, log, timeout) != privileged.OPEN:
         raise exception.ReattachFailed(
             f'QEMU took {log}, but virtlogd does not write it. {_REMEDY}')
     return note
+
+
+def _look_at(domain: libvirt.virDomain) -> tuple[str, str, str]:
+    """A guest's name, UUID and XML."""
+    return domain.name(), domain.UUIDString(), domain.XMLDesc()
 
 
 def _wait_until_closed(socket_path: str, name: str, log: str,
