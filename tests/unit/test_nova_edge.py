@@ -5,8 +5,8 @@ import sys
 from virtlogd_driver import nova_edge
 
 # Hooks that run before a fork run in reverse order of their registration:
-# eventlet's, which exchanges the list of threads (until 0.40.0), then this one,
-# during which the call is made.
+# eventlet's, which exchanges the list of threads (until 0.40.0), then this
+# one, during which the call is made.
 _FORK_MEANWHILE = '''
 import os
 import subprocess
