@@ -172,7 +172,7 @@ def list_guests(connection: libvirt.virConnect) -> list[Guest]:
         domains = connection.listAllDomains()
     found: list[Guest] = []
     for domain in domains:
-        with (contextlib.suppress(exception.GuestNotFound), translated()):
+        with contextlib.suppress(exception.GuestNotFound), translated():
             found.append(Guest(
                 domain.UUIDString(), domain.name(), bool(domain.isActive()),
                 _STATES.get(domain.state()[0], 'unknown'), domain.XMLDesc()))

@@ -81,8 +81,7 @@ def health_task(get_connection: Callable[[], Any],
     :param get_connection: a libvirt connection; HostError where there is none
     :param heal: bring dead logs back
     :param metrics_file: for Prometheus; None: no metrics
-    :param run: runs what blocks in libvirt: eventlet.tpool.execute where
-        nova-compute runs on eventlet
+    :param run: runs what blocks in libvirt
     """
     def bring_back(port: Port) -> str:
         return reattach_log(get_connection(), port, settings.socket_path,

@@ -2,7 +2,10 @@
 import subprocess
 import sys
 
-from virtlogd_driver import nova_edge
+import pytest
+from nova import exception as nova_exception
+
+from virtlogd_driver import exception, nova_edge
 
 # Hooks that run before a fork run in reverse order of their registration:
 # eventlet's, which exchanges the list of threads (until 0.40.0), then this
@@ -44,6 +47,12 @@ with eventlet.Timeout(5):
     print(*asking.wait())
 os._exit(0)
 '''
+
+
+def test_a_guest_that_is_gone_is_one_for_nova() -> None:
+    with (pytest.raises(nova_exception.InstanceNotFound),
+          nova_edge.nova_errors()):
+        raise exception.GuestNotFound('no domain')
 
 
 def test_outside_eventlet_a_fork_harms_no_call() -> None:

@@ -3,7 +3,7 @@
 
 It runs on ``threading``'s threads, native or eventlet's, whichever the
 process has. What it is given to call may block a thread, but under eventlet
-must not block the process: a libvirt connection is a tpool proxy there.
+must not block the process (nova_edge.outside_eventlet).
 
 A pass that does not end (libvirt hangs) is left to itself; it is said, and no
 other is begun until it has ended. Nothing waits for it.

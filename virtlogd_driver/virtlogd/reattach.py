@@ -33,8 +33,9 @@ from virtlogd_driver.virtlogd.port import is_open, numeric
 
 _T = TypeVar('_T')
 
-#: Calls what may block the process, with these arguments: directly on native
-#: threads, by eventlet.tpool.execute where nova-compute runs on eventlet.
+#: Calls what may block the process, with these arguments: in this thread, or
+#: outside of eventlet (nova_edge.outside_eventlet). What is called uses the
+#: connection, or the domain, that it is given, and no other.
 Run = Callable[..., _T]
 
 #: fdsets of libvirt count from 0; ours start where libvirt's never get.
