@@ -7,8 +7,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-tools/bindep.sh
-tools/venv.sh
+tools/setup/bindep.sh
+tools/setup/venv.sh
 image=$(.venv/bin/python -m tests.lab.linux_guest build)
 
 as_root=

@@ -22,7 +22,7 @@ if [ "${1-}" = --short ]; then
     shift
 fi
 begin=$(date +%s)
-[ -n "$short" ] || tools/bindep.sh
+[ -n "$short" ] || tools/setup/bindep.sh
 summary=
 failed=0
 
@@ -82,12 +82,12 @@ for release in ${*:-31 32 33 34}; do
     [ "$release" != 34 ] || suite=all
     if [ -n "$short" ]; then
         run "its own tests ($suite)" \
-            "$python" tools/nova_peers.py --ours-only --suite $suite
+            "$python" tools/peers/nova_tests.py --ours-only --suite $suite
         continue
     fi
     run unit "$python" -m pytest --quiet --disable-warnings tests/unit
-    run "its own tests ($suite)" "$python" tools/nova_peers.py --suite $suite
-    run load "$python" tools/load.py --seconds "${SECONDS_OF_LOAD:-60}"
+    run "its own tests ($suite)" "$python" tools/peers/nova_tests.py --suite $suite
+    run load "$python" tools/bench/load.py --seconds "${SECONDS_OF_LOAD:-60}"
     # As nova-compute runs by default.
     if [ "$release" -lt 34 ]; then
         one_process eventlet

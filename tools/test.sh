@@ -8,8 +8,8 @@ set -eu
 cd "$(dirname "$0")/.."
 
 begin=$(date +%s)
-tools/bindep.sh
-tools/venv.sh
+tools/setup/bindep.sh
+tools/setup/venv.sh
 python=$PWD/.venv/bin/python
 
 as_root=

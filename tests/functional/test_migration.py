@@ -21,8 +21,8 @@ from tests.lab import guest
 from tests.lab.nova_node import Server
 from tests.lab.two_hosts import TwoHosts
 from tests.lab.wait import until
-from virtlogd_driver import history
-from virtlogd_driver.console_log import boot, reader, transfer
+from virtlogd_driver.console_log import reader
+from virtlogd_driver.history import boot, history, transfer
 
 Use = Callable[[fixtures.Fixture], Any]
 Make = Callable[..., TwoHosts]
@@ -1006,7 +1006,7 @@ class TestTheCopyFails:
         here = nova.instances_path / 'uuid'
         program = f"""
 from nova.virt.libvirt import utils
-from virtlogd_driver import history
+from virtlogd_driver.history import history
 history.History(utils.copy_image, {LIMIT}, 60, '/no/virtlogd').send(
     None, [('{here}/console.log', '{here}/console.g1.log')], 'host2')
 """

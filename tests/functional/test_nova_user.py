@@ -17,7 +17,7 @@ from tests.lab import guest
 from tests.lab.daemons import LibvirtHost
 from tests.lab.nova_user import NovaUser
 from tests.lab.wait import until
-from virtlogd_driver import metrics
+from virtlogd_driver.node import metrics
 from virtlogd_driver.virtlogd import health, periodic
 
 Use = Callable[[fixtures.Fixture], fixtures.Fixture]

@@ -29,7 +29,8 @@ from tests.lab.compute_process import ComputeProcess
 from tests.lab.daemons import LibvirtHost
 from tests.lab.terminal import Terminal
 from tests.lab.wait import until
-from virtlogd_driver import exception, watch
+from virtlogd_driver import exception
+from virtlogd_driver.node import watch
 from virtlogd_driver.virtlogd import health, periodic, privileged, reattach
 from virtlogd_driver.virtlogd import viewer as viewers
 from virtlogd_driver.virtlogd.health import DaemonState, LogState

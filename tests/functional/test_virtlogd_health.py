@@ -23,7 +23,8 @@ from oslo_config import cfg
 from tests.lab import guest
 from tests.lab.daemons import LibvirtHost
 from tests.lab.wait import until
-from virtlogd_driver import exception, metrics, watch
+from virtlogd_driver import exception
+from virtlogd_driver.node import metrics, watch
 from virtlogd_driver.virtlogd import health, periodic, privileged, rpc, viewer
 from virtlogd_driver.virtlogd.health import LogState
 
@@ -221,7 +222,8 @@ def test_pass_under_eventlet_while_libvirt_hangs(
         import libvirt
         from eventlet import tpool
         from oslo_config import cfg
-        from virtlogd_driver import conf, watch
+        from virtlogd_driver import conf
+        from virtlogd_driver.node import watch
         from virtlogd_driver.virtlogd import periodic, privileged
         from virtlogd_driver.virtlogd.health import LogState
         privileged.virtlogd_context.set_client_mode(False)

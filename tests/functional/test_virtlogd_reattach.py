@@ -22,7 +22,8 @@ from tests.lab.command import Console
 from tests.lab.daemons import LibvirtHost
 from tests.lab.terminal import Terminal
 from tests.lab.wait import until
-from virtlogd_driver import exception, host, watch
+from virtlogd_driver import exception
+from virtlogd_driver.node import hypervisor, watch
 from virtlogd_driver.virtlogd import (
     health,
     periodic,
@@ -73,7 +74,7 @@ class DeadLogs(fixtures.Fixture):
             str(self.host.virtlogd_socket), 2)
 
     def ports(self) -> list[Port]:
-        return watch.ports_of(host.Guest(
+        return watch.ports_of(hypervisor.Guest(
             self.domain.UUIDString(), self.domain.name(), True, 'running',
             self.domain.XMLDesc()))
 

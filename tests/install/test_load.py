@@ -81,7 +81,7 @@ def test_load_compute_driver(layout, editable, wheel, tmp_path) -> None:
     _run(sys.executable, '-m', 'pip', '--quiet', '--python', python,
          'install', '--no-deps', *what)
     module, plugin, nova = _run(python, '-c', LOAD).split()[-3:]
-    assert module == 'virtlogd_driver.driver'
+    assert module == 'virtlogd_driver.compute.driver'
     assert pathlib.Path(plugin).is_relative_to(ROOT if editable else site)
     assert pathlib.Path(nova).is_relative_to(
         site if layout is _nova_beside else NOVA_SITE)

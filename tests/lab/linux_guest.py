@@ -172,7 +172,7 @@ def build(directory: Path) -> Path:
         tool, path='/usr/sbin:/sbin:/usr/bin:/bin') is None]
     if missing or not _MBR.exists():
         raise BuildError('missing: ' + ', '.join(missing or [str(_MBR)])
-                         + '; "tools/bindep.sh" installs it')
+                         + '; "tools/setup/bindep.sh" installs it')
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory) as name:
         work = Path(name)

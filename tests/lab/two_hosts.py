@@ -37,7 +37,7 @@ from tests.lab.daemons import LibvirtHost
 from tests.lab.nova_node import NovaNode, Options, Server
 from tests.lab.wait import until
 from virtlogd_driver.console_log import privileged as log_privileged
-from virtlogd_driver.console_log import transfer
+from virtlogd_driver.history import transfer
 from virtlogd_driver.virtlogd import privileged as daemon_privileged
 
 # linux/sched.h

@@ -26,7 +26,7 @@ from nova.virt.libvirt import driver as libvirt_driver
 from nova.virt.libvirt import utils as libvirt_utils
 
 from tests.peers import without_host
-from virtlogd_driver import driver
+from virtlogd_driver.compute import driver
 
 CONF = nova.conf.CONF
 DRIVERS = {'nova': libvirt_driver.LibvirtDriver,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process of tools/load.py that one driver runs in.
+"""The process of tools/bench/load.py that one driver runs in.
 
 Its last line on standard output is the report, as JSON.
 """

@@ -43,7 +43,7 @@ class Seam:
 
 def driver_source(root: Path) -> str:
     """All of the driver that imports nova."""
-    return '\n'.join((root / 'virtlogd_driver' / name).read_text()
+    return '\n'.join((root / 'virtlogd_driver/compute' / name).read_text()
                      for name in ('driver.py', 'nova_edge.py'))
 
 
@@ -312,5 +312,5 @@ class Record:
             told[name] = (f'{name} in nova {version} {what} (compared with '
                           f'{self.releases[release]}). See whether the '
                           f'driver still does right, then run '
-                          f'tools/seams.py.')
+                          f'tools/peers/seams.py.')
         return told

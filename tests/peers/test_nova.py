@@ -42,7 +42,7 @@ def _rebind() -> None:
 
     from tests.peers import without_host
     from tests.peers.rebind import rebind
-    from virtlogd_driver import driver
+    from virtlogd_driver.compute import driver
     without_host.install()
     rebind(module, module.LibvirtDriver, driver.VirtlogdDriver)
 

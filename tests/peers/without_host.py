@@ -9,10 +9,10 @@ from typing import Any
 
 from nova.tests.fixtures import libvirt as fakelibvirt
 
-from virtlogd_driver import host, watch
+from virtlogd_driver.node import hypervisor, watch
 from virtlogd_driver.virtlogd import health
 
-_asked = host.console_capability
+_asked = hypervisor.console_capability
 
 
 class _NoTask:
@@ -25,14 +25,15 @@ class _NoTask:
 
 
 def _capability(connection: Any,
-                stdio_handler: str) -> host.ConsoleCapability:
+                stdio_handler: str) -> hypervisor.ConsoleCapability:
     """The version of a mock is no number: such a host is capable."""
     versions = [getattr(connection, name, int)()
                 for name in ('getLibVersion', 'getVersion')]
     if all(isinstance(v, int) and v for v in versions):
         return _asked(connection, stdio_handler)
-    return host.ConsoleCapability(
-        host.MIN_LIBVIRT_VERSION, host.MIN_QEMU_VERSION, stdio_handler)
+    return hypervisor.ConsoleCapability(
+        hypervisor.MIN_LIBVIRT_VERSION, hypervisor.MIN_QEMU_VERSION,
+        stdio_handler)
 
 
 def _nothing(*_: Any, **__: Any) -> None:
@@ -76,8 +77,8 @@ def without_virtlogd() -> None:
 def install() -> None:
     without_virtlogd()
     # As nova's fixture does with nova's own modules.
-    host.libvirt = fakelibvirt
+    hypervisor.libvirt = fakelibvirt
     fakelibvirt.Connection.listAllDomains = _list_all_domains
     fakelibvirt.Domain.XMLDesc = _xml_desc
     fakelibvirt.Domain.state = _state
-    host.console_capability = _capability
+    hypervisor.console_capability = _capability

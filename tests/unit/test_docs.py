@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from virtlogd_driver import conf, metrics
+from virtlogd_driver import conf
 from virtlogd_driver.guest import plan
+from virtlogd_driver.node import metrics
 from virtlogd_driver.virtlogd.health import DaemonState, Report
 from virtlogd_driver.virtlogd.periodic import Totals
 

@@ -60,7 +60,7 @@ def test_every_context_may_start(context, config) -> None:
 
 @pytest.mark.parametrize('command', [
     _command('--config-file', '/etc/nova/nova.conf',
-             context='virtlogd_driver.driver.x'),
+             context='virtlogd_driver.compute.driver.x'),
     _command('--config-file', '/etc/../home/x/nova.conf',
              context=_contexts()[0].pypath),
     _command('--config-file', '/home/x/nova.conf',

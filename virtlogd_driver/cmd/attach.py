@@ -15,8 +15,8 @@ from virtlogd_driver.cmd import (
     show,
     terminal,
 )
-from virtlogd_driver.cmd.hypervisor import (
-    Hypervisor,
+from virtlogd_driver.cmd.host import (
+    Host,
     SerialPort,
     alias,
     serial_port,
@@ -29,12 +29,12 @@ _TIMEOUT = 5.0
 _ANY = {'0.0.0.0': '127.0.0.1', '::': '::1'}  # noqa: S104
 
 
-def run(hypervisor: Hypervisor, arguments: Any) -> int:
+def run(host: Host, arguments: Any) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise exception.HostError(
             'attach needs a terminal: use "follow" to read, and connect to '
             'the address that "list" shows to write.')
-    port = serial_port(hypervisor.guest(arguments.guest), arguments.port)
+    port = serial_port(host.guest(arguments.guest), arguments.port)
     keys, screen = sys.stdin.fileno(), sys.stdout.fileno()
     neutral = control_sequences.Neutraliser(
         colour=terminal.has_colour(sys.stdout), screen=True)
@@ -43,13 +43,13 @@ def run(hypervisor: Hypervisor, arguments: Any) -> int:
         return data if arguments.raw else neutral.text(data).encode()
 
     def connect() -> socket.socket:
-        return _connect(hypervisor, port.guest.uuid, port.number)
+        return _connect(host, port.guest.uuid, port.number)
 
     _say_others(port)
     print(f'{port.label}: {_key(arguments.escape)} leaves.', flush=True)
     with contextlib.suppress(exception.LogError):
         os.write(screen, shown(show.last_lines(
-            hypervisor, port.log, arguments.lines)[0]))
+            host, port.log, arguments.lines)[0]))
     try:
         interactive.run(connect, shown, arguments.escape, keys, screen)
     except OSError as error:
@@ -78,7 +78,7 @@ def _say_others(port: SerialPort) -> None:
                   f'comes until it leaves.')
 
 
-def _connect(hypervisor: Hypervisor, uuid: str,
+def _connect(host: Host, uuid: str,
              number: int) -> socket.socket:
     """Connect to a port of a guest as it is now.
 
@@ -86,7 +86,7 @@ def _connect(hypervisor: Hypervisor, uuid: str,
     :raises HostError: it does not run, or has no interactive console
     :raises OSError: nothing listens
     """
-    guest = hypervisor.guest(uuid)
+    guest = host.guest(uuid)
     port = serial_port(guest, number)
     if not guest.active:
         raise exception.HostError(
@@ -98,7 +98,7 @@ def _connect(hypervisor: Hypervisor, uuid: str,
             (_ANY.get(address, address), service), _TIMEOUT)
     if port.device.type == 'pty':
         return console_stream.connect(
-            hypervisor.connection, uuid, alias(port))
+            host.connection, uuid, alias(port))
     raise exception.HostError(
         f'Serial port {number} of guest {guest.name} is of type '
         f'{port.device.type}: it is not interactive.')

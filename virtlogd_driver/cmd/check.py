@@ -13,7 +13,7 @@ from typing import Any
 from oslo_config import cfg
 
 from virtlogd_driver.cmd import terminal
-from virtlogd_driver.cmd.hypervisor import Hypervisor
+from virtlogd_driver.cmd.host import Host
 
 #: Checks of what only nova-compute has.
 _OF_NOVA = frozenset({'Driver in nova', 'Privileged helpers', 'Serial ports',
@@ -23,8 +23,8 @@ _WORDS = (('ok', terminal.GREEN), ('warning', terminal.YELLOW),
 _INDENT = 19
 
 
-def run(hypervisor: Hypervisor, arguments: Any) -> int:
-    found = list(_results(hypervisor, cfg.CONF))
+def run(host: Host, arguments: Any) -> int:
+    found = list(_results(host, cfg.CONF))
     if arguments.json:
         json.dump([{'check': name, 'result': _WORDS[code][0].lower(),
                     'details': details}
@@ -36,19 +36,19 @@ def run(hypervisor: Hypervisor, arguments: Any) -> int:
     return max(code for _, code, _ in found)
 
 
-def _results(hypervisor: Hypervisor, config: cfg.ConfigOpts
+def _results(host: Host, config: cfg.ConfigOpts
              ) -> Iterator[tuple[str, int, str]]:
     """Name, code and details of each check."""
     # Heavy, and used by this command alone.
-    from virtlogd_driver import checks
     from virtlogd_driver.cmd import status
-    from virtlogd_driver.survey import survey
+    from virtlogd_driver.node import checks
+    from virtlogd_driver.node.survey import survey
     for group, opts in status.NOVA_OPTS.items():
         config.register_opts(opts, group=group)
     with_nova = bool(config.compute_driver)
     if not with_nova:
-        hypervisor.ask_directly()
-    found = survey(status.options(config), hypervisor.connect)
+        host.ask_directly()
+    found = survey(status.options(config), host.connect)
     for name, function in checks.CHECKS:
         if with_nova or name not in _OF_NOVA:
             result = function(found)

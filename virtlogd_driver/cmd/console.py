@@ -25,7 +25,7 @@ from virtlogd_driver.cmd import (
     reattach,
     show,
 )
-from virtlogd_driver.cmd.hypervisor import Hypervisor
+from virtlogd_driver.cmd.host import Host
 
 #: As shells say that a program was ended by these signals.
 _INTERRUPTED, _BROKEN_PIPE = 130, 141
@@ -48,7 +48,7 @@ obeyed; --raw passes them on. A pipe or a file gets what the guest wrote, byte
 by byte.
 """
 
-_Run = Callable[[Hypervisor, argparse.Namespace], int]
+_Run = Callable[[Host, argparse.Namespace], int]
 
 
 def _count(text: str) -> int:
@@ -198,8 +198,8 @@ def _options(arguments: Sequence[str]) -> cfg.ConfigOpts:
     return config
 
 
-def _hypervisor(config: cfg.ConfigOpts) -> Hypervisor:
-    return Hypervisor(
+def _host(config: cfg.ConfigOpts) -> Host:
+    return Host(
         uri=(config.connect or os.environ.get('LIBVIRT_DEFAULT_URI')
              or config.libvirt.connection_uri or 'qemu:///system'),
         virtlogd_socket=config.virtlogd.virtlogd_socket,
@@ -211,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = _options(sys.argv[1:] if arguments is None else arguments)
         command = config.command
-        status: int = command.run(_hypervisor(config), command)
+        status: int = command.run(_host(config), command)
         sys.stdout.flush()
     except (exception.VirtlogdDriverError, cfg.Error) as error:
         print(f'virtlogd-console: {error}', file=sys.stderr)

@@ -10,7 +10,8 @@ import socket
 import threading
 from typing import Any
 
-from virtlogd_driver import exception, host
+from virtlogd_driver import exception
+from virtlogd_driver.node import hypervisor
 
 #: VIR_DOMAIN_CONSOLE_SAFE: refuse where it cannot be had alone.
 _SAFE = 2
@@ -24,7 +25,7 @@ def connect(connection: Any, uuid: str, alias: str | None) -> socket.socket:
     :raises GuestNotFound: it is gone
     :raises HostError: it does not run, somebody is at its console already
     """
-    with host.translated():
+    with hypervisor.translated():
         stream = connection.newStream()
         connection.lookupByUUIDString(uuid).openConsole(alias, stream, _SAFE)
     ours, theirs = socket.socketpair()
@@ -36,7 +37,7 @@ def connect(connection: Any, uuid: str, alias: str | None) -> socket.socket:
 
 def _from_guest(stream: Any, there: socket.socket) -> None:
     with (contextlib.suppress(exception.VirtlogdDriverError, OSError),
-          host.translated()):
+          hypervisor.translated()):
         while data := stream.recv(1 << 16):
             there.sendall(data)
     _shut(there)
@@ -44,7 +45,7 @@ def _from_guest(stream: Any, there: socket.socket) -> None:
 
 def _to_guest(stream: Any, there: socket.socket) -> None:
     with (contextlib.suppress(exception.VirtlogdDriverError, OSError),
-          host.translated()):
+          hypervisor.translated()):
         while data := there.recv(4096):
             while data:
                 data = data[stream.send(data):]

@@ -11,7 +11,7 @@ from typing import Any
 
 from virtlogd_driver import exception
 from virtlogd_driver.cmd import table
-from virtlogd_driver.cmd.hypervisor import Hypervisor, serial_ports
+from virtlogd_driver.cmd.host import Host, serial_ports
 from virtlogd_driver.console_log import export
 from virtlogd_driver.console_log.export import (
     DirectoryTarget,
@@ -26,8 +26,8 @@ _BAR = 30
 _Export = Callable[[export.Target], list[Entry]]
 
 
-def run(hypervisor: Hypervisor, arguments: Any) -> int:
-    guest = hypervisor.guest(arguments.guest)
+def run(host: Host, arguments: Any) -> int:
+    guest = host.guest(arguments.guest)
     logs = [(port.number, port.log) for port in serial_ports(guest)
             if port.device.log_file is not None]
     about = {'guest': guest.name, 'uuid': guest.uuid, 'state': guest.state,

@@ -8,16 +8,17 @@ import sys
 import threading
 from typing import Any
 
-from virtlogd_driver import exception, host
+from virtlogd_driver import exception
 from virtlogd_driver.cmd import guest_name, show, terminal
 from virtlogd_driver.cmd.control_sequences import RESET, Neutraliser
-from virtlogd_driver.cmd.hypervisor import (
-    Hypervisor,
+from virtlogd_driver.cmd.host import (
+    Host,
     SerialPort,
     serial_port,
 )
 from virtlogd_driver.cmd.interleave import Interleaved
 from virtlogd_driver.console_log.follow import Follower
+from virtlogd_driver.node import hypervisor
 
 #: Seconds between two looks at which guests are here.
 _LOOK = 2.0
@@ -31,9 +32,9 @@ _News = tuple[str, bool | None]
 class _Presence:
     """Tells which guests are here, from a thread: libvirt may hang."""
 
-    def __init__(self, hypervisor: Hypervisor, known: dict[str, bool]) -> None:
+    def __init__(self, host: Host, known: dict[str, bool]) -> None:
         self.news: queue.SimpleQueue[_News] = queue.SimpleQueue()
-        self._hypervisor = hypervisor
+        self._host = host
         self._runs: dict[str, bool | None] = dict(known)
         self._missed: dict[str, int] = {}
         self._stop = threading.Event()
@@ -47,9 +48,9 @@ class _Presence:
         while not self._stop.wait(_LOOK):
             # Without libvirt the guests are taken to be where they were.
             with contextlib.suppress(exception.HostError):
-                connection = connection or self._hypervisor.connect()
+                connection = connection or self._host.connect()
                 try:
-                    self._look(host.guests_run(connection))
+                    self._look(hypervisor.guests_run(connection))
                 except exception.HostError:
                     connection = None
                     raise
@@ -121,19 +122,19 @@ class _Screen:
             print(RESET, end='', flush=True)
 
 
-def run(hypervisor: Hypervisor, arguments: Any) -> int:
+def run(host: Host, arguments: Any) -> int:
     ports: dict[str, SerialPort] = {}
-    guests = hypervisor.guests()
+    guests = host.guests()
     for word in arguments.guest:
         port = serial_port(guest_name.find(guests, word), arguments.port)
         ports[port.log] = port
     screen = _Screen(_labels(ports), stamps=arguments.timestamps,
                      raw=arguments.raw)
-    presence = _Presence(hypervisor, {
+    presence = _Presence(host, {
         port.guest.uuid: port.guest.active for port in ports.values()})
-    follower = Follower(hypervisor.read_from)
+    follower = Follower(host.read_from)
     try:
-        _begin(hypervisor, follower, list(ports), arguments.lines, screen)
+        _begin(host, follower, list(ports), arguments.lines, screen)
         _follow(follower, ports, presence, screen)
     finally:
         presence.stop()
@@ -153,12 +154,12 @@ def _labels(ports: dict[str, SerialPort]) -> dict[str, str]:
         terminal.has_colour(sys.stdout)) for path, port in ports.items()}
 
 
-def _begin(hypervisor: Hypervisor, follower: Follower, paths: list[str],
+def _begin(host: Host, follower: Follower, paths: list[str],
            lines: int, screen: _Screen) -> None:
     """The last lines of each log, and from there on what follows."""
     for path in paths:
         try:
-            data, position = show.last_lines(hypervisor, path, lines)
+            data, position = show.last_lines(host, path, lines)
         except exception.LogNotFound:
             follower.add(path, None)
             continue

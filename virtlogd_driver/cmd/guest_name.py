@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Iterable
 
 from virtlogd_driver import exception
-from virtlogd_driver.host import Guest
+from virtlogd_driver.node.hypervisor import Guest
 
 #: Names that a message gives.
 _MOST = 5

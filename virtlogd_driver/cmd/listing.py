@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from virtlogd_driver import exception, host
+from virtlogd_driver import exception
 from virtlogd_driver.cmd import control_sequences, table, terminal
-from virtlogd_driver.cmd.hypervisor import (
-    Hypervisor,
+from virtlogd_driver.cmd.host import (
+    Host,
     SerialPort,
     serial_ports,
 )
 from virtlogd_driver.console_log import files
+from virtlogd_driver.node import hypervisor
 
 _HEAD = ('NAME', 'STATE', 'PORT', 'DEVICE', 'ADDRESS', 'LOG', 'SIZE',
          'ROTATED', 'WRITTEN', 'UUID', 'FILE')
@@ -30,9 +31,9 @@ _COLOURS = {'alive': terminal.GREEN, 'dead': terminal.RED,
 class Row:
     """A serial port of a guest, or a guest that has none."""
 
-    guest: host.Guest
+    guest: hypervisor.Guest
     port: SerialPort | None
-    #: See Hypervisor.log_states.
+    #: See Host.log_states.
     log: str
     #: None: there is no log, or it may not be looked at.
     usage: files.Usage | None
@@ -49,23 +50,23 @@ class Row:
         return device.source.path or '' if device.type == 'pty' else ''
 
 
-def run(hypervisor: Hypervisor, arguments: Any) -> int:
+def run(host: Host, arguments: Any) -> int:
     if arguments.names:
-        for guest in hypervisor.guests():
+        for guest in host.guests():
             print(guest.name, guest.uuid, sep='\n')
         return 0
-    state, reason = hypervisor.virtlogd()
+    state, reason = host.virtlogd()
     if state == 'hung':
         raise exception.VirtlogdHung(
             f'{reason} libvirt is not asked, as it may hang with it.')
-    found = rows(hypervisor)
+    found = rows(host)
     if arguments.json:
         json.dump([_json(row) for row in found], sys.stdout, indent=2)
         print()
         return 0
     for line in _lines(found):
         print(line)
-    for port in hypervisor.closed([row.port for row in found if row.port
+    for port in host.closed([row.port for row in found if row.port
                                    and row.log in ('alive', 'dead')]):
         print(f'{port.label}: nobody listens on its console. Run '
               f'"virtlogd-console reattach {port.guest.name}".',
@@ -76,20 +77,20 @@ def run(hypervisor: Hypervisor, arguments: Any) -> int:
     return 0
 
 
-def rows(hypervisor: Hypervisor) -> list[Row]:
+def rows(host: Host) -> list[Row]:
     """All ports of all guests, with their logs.
 
     :raises HostError: libvirt does not answer
     """
-    found: list[tuple[host.Guest, SerialPort | None]] = []
-    for guest in hypervisor.guests():
+    found: list[tuple[hypervisor.Guest, SerialPort | None]] = []
+    for guest in host.guests():
         try:
             ports = serial_ports(guest)
         except exception.InvalidGuestXML as error:
             print(f'{guest.name}: {error}', file=sys.stderr)
             ports = []
         found += [(guest, port) for port in ports] or [(guest, None)]
-    states = iter(hypervisor.log_states([port for _, port in found if port]))
+    states = iter(host.log_states([port for _, port in found if port]))
     return [Row(guest, port, next(states) if port else 'none', _usage(port))
             for guest, port in found]
 

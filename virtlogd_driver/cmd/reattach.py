@@ -5,34 +5,34 @@ import sys
 from typing import Any
 
 from virtlogd_driver import exception
-from virtlogd_driver.cmd.hypervisor import (
-    Hypervisor,
+from virtlogd_driver.cmd.host import (
+    Host,
     serial_port,
     serial_ports,
 )
 from virtlogd_driver.virtlogd.port import Port
 
 
-def run(hypervisor: Hypervisor, arguments: Any) -> int:
-    guest = hypervisor.guest(arguments.guest)
+def run(host: Host, arguments: Any) -> int:
+    guest = host.guest(arguments.guest)
     ports = (serial_ports(guest) if arguments.port is None
              else [serial_port(guest, arguments.port)])
     if not guest.active:
         raise exception.ReattachFailed(
             f'Guest {guest.name} is {guest.state}: its logs are opened when '
             f'it starts.')
-    state, reason = hypervisor.virtlogd()
+    state, reason = host.virtlogd()
     if state != 'up':
         raise exception.VirtlogdDown(reason)
     failed = False
-    all_closed = hypervisor.closed(ports)
-    for port, state in zip(ports, hypervisor.log_states(ports), strict=True):
+    all_closed = host.closed(ports)
+    for port, state in zip(ports, host.log_states(ports), strict=True):
         closed = state == 'alive' and port in all_closed
         if state != 'dead' and not closed:
             print(f'{port.label}: the log is {state}, nothing to do')
             continue
         try:
-            note = hypervisor.reattach(Port(
+            note = host.reattach(Port(
                 guest.uuid, guest.name, port.number, port.log))
         except exception.VirtlogdError as error:
             failed = True

@@ -8,9 +8,9 @@ from typing import Any
 
 from virtlogd_driver import exception
 from virtlogd_driver.cmd import control_sequences, terminal
-from virtlogd_driver.cmd.hypervisor import Hypervisor, serial_port
-from virtlogd_driver.console_log import boot
+from virtlogd_driver.cmd.host import Host, serial_port
 from virtlogd_driver.console_log.log import Position
+from virtlogd_driver.history import boot
 
 #: Bytes of one read.
 _CHUNK = 1 << 20
@@ -20,18 +20,18 @@ _LINES_CHUNK = 1 << 16
 _GAP = 'virtlogd-console: here output may be missing: it was rotated away'
 
 
-def run(hypervisor: Hypervisor, arguments: Any) -> int:
+def run(host: Host, arguments: Any) -> int:
     path = serial_port(
-        hypervisor.guest(arguments.guest), arguments.port).log
+        host.guest(arguments.guest), arguments.port).log
     if arguments.bytes is not None:
         pieces: Iterator[bytes | None] = iter(
-            [hypervisor.read_tail(path, arguments.bytes).data])
+            [host.read_tail(path, arguments.bytes).data])
     elif arguments.lines is not None:
-        pieces = iter([last_lines(hypervisor, path, arguments.lines)[0]])
+        pieces = iter([last_lines(host, path, arguments.lines)[0]])
     elif arguments.since_boot:
-        pieces = _all(hypervisor, path, _last_boot(path, arguments.port))
+        pieces = _all(host, path, _last_boot(path, arguments.port))
     else:
-        pieces = _all(hypervisor, path)
+        pieces = _all(host, path)
     first = next(pieces, b'')
     on_terminal = sys.stdout.isatty()
     neutral = None
@@ -62,7 +62,7 @@ def _with(first: bytes | None,
     yield from rest
 
 
-def last_lines(hypervisor: Hypervisor, path: str, count: int
+def last_lines(host: Host, path: str, count: int
                ) -> tuple[bytes, Position | None]:
     """The last lines of a log, and where they end.
 
@@ -72,7 +72,7 @@ def last_lines(hypervisor: Hypervisor, path: str, count: int
     """
     limit = _LINES_CHUNK if count else 0
     while True:
-        read = hypervisor.read_tail(path, limit)
+        read = host.read_tail(path, limit)
         data = read.data
         start = len(data) - data.endswith(b'\n')
         for _ in range(count):
@@ -97,21 +97,21 @@ def _last_boot(path: str, port: int) -> Position | None:
     return boots[-1].positions[port]
 
 
-def _all(hypervisor: Hypervisor, path: str,
+def _all(host: Host, path: str,
          start: Position | None = None) -> Iterator[bytes | None]:
     """What is in a log now; None where bytes may be missing.
 
     :param start: where to begin; None: its very beginning
     :raises LogError: it cannot be read
     """
-    since = hypervisor.read_from(path, start, _CHUNK)
+    since = host.read_from(path, start, _CHUNK)
     left = len(since.data) + since.behind
     if since.missed != 0:
         yield None
     yield since.data
     left -= len(since.data)
     while left > 0:
-        since = hypervisor.read_from(path, since.position, _CHUNK)
+        since = host.read_from(path, since.position, _CHUNK)
         if since.missed != 0:
             yield None
         if not since.data:

@@ -15,8 +15,9 @@ from typing import Any
 from oslo_config import cfg
 from oslo_upgradecheck import upgradecheck
 
-from virtlogd_driver import checks, conf, host
-from virtlogd_driver.survey import Options, survey
+from virtlogd_driver import conf
+from virtlogd_driver.node import checks, hypervisor
+from virtlogd_driver.node.survey import Options, survey
 
 
 def _beside_nova() -> str:
@@ -71,7 +72,7 @@ class StatusCommands(upgradecheck.UpgradeCommands):
         return survey(options(self._config), self._connect)
 
     def _connect(self) -> Any:
-        return host.connect(
+        return hypervisor.connect(
             self._config.libvirt.connection_uri or 'qemu:///system')
 
     _upgrade_checks = _CHECKS

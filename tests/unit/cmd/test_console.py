@@ -14,8 +14,9 @@ import pytest
 from tests.lab.command import Console
 from tests.unit import fake_libvirt
 from tests.unit.cmd.test_completion import COMMANDS
-from virtlogd_driver.console_log import boot, log
+from virtlogd_driver.console_log import log
 from virtlogd_driver.console_log.directory import open_directory
+from virtlogd_driver.history import boot
 
 Make = Callable[..., Console]
 

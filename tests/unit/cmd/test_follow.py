@@ -8,9 +8,9 @@ import pytest
 from tests.unit import fake_libvirt
 from virtlogd_driver import exception
 from virtlogd_driver.cmd import follow
-from virtlogd_driver.cmd.hypervisor import SerialPort, serial_port
+from virtlogd_driver.cmd.host import SerialPort, serial_port
 from virtlogd_driver.console_log.log import LogSince
-from virtlogd_driver.host import Guest
+from virtlogd_driver.node.hypervisor import Guest
 
 LOG = '/var/log/guest.log'
 

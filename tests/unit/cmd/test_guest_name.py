@@ -3,7 +3,7 @@ import pytest
 
 from virtlogd_driver import exception
 from virtlogd_driver.cmd import guest_name
-from virtlogd_driver.host import Guest
+from virtlogd_driver.node.hypervisor import Guest
 
 
 def guest(name: str, uuid: str) -> Guest:

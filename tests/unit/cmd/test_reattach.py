@@ -9,13 +9,13 @@ import pytest
 from tests.unit import fake_libvirt
 from virtlogd_driver import exception
 from virtlogd_driver.cmd import reattach
-from virtlogd_driver.host import Guest
+from virtlogd_driver.node.hypervisor import Guest
 
 ARGUMENTS = SimpleNamespace(guest='guest', port=None)
 
 
 class Host:
-    """A Hypervisor with one guest of two ports, and virtlogd's answers."""
+    """A Host with one guest of two ports, and virtlogd's answers."""
 
     def __init__(self, active: bool = True, virtlogd: str = 'up',
                  states: tuple[str, str] = ('dead', 'alive'),

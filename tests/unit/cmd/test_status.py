@@ -13,9 +13,9 @@ import pytest
 from oslo_config import cfg
 from oslo_upgradecheck import upgradecheck
 
-from tests.unit.test_checks import GOOD, disk
-from virtlogd_driver import checks
+from tests.unit.node.test_checks import GOOD, disk
 from virtlogd_driver.cmd import status
+from virtlogd_driver.node import checks
 
 #: The output that the documentation shows; --regenerate-output writes it.
 EXAMPLE = pathlib.Path(__file__).resolve().parent / 'status_check.txt'

@@ -29,10 +29,11 @@ from tests.unit.fake_libvirt import (
     real_error,
     serial,
 )
-from tests.unit.test_checks import ORDERS
-from virtlogd_driver import checks, exception, host, metrics, survey
+from tests.unit.node.test_checks import ORDERS
+from virtlogd_driver import exception
 from virtlogd_driver.cmd import status
 from virtlogd_driver.console_log import privileged as log_privileged
+from virtlogd_driver.node import checks, hypervisor, metrics, survey
 from virtlogd_driver.virtlogd import health, periodic, privileged, rpc, viewer
 
 GIB = 1024 ** 3
@@ -82,7 +83,7 @@ class Host(fixtures.Fixture):
                 (importlib.metadata, 'version', self._version),
                 (survey.subprocess, 'run', lambda *_, **__: self.load),
                 (os, 'geteuid', lambda: self.user),
-                (host, 'connect', self._connect),
+                (hypervisor, 'connect', self._connect),
                 (privileged, 'probe', self._probe),
                 (log_privileged, 'read_tail', self._read_tail),
                 (viewer, 'viewers', lambda _: self._of_kernel(self.viewers)),
@@ -193,7 +194,8 @@ def _hung(node: Host) -> None:
 def _libvirt_hangs(node: Host) -> None:
     def connect(uri: str) -> None:
         time.sleep(1)
-    node.useFixture(fixtures.MonkeyPatch(f'{host.__name__}.connect', connect))
+    node.useFixture(fixtures.MonkeyPatch(
+        f'{hypervisor.__name__}.connect', connect))
 
 
 def _libvirt_fails(node: Host) -> None:

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+import concurrent.futures
+import os
+import pathlib
+import shutil
+
+import pytest
+
+from virtlogd_driver import exception
+from virtlogd_driver.console_log import chain, reader
+from virtlogd_driver.history import boot, transfer
+
+
+def _end(path: pathlib.Path) -> reader.Position | None:
+    return reader.read_tail(str(path), 1).position
+
+
+def _following(path: str, position: reader.Position) -> int | None:
+    since = reader.read_from(path, position, 0)
+    return None if since.missed is None else since.behind
+
+
+def _since(path: pathlib.Path, noted: boot.Boot, port: int = 0) -> bytes:
+    """What a reader gets from a boot on."""
+    data = b''
+    position = noted.positions[port]
+    while True:
+        since = reader.read_from(str(path), position, 1000)
+        data += since.data
+        position = since.position
+        if not since.data and not since.behind:
+            return data
+
+
+def _append(path: pathlib.Path, data: bytes) -> None:
+    with path.open('ab') as file:
+        file.write(data)
+
+
+@pytest.fixture
+def here(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Three boots: 'one', 'two', and 'three' after a rotation."""
+    path = tmp_path / 'here'
+    path.mkdir()
+    live = path / 'console.log'
+    chain.begin(str(live))
+    boot.add(str(path), boot.Boot(1.5, {0: None}))
+    _append(live, b'one\n')
+    boot.add(str(path), boot.Boot(2.5, {0: _end(live)}))
+    _append(live, b'two\n')
+    live.rename(path / 'console.log.0')
+    _append(live, b'rest of two\n')
+    boot.add(str(path), boot.Boot(3.5, {0: _end(live)}))
+    _append(live, b'three\n')
+    return path
+
+
+def _carry(here: pathlib.Path, there: pathlib.Path,
+           limit: int = 1000) -> pathlib.Path:
+    """As if to another host; the live file there."""
+    there.mkdir(exist_ok=True)
+    failed = transfer.stage(
+        transfer.moves(str(here), str(there)), str(here), limit,
+        lambda path, limit: reader.read_tail(path, limit).data, _following)
+    assert failed == []
+    shutil.copytree(here / transfer.STAGING, there / transfer.STAGING)
+    shutil.rmtree(here)
+    assert transfer.receive(str(there), str(there)) == []
+    live = there / 'console.g1.log'
+    chain.begin(str(live))
+    return live
+
+
+def test_survive_rotation(here) -> None:
+    boots = boot.read(str(here))
+    assert [noted.time for noted in boots] == [1.5, 2.5, 3.5]
+    live = here / 'console.log'
+    assert [_since(live, noted) for noted in boots] == [
+        b'one\ntwo\nrest of two\nthree\n', b'two\nrest of two\nthree\n',
+        b'three\n']
+
+
+def test_survive_a_move(here, tmp_path) -> None:
+    live = _carry(here, tmp_path / 'there')
+    _append(live, b'moved\n')
+    boot.add(str(live.parent), boot.Boot(4.5, {0: _end(live)}))
+    _append(live, b'four\n')
+    boots = boot.read(str(live.parent))
+    assert [noted.time for noted in boots] == [1.5, 2.5, 3.5, 4.5]
+    assert [_since(live, noted) for noted in boots[1:]] == [
+        b'two\nrest of two\nthree\nmoved\nfour\n',
+        b'three\nmoved\nfour\n', b'four\n']
+
+
+def test_what_is_cut_off_begins_at_the_beginning(here, tmp_path) -> None:
+    live = _carry(here, tmp_path / 'there', limit=20)
+    boots = boot.read(str(live.parent))
+    assert boots[1].positions == {0: None}
+    assert _since(live, boots[1]) == b'o\nrest of two\nthree\n'
+    assert _since(live, boots[2]) == b'three\n'
+
+
+def test_a_start_while_the_others_are_on_their_way_stays(
+        here, tmp_path) -> None:
+    there = tmp_path / 'there'
+    there.mkdir()
+    boot.add(str(there), boot.Boot(9.5, {0: None}))
+    live = _carry(here, there)
+    assert [noted.time for noted in boot.read(str(live.parent))] == [
+        1.5, 2.5, 3.5, 9.5]
+
+
+def test_bounded(tmp_path) -> None:
+    for n in range(boot.KEPT + 5):
+        boot.add(str(tmp_path), boot.Boot(float(n), {0: None}))
+    boots = boot.read(str(tmp_path))
+    assert [noted.time for noted in boots] == [
+        float(n) for n in range(5, boot.KEPT + 5)]
+    assert os.listdir(tmp_path) == [boot.FILE]
+
+
+def test_none_was_noted(tmp_path) -> None:
+    assert boot.read(str(tmp_path)) == []
+    assert boot.read(str(tmp_path / 'gone')) == []
+
+
+@pytest.mark.parametrize('line', [
+    b'', b'{', b'[]', b'7', b'null', b'{"time": 1}', b'{"time": "x"}',
+    b'{"time": 1, "positions": []}', b'{"time": 1, "positions": {"a": null}}',
+    b'{"time": 1, "positions": {"0": "no token"}}', b'\xff\xfe'])
+def test_a_damaged_line_is_left_out(tmp_path, line) -> None:
+    boot.add(str(tmp_path), boot.Boot(1.5, {0: None}))
+    with (tmp_path / boot.FILE).open('ab') as file:
+        file.write(line + b'\n')
+    boot.add(str(tmp_path), boot.Boot(2.5, {0: None}))
+    assert [noted.time for noted in boot.read(str(tmp_path))] == [1.5, 2.5]
+
+
+def test_a_link_is_not_followed(tmp_path) -> None:
+    victim = tmp_path / 'victim'
+    victim.write_text('{"time": 1, "positions": {}}')
+    (tmp_path / boot.FILE).symlink_to(victim)
+    with pytest.raises(exception.LogRefused):
+        boot.read(str(tmp_path))
+    (tmp_path / f'{boot.FILE}.new').symlink_to(victim)
+    boot.write(str(tmp_path), [])
+    assert victim.read_text() == '{"time": 1, "positions": {}}'
+
+
+def test_starts_that_are_noted_at_once(tmp_path) -> None:
+    """A guest is started while its history comes."""
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        for time in range(boot.KEPT):
+            pool.submit(boot.add, str(tmp_path), boot.Boot(time, {0: None}))
+    assert {noted.time for noted in boot.read(str(tmp_path))} == set(
+        range(boot.KEPT))

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+import socket
+
+import libvirt
+import pytest
+
+from tests.unit import fake_libvirt
+from virtlogd_driver import exception
+from virtlogd_driver.node import hypervisor
+
+
+def _capability(libvirt_version=9_000_000, qemu_version=7_002_000,
+                stdio_handler='logd') -> hypervisor.ConsoleCapability:
+    with fake_libvirt.FakeLibvirt(
+            libvirt_version=libvirt_version,
+            qemu_version=qemu_version) as fake:
+        return hypervisor.console_capability(fake.connection, stdio_handler)
+
+
+@pytest.mark.parametrize(('versions', 'stdio_handler', 'capable', 'why'), [
+    ((1_003_003, 2_007_000), 'logd', True, 'at once'),
+    ((1_003_002, 2_007_000), 'logd', False, 'libvirt 1.3.2 is older than'),
+    ((1_003_003, 2_006_999), 'logd', False, 'QEMU 2.6.999 is older than'),
+    ((12_008_000, 10_002_001), 'unknown', True, 'stdio handler unknown'),
+    ((9_000_000, 7_002_000), 'file', False, 'set it to "logd"'),
+])
+def test_gate(versions, stdio_handler, capable, why) -> None:
+    found = _capability(*versions, stdio_handler)
+    assert found.capable is capable
+    assert why in str(found)
+
+
+def test_capability_of_a_real_connection_of_the_test_driver() -> None:
+    connection = libvirt.open('test:///default')
+    try:
+        found = hypervisor.console_capability(connection, 'logd')
+    finally:
+        connection.close()
+    assert found.libvirt > hypervisor.MIN_LIBVIRT_VERSION
+    assert found.qemu == (0, 0, 2)
+    assert not found.capable
+
+
+def test_a_failing_connection_is_never_too_old() -> None:
+    with fake_libvirt.FakeLibvirt() as fake:
+        fake.connection.error = fake_libvirt.real_error(
+            libvirt.VIR_ERR_INTERNAL_ERROR)
+        with pytest.raises(exception.HostError, match='libvirtd'):
+            hypervisor.console_capability(fake.connection, 'logd')
+        with pytest.raises(exception.HostError):
+            list(hypervisor.list_guests(fake.connection))
+
+
+def test_list_guests() -> None:
+    with fake_libvirt.FakeLibvirt(
+            fake_libvirt.domain_xml(fake_libvirt.serial(), name='one'),
+            fake_libvirt.domain_xml(name='two')) as fake:
+        fake.connection.lookupByName('two').destroy()
+        found = {g.name: g for g in hypervisor.list_guests(fake.connection)}
+    assert found['one'].active
+    assert not found['two'].active
+    assert "service='10000'" in found['one'].xml
+
+
+def test_a_guest_gone_meanwhile_is_left_out() -> None:
+    class Gone:
+        def UUIDString(self) -> str:
+            raise fake_libvirt.real_error(libvirt.VIR_ERR_NO_DOMAIN)
+
+    with fake_libvirt.FakeLibvirt(fake_libvirt.domain_xml()) as fake:
+        domains = [Gone(), *fake.connection.listAllDomains()]
+        fake.connection.listAllDomains = lambda: domains
+        assert [g.name for g in hypervisor.list_guests(fake.connection)] == [
+            'guest']
+
+
+def test_a_real_missing_domain_is_not_found() -> None:
+    with fake_libvirt.FakeLibvirt() as fake, pytest.raises(
+            exception.GuestNotFound), hypervisor.translated():
+        fake.connection.lookupByName('nobody')
+
+
+@pytest.mark.parametrize(('family', 'address'), [
+    (socket.AF_INET, '127.0.0.1'), (socket.AF_INET6, '::1')])
+def test_is_free(family, address) -> None:
+    with socket.socket(family) as listener:
+        listener.bind((address, 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        assert not hypervisor.is_free(address, port)
+    assert hypervisor.is_free(address, port)
+
+
+def test_a_lingering_connection_does_not_make_a_port_busy() -> None:
+    # create_server() allows reuse, as QEMU does.
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        port = listener.getsockname()[1]
+        client = socket.create_connection(('127.0.0.1', port))
+        server, _ = listener.accept()
+        server.close()   # this end closes first: it is left in TIME-WAIT
+        client.close()
+    assert hypervisor.is_free('127.0.0.1', port)
+
+
+@pytest.mark.parametrize(('address', 'why'), [
+    ('no-such-host.invalid', 'does not resolve'),
+    ('192.0.2.1', 'cannot be listened on')])
+def test_an_address_that_is_not_ours(address, why) -> None:
+    with pytest.raises(exception.InvalidAddress) as raised:
+        hypervisor.is_free(address, 0)
+    assert why in str(raised.value)
+    assert '[serial_console] proxyclient_address' in str(raised.value)
+
+
+def test_guests_that_run() -> None:
+    with fake_libvirt.FakeLibvirt(
+            fake_libvirt.domain_xml(name='on'),
+            fake_libvirt.domain_xml(name='off')) as fake:
+        off = fake.connection.lookupByName('off')
+        off.destroy()
+        assert hypervisor.guests_run(fake.connection) == {
+            fake.connection.lookupByName('on').UUIDString(): True,
+            off.UUIDString(): False}
+
+
+class TestBootedXml:
+
+    @pytest.fixture
+    def connection(self):
+        with fake_libvirt.FakeLibvirt(fake_libvirt.domain_xml()) as fake:
+            yield fake.connection
+
+    def test_booted(self, connection) -> None:
+        (uuid,) = hypervisor.guest_uuids(connection)
+        assert '<name>guest</name>' in hypervisor.booted_xml(connection, uuid)
+
+    def test_restored_is_not_booted(self, connection, tmp_path) -> None:
+        (uuid,) = hypervisor.guest_uuids(connection)
+        saved = str(tmp_path / 'saved')
+        connection.lookupByUUIDString(uuid).save(saved)
+        connection.restore(saved)
+        assert hypervisor.booted_xml(connection, uuid) is None
+
+    def test_gone(self, connection) -> None:
+        with pytest.raises(exception.GuestNotFound):
+            hypervisor.booted_xml(
+                connection, '0' * 8 + '-0000' * 3 + '-' + '0' * 12)

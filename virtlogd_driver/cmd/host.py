@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This host as the commands see it: its guests, their ports and logs.
+
+Root reads logs and asks virtlogd itself; anybody else goes through the
+privileged helpers that nova-compute uses.
+"""
+
+import contextlib
+import functools
+import os
+import signal
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from virtlogd_driver import exception
+from virtlogd_driver.cmd import guest_name
+from virtlogd_driver.console_log import log
+from virtlogd_driver.console_log.directory import open_directory
+from virtlogd_driver.console_log.log import LogRead, LogSince, Position
+from virtlogd_driver.guest import char_device
+from virtlogd_driver.guest.char_device import CharDevice
+from virtlogd_driver.node import hypervisor
+from virtlogd_driver.virtlogd import viewer
+from virtlogd_driver.virtlogd.port import Port, is_open, numeric
+
+#: What an answer of virtlogd means for a log (virtlogd/health.py).
+_STATES = {'open': 'alive', 'closed': 'dead', 'file': 'unrotated',
+           'starting': 'unknown'}
+
+
+@dataclass(frozen=True, slots=True)
+class SerialPort:
+    """A serial port of a guest."""
+
+    guest: hypervisor.Guest
+    #: From 0.
+    number: int
+    device: CharDevice
+
+    @property
+    def label(self) -> str:
+        return (f'{self.guest.name}:{self.number}' if self.number
+                else self.guest.name)
+
+    @property
+    def log(self) -> str:
+        """Path of its log.
+
+        :raises LogNotFound: it has none
+        """
+        path = self.device.log_file
+        if path is None:
+            raise exception.LogNotFound(
+                f'Serial port {self.number} of guest {self.guest.name} has no '
+                f'log: there is no <log> in its domain. "virtlogd-console '
+                f'attach" shows what it writes from now on.')
+        return path
+
+
+def serial_ports(guest: hypervisor.Guest) -> list[SerialPort]:
+    """:raises InvalidGuestXML: the domain XML cannot be understood"""
+    return [SerialPort(guest, number, device) for number, device
+            in enumerate(char_device.parse(guest.xml))]
+
+
+def serial_port(guest: hypervisor.Guest, number: int) -> SerialPort:
+    """:raises GuestNotFound: the guest has no such port"""
+    ports = serial_ports(guest)
+    if number >= len(ports):
+        raise exception.GuestNotFound(
+            f'Guest {guest.name} has no serial port {number}: it has '
+            f'{len(ports)}, counted from 0.')
+    return ports[number]
+
+
+def alias(port: SerialPort) -> str | None:
+    """libvirt's name of a running guest's device."""
+    element = char_device.elements(
+        char_device.parse_document(port.guest.xml))[port.number]
+    found = element.find('alias')
+    return None if found is None else found.get('name')
+
+
+def _is_open(device: CharDevice) -> bool:
+    """False: its pseudo terminal is gone."""
+    return (device.type != 'pty' or device.source is None
+            or device.source.path is None or is_open(device.source.path))
+
+
+class Host:
+    """One host, by its libvirt and its virtlogd."""
+
+    def __init__(self, uri: str, virtlogd_socket: str,
+                 timeout: float) -> None:
+        """
+        :param uri: of libvirt
+        :param virtlogd_socket: virtlogd's socket
+        :param timeout: seconds for virtlogd to answer
+        """
+        self._uri = uri
+        self.virtlogd_socket = virtlogd_socket
+        self.timeout = timeout
+
+    def connect(self) -> Any:
+        """A new libvirt connection.
+
+        :raises HostError: libvirt does not answer
+        """
+        return hypervisor.connect(self._uri)
+
+    @functools.cached_property
+    def connection(self) -> Any:
+        """The connection of this process: see :meth:`connect`."""
+        return self.connect()
+
+    def guests(self) -> list[hypervisor.Guest]:
+        """All guests, by name.
+
+        :raises HostError: libvirt does not answer
+        """
+        with _interruptible():
+            return sorted(hypervisor.list_guests(self.connection),
+                          key=lambda guest: guest.name)
+
+    def guest(self, word: str) -> hypervisor.Guest:
+        """:raises GuestNotFound: see :func:`guest_name.find`"""
+        return guest_name.find(self.guests(), word)
+
+    # Logs
+
+    def read_tail(self, path: str, limit: int) -> LogRead:
+        """:raises LogError: see :func:`log.read_tail`"""
+        if not _is_root():
+            read: LogRead = _reader().read_tail(path, limit)
+            return read
+        directory_path, name = os.path.split(path)
+        with open_directory(directory_path) as directory:
+            return log.read_tail(directory, name, limit)
+
+    def read_from(self, path: str, position: Position | None,
+                  limit: int) -> LogSince:
+        """:raises LogError: see :func:`log.read_from`"""
+        if not _is_root():
+            since: LogSince = _reader().read_from(path, position, limit)
+            return since
+        directory_path, name = os.path.split(path)
+        with open_directory(directory_path) as directory:
+            return log.read_from(directory, name, position, limit)
+
+    def ask_directly(self) -> None:
+        """Ask virtlogd without a privileged helper, where that can be."""
+        _health()
+
+    def virtlogd(self) -> tuple[str, str]:
+        """What virtlogd does with a call.
+
+        :returns: "up", "down", "hung" or "refused", and why it is not up
+        """
+        state, reason, _ = self._ask([])
+        return state, reason
+
+    def log_states(self, ports: Sequence[SerialPort]) -> list[str]:
+        """What becomes of what is written on each port.
+
+        :returns: "alive", "dead", "unrotated"; "unknown", as virtlogd cannot
+            be asked, or as the guest just starts or ends; "none", as there is
+            no log; "-", as the guest does not run
+        """
+        asked = [(port.guest.name, port.device.log_file) for port in ports
+                 if port.guest.active and port.device.log_file]
+        _, _, answers = self._ask(asked)
+        found = iter([_STATES[answer] for answer in answers]
+                     or ['unknown'] * len(asked))
+        return ['none' if not port.device.log_file
+                else next(found) if port.guest.active else '-'
+                for port in ports]
+
+    def closed(self, ports: Sequence[SerialPort]) -> list[SerialPort]:
+        """Those whose console nobody listens on, as far as can be told."""
+        addresses = {index: numeric(*port.device.address)
+                     for index, port in enumerate(ports)
+                     if port.device.address is not None}
+        try:
+            listening = viewer.listening(addresses.values())
+        except OSError:
+            listening = set(addresses.values())
+        return [port for index, port in enumerate(ports)
+                if not (addresses[index] in listening if index in addresses
+                        else _is_open(port.device))]
+
+    def reattach(self, port: Port) -> str:
+        """Bring a log and its console back: see :func:`watch.reattach_log`.
+
+        :raises VirtlogdDriverError: it cannot be done
+        """
+        _health()
+        with _quiet():
+            from virtlogd_driver.node import watch
+        return watch.reattach_log(self.connection, port,
+                                  self.virtlogd_socket, self.timeout)
+
+    def _ask(self, logs: Sequence[tuple[str, str | None]]
+             ) -> tuple[str, str, Sequence[str]]:
+        health = _health()
+        answer: tuple[str, str, Sequence[str]] = health.ask(
+            self.virtlogd_socket, list(logs), self.timeout)
+        return answer
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends the process at once: within libvirt Python does not see it.
+    """
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0
+
+
+# What goes through a privileged helper is imported where it is needed:
+# oslo.privsep takes half a second, and warns of eventlet.
+
+def _reader() -> Any:
+    with _quiet():
+        from virtlogd_driver.console_log import reader
+    return reader
+
+
+def _health() -> Any:
+    with _quiet():
+        from virtlogd_driver.virtlogd import health, privileged
+    privileged.virtlogd_context.set_client_mode(not _is_root())
+    return health
+
+
+def _quiet() -> contextlib.AbstractContextManager[object]:
+    return warnings.catch_warnings(action='ignore')

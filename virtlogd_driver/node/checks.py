@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be wrong with a compute node's consoles, as checks.
+
+``Survey`` holds all that is known about the host; each check is a function
+from it to a result, and ``CHECKS`` lists them. Every result but a success
+names the remedy.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from oslo_upgradecheck.upgradecheck import Code, Result
+
+from virtlogd_driver import exception
+from virtlogd_driver.guest.serial_port import PortRange
+from virtlogd_driver.node.hypervisor import ConsoleCapability
+from virtlogd_driver.virtlogd import health, settings
+from virtlogd_driver.virtlogd.health import DaemonState, LogState, Report
+from virtlogd_driver.virtlogd.settings import StdioHandler, VirtlogdSettings
+
+#: Releases of nova that this driver supports, both included.
+NOVA = (31, 34)
+#: The driver's module, as nova finds it.
+NOVA_NAME = 'nova.virt.virtlogd_driver'
+#: Loads it as nova does.
+LOAD = f'from {NOVA_NAME} import VirtlogdDriver'
+#: How nova is to name this driver.
+COMPUTE_DRIVER = 'virtlogd_driver.VirtlogdDriver'
+#: File systems of one host alone. Any other may be on another machine, or
+#: written by several: virtlogd that waits for one stops guests.
+LOCAL = frozenset({
+    'bcachefs', 'btrfs', 'ext2', 'ext3', 'ext4', 'f2fs', 'jfs', 'nilfs2',
+    'overlay', 'ramfs', 'reiserfs', 'rootfs', 'tmpfs', 'xfs', 'zfs'})
+_REATTACH = ('Set [virtlogd] reattach = true to bring it back without a '
+             'restart; a managed save and start, or a live migration, does '
+             'so too.')
+
+
+@dataclass(frozen=True, slots=True)
+class FileSystem:
+    """A file system that holds logs."""
+
+    #: Where it is mounted; where it was not asked, a directory on it.
+    path: str
+    #: The kernel's name of its type.
+    type: str
+    #: Bytes that are free; None: one that is local did not answer, another
+    #: was not asked.
+    free: int | None
+    #: Logs of running guests on it.
+    logs: int
+    #: Bytes that those take already, rotated files included.
+    used: int
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """A compute node as it was found. Texts say why something is unknown."""
+
+    #: Of the installed nova; None: there is none in this Python environment.
+    nova_version: str | None
+    #: What came of loading the driver as nova does; empty: it works.
+    load_error: str
+    #: ``[DEFAULT] compute_driver``.
+    compute_driver: str
+    #: This process is root, which may more than nova-compute.
+    as_root: bool
+    #: What came of starting the privileged helpers; empty: they work.
+    helper_error: str
+    capability: ConsoleCapability | str
+    stdio_handler: StdioHandler
+    rotation: VirtlogdSettings | str
+    report: Report
+    file_systems: tuple[FileSystem, ...]
+    #: ``[serial_console] enabled``.
+    serial_console: bool
+    #: ``[serial_console] port_range``.
+    port_range: str
+    #: What is wrong with ``[serial_console] proxyclient_address``, or empty.
+    address_error: str
+    #: ``[virtlogd] health_interval``, in seconds.
+    health_interval: float
+    #: ``[virtlogd] metrics_file``.
+    metrics_file: str | None
+    #: Seconds since the last health pass, or why that is not known.
+    last_pass_age: float | str
+
+
+def _success(details: str | None = None) -> Result:
+    return Result(Code.SUCCESS, details)
+
+
+def _warning(details: str) -> Result:
+    return Result(Code.WARNING, details)
+
+
+def _failure(details: str) -> Result:
+    return Result(Code.FAILURE, details)
+
+
+def _size(count: int) -> str:
+    """Bytes for people."""
+    value, unit = float(count), 'bytes'
+    for larger in ('KiB', 'MiB', 'GiB', 'TiB'):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f'{value:.4g} {unit}'
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    shown = ', '.join(names[:most])
+    if len(names) > most:
+        shown += f' and {len(names) - most} more'
+    return shown
+
+
+def _count(number: int, noun: str) -> str:
+    return f'{number} {noun}' if number == 1 else f'{number} {noun}s'
+
+
+def versions(host: Survey) -> Result:
+    """libvirt and QEMU can do a log and an interactive console at once."""
+    if isinstance(host.capability, str):
+        return _failure(host.capability)
+    if not host.capability.capable:
+        # Of a handler the capability itself says what to set.
+        remedy = ('' if host.capability.stdio_handler == StdioHandler.FILE
+                  else ' Upgrade it.')
+        return _warning(f'{host.capability}.{remedy} Until then new guests '
+                        'get [virtlogd] fallback_device.')
+    return _success(str(host.capability))
+
+
+def loadable(host: Survey) -> Result:
+    """The installed nova loads this driver, and is told to."""
+    if host.nova_version is None:
+        return _failure(
+            'nova is not installed in the Python environment of this command: '
+            'install virtlogd-driver into the environment of nova-compute and '
+            'run the command from there.')
+    major = int(host.nova_version.partition('.')[0])
+    if not NOVA[0] <= major <= NOVA[1]:
+        return _failure(
+            f'nova {host.nova_version} is not supported. Use nova {NOVA[0]} '
+            f'to {NOVA[1]}, or install a virtlogd-driver that supports it.')
+    if host.load_error:
+        return _failure(
+            f'nova {host.nova_version} does not load the driver '
+            f'({host.load_error}). {_load_remedy(host.load_error)}')
+    if host.compute_driver != COMPUTE_DRIVER:
+        return _warning(
+            f'[DEFAULT] compute_driver is {host.compute_driver!r}: set it to '
+            f'{COMPUTE_DRIVER} and restart nova-compute.')
+    return _success(f'nova {host.nova_version}')
+
+
+def _load_remedy(error: str) -> str:
+    if NOVA_NAME in error:
+        return ('Install it into a site directory, whose .pth files Python '
+                'reads: not with pip --target, and not under python -S.')
+    return (f'Run "{LOAD}" in the Python of nova-compute, and mend what it '
+            'says.')
+
+
+def helpers(host: Survey) -> Result:
+    """The privileged helpers start and answer."""
+    if host.helper_error:
+        return _failure(
+            f'{host.helper_error}. Copy etc/nova/rootwrap.d/'
+            'virtlogd-driver.filters to /etc/nova/rootwrap.d, and see that '
+            'nova-compute may use sudo.')
+    if host.as_root:
+        return _success(
+            'as root: not shown whether nova-compute may start them, and '
+            'read qemu.conf and virtlogd.conf. Run this as its user: sudo -u '
+            'nova virtlogd-driver-status check')
+    return _success()
+
+
+def daemon(host: Survey) -> Result:
+    """virtlogd answers."""
+    if host.report.daemon is DaemonState.UP:
+        return _success()
+    return _failure(host.report.reason)
+
+
+def stdio_handler(host: Survey) -> Result:
+    """QEMU's output goes through virtlogd."""
+    if host.stdio_handler is StdioHandler.LOGD:
+        return _success()
+    if host.stdio_handler is StdioHandler.FILE:
+        return _warning(
+            'stdio_handler is "file" in qemu.conf: QEMU writes logs itself, '
+            'without bound. Set it to "logd", restart libvirtd (or '
+            'virtqemud), and stop and start the guests.')
+    return _warning(
+        'stdio_handler is not known: qemu.conf cannot be read, or libvirt '
+        'would not start with it. Let nova-compute read the file of '
+        '[virtlogd] qemu_conf.')
+
+
+def rotation(host: Survey) -> Result:
+    """virtlogd bounds the size of a log."""
+    if isinstance(host.rotation, str):
+        return _warning(host.rotation)
+    if host.rotation.max_backups > settings.MAX_BACKUPS:
+        return _failure(
+            f'max_backups is {host.rotation.max_backups} in virtlogd.conf: '
+            'virtlogd opens no log with more than '
+            f'{settings.MAX_BACKUPS}, no guest starts, and a reload ends '
+            f'virtlogd. Set it to {settings.MAX_BACKUPS} or less, then reload '
+            'virtlogd.')
+    chain = host.rotation.chain_size
+    if chain is None:
+        return _failure(
+            'max_size is 0 in virtlogd.conf: a guest can fill the disk. Set '
+            'it to 2097152 and reload virtlogd (never restart it).')
+    return _success(f'at most {_size(chain)} a log')
+
+
+def disk_budget(host: Survey) -> Result:
+    """The logs of the running guests have room to grow to their bound."""
+    for found in host.file_systems:
+        if found.free is not None and found.free < health.FULL_BELOW:
+            return _failure(
+                f'{found.path} is full: logs on it die and new guests get '
+                'none. Free some space.')
+    most = 0
+    for found in host.file_systems:
+        budget = (None if isinstance(host.rotation, str)
+                  else settings.disk_budget(host.rotation, found.logs))
+        if budget is None:
+            return _warning('It is not known how far logs grow. First do '
+                            'what Rotation says.')
+        if found.free is None:
+            return _warning(f'Not known for {found.path}. First do what Log '
+                            'directories says.')
+        missing = budget - found.used - found.free
+        if missing > 0:
+            return _warning(
+                f'{_count(found.logs, "log")} on {found.path} may grow to '
+                f'{_size(budget)}, which is {_size(missing)} more '
+                'than there is room for. Lower max_size or max_backups in '
+                'virtlogd.conf and reload virtlogd, or add space.')
+        most += budget
+    logs = sum(found.logs for found in host.file_systems)
+    return _success(f'{_count(logs, "log")}, at most {_size(most)}')
+
+
+def logs_alive(host: Survey) -> Result:
+    """What guests write is logged, and no viewer stops them."""
+    report = host.report
+    if report.libvirt:
+        return _failure(report.libvirt)
+    dead = [str(log.port) for log in report.logs
+            if log.state is LogState.DEAD]
+    if dead:
+        return _failure(f'Dead: {_count(len(dead), "log")}, {_some(dead)}. '
+                        f'{_REATTACH}')
+    if report.daemon is not DaemonState.UP:
+        return _warning('Not known, as virtlogd cannot be asked. First do '
+                        'what the check virtlogd says.')
+    if report.stuck:
+        found = [f'{stuck.port} by {stuck.viewer.peer[0]}:'
+                 f'{stuck.viewer.peer[1]}' for stuck in report.stuck]
+        return _warning(
+            'A viewer that does not read stops '
+            f'{_count(len(found), "guest")}: {_some(found)}. Disconnect it, '
+            'or set [virtlogd] viewer_timeout.')
+    if report.unopened:
+        closed = [str(one.port) for one in report.unopened]
+        return _warning(
+            f'Nobody listens on the console of {_some(closed)}. Run '
+            '"virtlogd-console reattach GUEST".')
+    if report.viewers:
+        return _warning(report.viewers)
+    unrotated = [str(log.port) for log in report.logs
+                 if log.state is LogState.UNROTATED]
+    if unrotated:
+        return _warning(
+            f'QEMU writes {_count(len(unrotated), "log")} itself, unbounded: '
+            f'{_some(unrotated)}. Stop and start the guests once '
+            'stdio_handler is "logd" in qemu.conf.')
+    without = [str(log.port) for log in report.logs
+               if log.state is LogState.NOT_LOGGING]
+    if without:
+        return _warning(f'No log: {_count(len(without), "serial port")}, '
+                        f'{_some(without)}. Reboot the guests hard.')
+    return _success(_count(len(report.logs), 'log'))
+
+
+def log_directories(host: Survey) -> Result:
+    """Logs are on a disk of this host."""
+    for found in host.file_systems:
+        where = f'{found.path}, with {_count(found.logs, "log")},'
+        if found.type not in LOCAL:
+            return _warning(
+                f'{where} is not known to be on a disk of this host '
+                f'({found.type}): guests stop while it stalls, and two hosts '
+                'may write one file. Keep instances_path on a local disk.')
+        if found.free is None:
+            return _failure(
+                f'{where} does not answer: guests stop. See whether it leads '
+                'to a file system of another machine, or what the kernel '
+                'says of the disk. Do not kill virtlogd.')
+    return _success()
+
+
+def ports(host: Survey) -> Result:
+    """Serial consoles have an address and free TCP ports."""
+    if not host.serial_console:
+        return _success('[serial_console] enabled is false')
+    if host.address_error:
+        return _failure(host.address_error)
+    try:
+        allowed = PortRange.parse(host.port_range)
+    except exception.InvalidOption as e:
+        return _failure(f'{e} Correct it.')
+    used = {log.port.listener[1] for log in host.report.logs
+            if log.port.listener is not None}
+    free = len(allowed) - sum(port in allowed for port in used)
+    if free * 10 < len(allowed):
+        return _warning(
+            f'{free} of {len(allowed)} ports are free. Widen '
+            '[serial_console] port_range.')
+    return _success(f'{free} of {len(allowed)} ports are free')
+
+
+def health_pass(host: Survey) -> Result:
+    """nova-compute watches the logs."""
+    if not host.health_interval:
+        return _warning('[virtlogd] health_interval is 0: nobody notices a '
+                        'log that dies. Set it to 60.')
+    if not host.metrics_file:
+        return _success('[virtlogd] metrics_file is not set: the time of the '
+                        'last pass is not known')
+    if isinstance(host.last_pass_age, str):
+        return _warning(host.last_pass_age)
+    if host.last_pass_age > 3 * host.health_interval:
+        return _failure(
+            f'The last health pass was {host.last_pass_age:.0f} s ago. See '
+            'whether nova-compute runs, and what its log says.')
+    return _success(f'{host.last_pass_age:.0f} s ago')
+
+
+Check = Callable[[Survey], Result]
+
+CHECKS: tuple[tuple[str, Check], ...] = (
+    ('Versions', versions),
+    ('Driver in nova', loadable),
+    ('Privileged helpers', helpers),
+    ('virtlogd', daemon),
+    ('Stdio handler', stdio_handler),
+    ('Rotation', rotation),
+    ('Disk budget', disk_budget),
+    ('Logs', logs_alive),
+    ('Log directories', log_directories),
+    ('Serial ports', ports),
+    ('Health pass', health_pass),
+)

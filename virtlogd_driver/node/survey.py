@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looks at a compute node, for the checks.
+
+Nothing here raises or hangs for what is wrong with the host: that is what is
+to be found out.
+"""
+
+import dataclasses
+import functools
+import glob
+import importlib.metadata
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from virtlogd_driver import exception
+from virtlogd_driver.console_log import privileged
+from virtlogd_driver.node import hypervisor, metrics, watch
+from virtlogd_driver.node.checks import LOAD, LOCAL, FileSystem, Survey
+from virtlogd_driver.virtlogd import health, settings, viewer
+from virtlogd_driver.virtlogd import privileged as virtlogd_privileged
+from virtlogd_driver.virtlogd.health import DaemonState, LogState, Report
+from virtlogd_driver.virtlogd.port import Port, is_open
+
+_T = TypeVar('_T')
+
+#: Seconds for libvirt to answer.
+_LIBVIRT_TIMEOUT = 10.0
+#: Seconds for a disk to answer.
+_DISK_TIMEOUT = 5.0
+#: Seconds for a Python process to load nova's libvirt driver.
+_LOAD_TIMEOUT = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What nova's configuration says, as far as it is needed here."""
+
+    compute_driver: str
+    instances_path: str
+    serial_console: bool
+    port_range: str
+    proxyclient_address: str
+    qemu_conf: str
+    virtlogd_conf: str
+    virtlogd_socket: str
+    health_interval: float
+    health_timeout: float
+    metrics_file: str | None
+
+
+def survey(options: Options, connect: Callable[[], Any]) -> Survey:
+    """All that is to be known of this host.
+
+    :param connect: opens a libvirt connection; HostError where it cannot
+    """
+    rotation = _rotation(options.virtlogd_conf)
+    stdio_handler = settings.read_stdio_handler(options.qemu_conf)
+    found: list[Port] = []
+
+    def list_ports() -> Sequence[Port]:
+        found[:] = _of_libvirt(lambda: watch.list_ports(connect()))
+        return found
+
+    report = _with_closed_ptys(health.examine(
+        list_ports, options.virtlogd_socket, options.health_timeout,
+        list_viewers=viewer.viewers, listening=viewer.listening))
+    return Survey(
+        nova_version=_nova_version(),
+        load_error=_load_error(),
+        compute_driver=options.compute_driver,
+        as_root=os.geteuid() == 0,
+        helper_error=_helper_error(options, report),
+        capability=_capability(report, connect, stdio_handler),
+        stdio_handler=stdio_handler,
+        rotation=rotation,
+        report=report,
+        file_systems=tuple(_file_systems(
+            [port.log for port in found if port.log],
+            options.instances_path)),
+        serial_console=options.serial_console,
+        port_range=options.port_range,
+        address_error=_address_error(options.proxyclient_address),
+        health_interval=options.health_interval,
+        metrics_file=options.metrics_file,
+        last_pass_age=_last_pass_age(options.metrics_file))
+
+
+def _within(seconds: float, function: Callable[[], _T]) -> _T:
+    """Call a function that may hang for good.
+
+    :raises TimeoutError: it has not returned in time
+    """
+    results: list[_T] = []
+    errors: list[Exception] = []
+
+    def call() -> None:
+        try:
+            results.append(function())
+        except Exception as e:
+            errors.append(e)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise TimeoutError
+    return results[0]
+
+
+def _of_libvirt(function: Callable[[], _T]) -> _T:
+    """What libvirt answers.
+
+    :raises HostError: it does not, or not in time
+    """
+    try:
+        return _within(_LIBVIRT_TIMEOUT, function)
+    except TimeoutError as e:
+        raise exception.HostError(
+            f'libvirt did not answer within {_LIBVIRT_TIMEOUT:g} s. See '
+            'whether virtlogd or a guest hangs; restart libvirtd (or '
+            'virtqemud; guests go on).') from e
+
+
+def _with_closed_ptys(report: Report) -> Report:
+    """nova-compute does not look for these: one that has moved stays so."""
+    return dataclasses.replace(report, unopened=report.unopened + tuple(
+        health.Unopened(log.port, report.time) for log in report.logs
+        if log.state in (LogState.ALIVE, LogState.DEAD)
+        and log.port.pty is not None and not is_open(log.port.pty)))
+
+
+def _capability(report: Report, connect: Callable[[], Any],
+                stdio_handler: str) -> hypervisor.ConsoleCapability | str:
+    if report.daemon is DaemonState.HUNG or report.libvirt:
+        return report.libvirt or (
+            'libvirt was not asked, as it may hang with virtlogd. First do '
+            'what the check virtlogd says.')
+    try:
+        return _of_libvirt(
+            lambda: hypervisor.console_capability(connect(), stdio_handler))
+    except exception.HostError as e:
+        return str(e)
+
+
+def _nova_version() -> str | None:
+    try:
+        return importlib.metadata.version('nova')
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _load_error() -> str:
+    """Load the driver as nova-compute does, in a process of its own."""
+    try:
+        loaded = subprocess.run(
+            [sys.executable, '-W', 'ignore', '-c', LOAD], check=False,
+            capture_output=True, text=True, timeout=_LOAD_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        return f'it took more than {_LOAD_TIMEOUT:g} s'
+    if loaded.returncode == 0:
+        return ''
+    return (loaded.stderr.strip().splitlines() or ['no message'])[-1]
+
+
+def _helper_error(options: Options, report: Report) -> str:
+    if report.daemon is DaemonState.REFUSED:
+        # By the helper's failure, or by virtlogd itself.
+        try:
+            virtlogd_privileged.probe(options.virtlogd_socket, [],
+                                      options.health_timeout)
+        except health.PRIVSEP_ERRORS as e:
+            return f'virtlogd cannot be asked: {e}'
+    # The path of no log: a helper that works says so, and touches no disk.
+    try:
+        privileged.read_tail('', 1, None)
+    except exception.LogError:
+        return ''
+    except health.PRIVSEP_ERRORS as e:
+        return f'Logs of root cannot be read: {e}'
+    return ''
+
+
+def _rotation(path: str) -> settings.VirtlogdSettings | str:
+    try:
+        return settings.read_virtlogd_settings(path)
+    except exception.InvalidConfFile as e:
+        return str(e)
+    except OSError as e:
+        return (f'{path} cannot be read ({e.strerror}): let nova-compute read '
+                'it.')
+
+
+def _address_error(address: str) -> str:
+    try:
+        hypervisor.is_free(address, 0)
+    except exception.InvalidAddress as e:
+        return str(e)
+    return ''
+
+
+def _last_pass_age(metrics_file: str | None) -> float | str:
+    if not metrics_file:
+        return ''
+    try:
+        last = metrics.last_pass(metrics_file)
+    except (OSError, ValueError) as e:
+        return (f'{metrics_file} cannot be read ({e}): no health pass was '
+                'made yet, or nova-compute may not write it. See whether '
+                'nova-compute runs, and what its log says.')
+    if last is None:
+        return (f'{metrics_file} was not written by this driver. Set '
+                '[virtlogd] metrics_file to a file of its own, and restart '
+                'nova-compute.')
+    return time.time() - last
+
+
+def _file_systems(logs: Sequence[str],
+                  instances_path: str) -> Iterator[FileSystem]:
+    """The file systems of the logs; that of instances_path in any case.
+
+    One of another machine is not touched, as it may never answer. A link can
+    still lead to one, and a disk of this host can stall.
+    """
+    mounts = _mounts()
+    resolved: list[str] = []
+    # As if instances_path were a log without a name.
+    paths = [os.path.join(instances_path, ''), *logs]
+    for mount, there in _by_mount(paths, mounts).items():
+        real = _of_disk(mounts[mount], functools.partial(_resolve, there))
+        if real is None:
+            yield _not_asked(mounts[mount], there)
+        else:
+            resolved += real
+    for mount, there in _by_mount(resolved, mounts).items():
+        measured = _of_disk(
+            mounts[mount], functools.partial(_measure, mount, there))
+        if measured is None:
+            yield _not_asked(mounts[mount], there)
+        elif measured[0] is not None:
+            free, used = measured
+            yield FileSystem(mount, mounts[mount], free, _count(there), used)
+
+
+def _of_disk(kind: str, function: Callable[[], _T]) -> _T | None:
+    """What a file system answers; None: it was not asked, or stalls."""
+    if kind not in LOCAL:
+        return None
+    try:
+        return _within(_DISK_TIMEOUT, function)
+    except TimeoutError:
+        return None
+
+
+def _not_asked(kind: str, paths: Sequence[str]) -> FileSystem:
+    return FileSystem(os.path.dirname(paths[0]), kind, None, _count(paths), 0)
+
+
+def _count(paths: Sequence[str]) -> int:
+    return sum(map(bool, map(os.path.basename, paths)))
+
+
+def _resolve(paths: Sequence[str]) -> list[str]:
+    """The paths without links; that of a directory only if it is there."""
+    return [os.path.join(os.path.realpath(directory), name)
+            for directory, name in map(os.path.split, paths)
+            if name or os.path.isdir(directory)]
+
+
+def _measure(mount: str, paths: Sequence[str]) -> tuple[int | None, int]:
+    """Free bytes of a file system, and what logs take of it."""
+    return (health.free_space(os.path.join(mount, '')),
+            sum(_used(path) for path in paths if os.path.basename(path)))
+
+
+def _used(log: str) -> int:
+    total = 0
+    for path in (log, *glob.glob(f'{glob.escape(log)}.*[0-9]')):
+        try:
+            total += os.lstat(path).st_blocks * 512
+        except OSError:
+            continue
+    return total
+
+
+def _mounts() -> dict[str, str]:
+    """Types of mounted file systems by mount point (proc(5), mountinfo)."""
+    found = {'/': 'unknown'}
+    with open('/proc/self/mountinfo', encoding='utf-8',
+              errors='surrogateescape') as mountinfo:
+        for line in mountinfo:
+            mount, _, optional = line.partition(' - ')
+            path = mount.split(' ')[4]
+            for octal in ('\\040', '\\011', '\\012', '\\134'):
+                path = path.replace(octal, chr(int(octal[1:], 8)))
+            found[path] = optional.split(' ')[0]
+    return found
+
+
+def _by_mount(paths: Sequence[str],
+              mounts: dict[str, str]) -> dict[str, list[str]]:
+    """Paths by the mount point that they are below, as they are written."""
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        # abspath may leave two slashes.
+        mount = '/' + os.path.abspath(os.path.dirname(path)).lstrip('/')
+        while mount not in mounts:
+            mount = os.path.dirname(mount)
+        found.setdefault(mount, []).append(path)
+    return found

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The health of virtlogd and of guests' logs, on a real host.
+
+Here libvirt, the daemon's room and the metrics come together; the driver and
+the status command use it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from virtlogd_driver import exception
+from virtlogd_driver.guest import char_device
+from virtlogd_driver.node import hypervisor, metrics
+from virtlogd_driver.virtlogd import periodic, reattach
+from virtlogd_driver.virtlogd.port import Port, numeric
+
+
+def list_ports(connection: Any,
+               run: reattach.Run[Any] = reattach.direct) -> list[Port]:
+    """The serial ports of all running guests.
+
+    A guest whose XML cannot be understood is left out.
+
+    :param connection: to libvirt
+    :param run: runs what blocks in libvirt
+    :raises HostError: libvirt does not answer
+    """
+    guests = run(hypervisor.list_guests, connection)
+    found: list[Port] = []
+    for guest in guests:
+        if guest.active:
+            try:
+                found += ports_of(guest)
+            except exception.InvalidGuestXML:
+                continue
+    return found
+
+
+def ports_of(guest: hypervisor.Guest) -> list[Port]:
+    """The serial ports of a guest.
+
+    :raises InvalidGuestXML: its XML cannot be understood
+    """
+    return [Port(guest.uuid, guest.name, number, device.log_file,
+                 None if device.address is None
+                 else numeric(*device.address), _pty(device))
+            for number, device in enumerate(char_device.parse(guest.xml))]
+
+
+def _pty(device: char_device.CharDevice) -> str | None:
+    return (device.source.path
+            if device.type == 'pty' and device.source is not None else None)
+
+
+def reattach_log(connection: Any, port: Port,
+                 socket_path: str, timeout: float,
+                 run: reattach.Run[Any] = reattach.direct) -> str:
+    """Bring the dead log of a guest's serial port back.
+
+    :param connection: to libvirt, on this host
+    :param timeout: seconds for virtlogd to answer each time
+    :param run: runs what blocks in libvirt
+    :returns: what an operator should know, or an empty string
+    :raises GuestNotFound: the guest is gone
+    :raises HostError: libvirt does not answer
+    :raises VirtlogdError: it cannot be done; the guest is as it was
+    """
+    if port.log is None:
+        raise exception.ReattachFailed(f'{port} has no log.')
+    domain = run(hypervisor.find_guest, connection, port.guest)
+    return reattach.reattach(domain, port.log, socket_path, timeout, run)
+
+
+def health_task(get_connection: Callable[[], Any],
+                settings: periodic.Settings, heal: bool = False,
+                metrics_file: str | None = None,
+                run: reattach.Run[Any] = reattach.direct
+                ) -> periodic.HealthTask:
+    """What watches this host, not yet started.
+
+    :param get_connection: a libvirt connection; HostError where there is none
+    :param heal: bring dead logs back
+    :param metrics_file: for Prometheus; None: no metrics
+    :param run: runs what blocks in libvirt
+    """
+    def bring_back(port: Port) -> str:
+        return reattach_log(get_connection(), port, settings.socket_path,
+                            settings.timeout, run)
+
+    return periodic.HealthTask(
+        settings, lambda: list_ports(get_connection(), run),
+        bring_back if heal else None,
+        functools.partial(metrics.write, metrics_file)
+        if metrics_file else None)
