@@ -30,8 +30,8 @@ from tests.lab.daemons import LibvirtHost
 from tests.lab.nova_node import NovaNode, Server
 from tests.lab.two_hosts import TwoHosts
 from tests.lab.wait import until
-from virtlogd_driver.console_log import boot as boots
 from virtlogd_driver.console_log import reader
+from virtlogd_driver.history import boot as boots
 
 Use = Callable[[fixtures.Fixture], Any]
 
@@ -291,7 +291,7 @@ def test_evacuate(tmp_path: Path, use: Use, shared: bool) -> None:
     (log,) = nova.guest_xml(server).iterfind('devices/serial/log')
     assert Path(log.get('file')).name == (
         'console.g1.log' if shared else 'console.log')
-    assert nova.driver_of('host2')._ports.held() == {
+    assert nova.driver_of('host2')._consoles.ports.held() == {
         ('127.0.0.2', PORT): server['id']}
 
 

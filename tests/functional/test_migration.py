@@ -21,6 +21,7 @@ from tests.lab import guest
 from tests.lab.nova_node import Server
 from tests.lab.two_hosts import TwoHosts
 from tests.lab.wait import until
+from virtlogd_driver.compute import cold_migration
 from virtlogd_driver.console_log import reader
 from virtlogd_driver.history import boot, history, transfer
 
@@ -122,7 +123,7 @@ def devices(nova: TwoHosts, server: Server) -> list[tuple[str, ...]]:
 
 def held(nova: TwoHosts, name: str) -> set[str]:
     """The guests that hold TCP ports of a host."""
-    return set(nova.driver_of(name)._ports.held().values())
+    return set(nova.driver_of(name)._consoles.ports.held().values())
 
 
 def warnings(nova: TwoHosts, text: str = 'does not follow it') -> list[str]:
@@ -791,7 +792,7 @@ class TestResizeToAnotherHost:
         nova.resize(server, '2 ports')
         self.wait_for_boots(nova, server, 'host1', 3, 2)
         nova.confirm_resize(server)
-        assert len(nova.driver_of('host1')._ports.held()) == 2
+        assert len(nova.driver_of('host1')._consoles.ports.held()) == 2
         assert held(nova, 'host2') == set()
         assert warnings(nova) == []
 
@@ -804,7 +805,7 @@ class TestResizeToAnotherHost:
         nova.revert_resize(server)
         assert nova.guest(server).maxMemory() == 192 * 1024
         self.wait_for_boots(nova, server, 'host1', 3, 2)
-        assert len(nova.driver_of('host1')._ports.held()) == 2
+        assert len(nova.driver_of('host1')._consoles.ports.held()) == 2
         assert held(nova, 'host2') == set()
         assert warnings(nova) == []
 
@@ -1135,7 +1136,8 @@ class TestItDoesNotMove:
             assert not nova.directory_on('host2', server).exists()
         assert held(nova, 'host1') == {server['id']}
         with nova.places.at('host2'):
-            nova.driver_of('host2')._release_leftovers()
+            nova.driver_of('host2')._consoles.release_unused(
+                cold_migration.is_expected)
         assert held(nova, 'host2') == set()
         assert_interactive(nova, server)
 

@@ -137,7 +137,7 @@ class Compute(fixtures.Fixture):
         """What the driver takes to be in use."""
         if self._driver == 'nova':
             return {port for _, port in nova_serial.ALLOCATED_PORTS}
-        return {port for _, port in self.driver._ports.held()}
+        return {port for _, port in self.driver._consoles.ports.held()}
 
     def used_ports(self) -> list[int]:
         """What the guests have in their XML."""

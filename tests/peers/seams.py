@@ -43,8 +43,8 @@ class Seam:
 
 def driver_source(root: Path) -> str:
     """All of the driver that imports nova."""
-    return '\n'.join((root / 'virtlogd_driver/compute' / name).read_text()
-                     for name in ('driver.py', 'nova_edge.py'))
+    return '\n'.join(path.read_text() for path in sorted(
+        (root / 'virtlogd_driver/compute').glob('*.py')))
 
 
 def relied_on(driver: str) -> set[str]:

@@ -92,3 +92,30 @@ def test_rooms_do_not_read_the_configuration() -> None:
                 and 'privileged' not in module):
             assert not {n for n in names if n.startswith('oslo_config')}, (
                 module)
+
+
+def test_the_driver_is_a_table_of_contents() -> None:
+    text = (PACKAGE / 'compute/driver.py').read_text()
+    assert len(text.splitlines()) < LONGEST_DRIVER
+    (made,) = [node for node in ast.parse(text).body
+               if isinstance(node, ast.ClassDef)]
+    lengths = {node.name: node.end_lineno - node.lineno + 1
+               for node in made.body if isinstance(node, ast.FunctionDef)}
+    assert not {name: length for name, length in lengths.items()
+                if length > LONGEST_OVERRIDE}
+
+
+def test_the_driver_reads_no_configuration() -> None:
+    """It hands nova's on, and that is all."""
+    text = (PACKAGE / 'compute/driver.py').read_text()
+    assert 'CONF.' not in text.replace('nova.conf.CONF', '')
+
+
+@pytest.mark.parametrize('module', [
+    m for m in MODULES if m.startswith('compute/')])
+def test_no_collaborator_reaches_back_into_the_driver(module: str) -> None:
+    names = MODULES[module]
+    assert module == 'compute/driver.py' or not {
+        n for n in names if n == 'virtlogd_driver.compute.driver'
+        or n.startswith(('virtlogd_driver.compute.driver.',
+                         'nova.virt.libvirt.driver'))}

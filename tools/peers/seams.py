@@ -3,7 +3,8 @@
 
 Run it when tests/unit/compute/test_seams.py has told of a change, and the
 change has been looked at; or when the driver relies on something new. It
-downloads nova's newest wheel of each release, and rewrites tests/peers/seams.json.
+downloads nova's newest wheel of each release, and rewrites
+tests/peers/seams.json.
 """
 
 import argparse

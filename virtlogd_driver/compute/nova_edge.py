@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where this project and nova meet: errors, what users see, devices, guests.
 
-With driver.py the only module that imports nova.
+The collaborators of the driver use nova's objects; they raise and take what
+is defined here.
 """
 
 import contextlib
@@ -13,10 +14,13 @@ import nova.conf
 from nova import exception as nova_exception
 from nova.compute import utils as compute_utils
 from nova.virt.libvirt import config as vconfig
+from nova.virt.libvirt import utils as libvirt_utils
 from oslo_log import log as logging
 
 from virtlogd_driver import exception
+from virtlogd_driver.compute.options import Options
 from virtlogd_driver.guest import char_device
+from virtlogd_driver.history import history
 
 LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
@@ -75,6 +79,25 @@ def tell_user(context: Any, instance: Any,
         if e is not told:
             LOG.exception('The user is not told: %s', error,
                           instance=instance)
+
+
+@contextlib.contextmanager
+def rolled_back() -> Iterator[None]:
+    """What fails meanwhile leaves the guest as it was, and nova knows it."""
+    try:
+        yield
+    except nova_exception.NovaException as e:
+        raise nova_exception.InstanceFaultRollback(e) from e
+
+
+@contextlib.contextmanager
+def refused_beforehand(host: str) -> Iterator[None]:
+    """What fails meanwhile is why a guest cannot be migrated to a host."""
+    try:
+        yield
+    except exception.VirtlogdDriverError as e:
+        raise nova_exception.MigrationPreCheckError(
+            reason=f'{host}: {e}') from e
 
 
 @contextlib.contextmanager
@@ -168,6 +191,48 @@ def launching(driver: Any, before_launch: Callable[[str], None]) -> Any:
 
     return _Instead(
         driver, _host=_Instead(driver._host, get_guest=get_guest))
+
+
+def connection_of(host: Any) -> Callable[[], Any]:
+    """What gives the libvirt connection of nova's Host.
+
+    :returns: raises HostError where there is none
+    """
+    def connection() -> Any:
+        try:
+            return host.get_connection()
+        except nova_exception.HypervisorUnavailable as e:
+            raise exception.HostError(str(e)) from e
+
+    return connection
+
+
+def domain_xml_of(host: Any) -> Callable[[Any], str]:
+    """What gives the domain XML of an instance, by nova's Host.
+
+    :returns: raises InstanceNotFound, nova's, where there is no domain
+    """
+    def domain_xml(instance: Any) -> str:
+        found: str = host.get_guest(instance).get_xml_desc()
+        return found
+
+    return domain_xml
+
+
+def carrier_of(options: Options) -> Callable[[], history.History]:
+    """What carries histories by nova's own way to copy files."""
+    def carrier() -> history.History:
+        ours = options.virtlogd
+        return history.History(
+            libvirt_utils.copy_image, ours.max_history_bytes,
+            ours.history_timeout, ours.virtlogd_socket)
+
+    return carrier
+
+
+def field(data: Any, name: str) -> Any:
+    """A field of one of nova's objects; None where its sender left it out."""
+    return getattr(data, name) if data.obj_attr_is_set(name) else None
 
 
 def outside_eventlet(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -2,11 +2,27 @@
 """The releases of nova that this driver works with."""
 
 import re
+from importlib import metadata
+
+from oslo_log import log as logging
 
 from virtlogd_driver import exception
 
+LOG = logging.getLogger(__name__)
+
 #: The oldest, 2025.1 "Epoxy". Each one from it is tested (tools/matrix.sh).
 OLDEST = 31
+
+
+def announce(version: str) -> None:
+    """Log which driver runs on which nova, and refuse one that is too old.
+
+    :param version: as nova.version.version_string() gives it, "34.0.0"
+    :raises UnsupportedNova: it is older than OLDEST, or is no version
+    """
+    LOG.info('Compute driver virtlogd_driver %s on nova %s',
+             metadata.version('virtlogd-driver'), version)
+    check(version)
 
 
 def check(version: str) -> None:

@@ -28,7 +28,7 @@ from oslo_config import fixture as config_fixture
 
 from tests.unit import fake_libvirt
 from virtlogd_driver import exception
-from virtlogd_driver.compute import driver
+from virtlogd_driver.compute import driver, live_migration
 from virtlogd_driver.console_log import chain, reader
 from virtlogd_driver.guest import char_device
 from virtlogd_driver.history import transfer
@@ -213,7 +213,7 @@ class TestPorts:
         made._adopt_guests()
         made._undefine_domain(instance)
         made._undefine_domain(instance)
-        assert made._ports.held() == {}
+        assert made._consoles.ports.held() == {}
 
     def test_a_guest_with_xml_that_is_not_understood(
             self, make_driver, caplog) -> None:
@@ -229,7 +229,7 @@ class TestPorts:
 
         made.connection.listAllDomains = lambda: [Broken(), *domains]
         made._adopt_guests()
-        assert list(made._ports.held()) == [('127.0.0.1', 10000)]
+        assert list(made._consoles.ports.held()) == [('127.0.0.1', 10000)]
         assert 'not well-formed' in caplog.text
 
 
@@ -256,8 +256,8 @@ class TestInitHost:
         made = make_driver(_guest(fake_libvirt.serial(0, 10000)))
         with caplog.at_level('INFO'):
             made.init_host('host')
-            made._console_capability()
-        assert list(made._ports.held()) == [('127.0.0.1', 10000)]
+            made._consoles.capability()
+        assert list(made._consoles.ports.held()) == [('127.0.0.1', 10000)]
         assert caplog.text.count('Guest consoles:') == 1
 
     def test_a_log_that_nova_itself_began_stays(
@@ -327,7 +327,7 @@ class TestInitHost:
         made.init_host('host')
         assert 'libvirt 1.3.2 is older than 1.3.3' in caplog.text
         made.connection.libvirt_version = 9_000_000
-        assert made._console_capability().capable
+        assert made._consoles.capability().capable
 
     def test_no_connection_is_not_too_old(self, make_driver,
                                           instance) -> None:
@@ -440,7 +440,7 @@ class TestStart:
         made = make_driver()
         assert made._create_guest(None, _guest(''), instance,
                                   power_on=False) == (False, False)
-        assert made._starting == {}
+        assert made._starts._ends == {}
 
     def test_a_container_needs_none(self, make_driver, instance, conf,
                                     monkeypatch) -> None:
@@ -470,9 +470,9 @@ class TestStart:
             self, make_driver, instance, monkeypatch) -> None:
         made = make_driver(_guest(''))
         made._create_guest(None, _guest(''), instance)
-        assert UUID in made._starting
+        assert UUID in made._starts._ends
         made._undefine_domain(instance)
-        assert made._starting == {}
+        assert made._starts._ends == {}
 
 
 def test_a_soft_reboot_is_noted_before_the_guest_writes(
@@ -488,10 +488,10 @@ def test_a_soft_reboot_is_noted_before_the_guest_writes(
         guest = self._host.get_guest(instance)
         assert guest.uuid == UUID
         guest.launch()
-        return self._console_capability().capable
+        return self._consoles.capability().capable
 
     def launch(self, pause=False) -> None:
-        done.append(made._starting[UUID][0])
+        done.append(made._starts._ends[UUID][0])
         with log.open('ab') as out:
             out.write(b'second')
     monkeypatch.setattr(
@@ -734,7 +734,7 @@ class TestSerialConsole:
         made = make_driver(
             _guest("<serial type='file'><source path='/l'/></serial>"),
             libvirt_version=1_002_000)
-        made._console_capability()
+        made._consoles.capability()
         with caplog.at_level('INFO'), pytest.raises(
                 nova_exception.ConsoleTypeUnavailable):
             made.get_serial_console(None, instance)
@@ -774,7 +774,7 @@ class TestLiveMigration:
         return say
 
     @pytest.mark.parametrize(('found', 'capable'), [
-        ({driver.TRAIT, 'HW_CPU_X86_SSE'}, True), (set(), False),
+        ({live_migration.TRAIT, 'HW_CPU_X86_SSE'}, True), (set(), False),
         (nova_exception.ResourceProviderTraitRetrievalFailed(uuid='node'),
          False)])
     def test_what_the_destination_can_do(self, make_driver, node, found,
@@ -782,7 +782,7 @@ class TestLiveMigration:
         """Where that is not known the guest moves, and it is said."""
         node(found)
         made = make_driver()
-        assert made._is_capable(None, 'host2') == capable
+        assert made._source._is_capable(None, 'host2') == capable
         assert ('host2 can do is not known' in caplog.text) == isinstance(
             found, Exception)
 
@@ -799,7 +799,7 @@ class TestLiveMigration:
             conf.config(instances_path=str(tmp_path / 'gone'))
             reason = 'gone is not there'
         elif lacking == 'port':
-            made._ports.acquire('other', '127.0.0.1', 1)
+            made._consoles.ports.acquire('other', '127.0.0.1', 1)
             reason = '10000:10000'
         else:
             conf.config(group='virtlogd', max_history_bytes=1 << 60)

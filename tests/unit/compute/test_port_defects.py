@@ -106,7 +106,7 @@ def port_of(made: Any, uuid: str) -> int | None:
 def held(made: Any) -> set[int]:
     """The ports that the driver will not give to another guest."""
     if isinstance(made, driver.VirtlogdDriver):
-        return {port for _, port in made._ports.held()}
+        return {port for _, port in made._consoles.ports.held()}
     return {port for _, port in nova_serial.ALLOCATED_PORTS}
 
 
