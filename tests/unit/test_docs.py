@@ -71,3 +71,21 @@ def test_the_decision_table() -> None:
         assert gets.startswith(('n ' if wanted.ports == 3 else 'one ')
                                + word), (capable, serial, gets)
         assert wanted.logged == ('a log' in gets and 'file' not in gets)
+
+
+def test_each_file_that_the_house_names_is_there() -> None:
+    house = (SOURCE / 'contributor/house.rst').read_text()
+    named = re.findall(r'``((?:[a-z_]+/)+[a-z_]+\.py)``', house)
+    assert named
+    assert not [name for name in named
+                if not (ROOT / 'virtlogd_driver' / name).exists()
+                and not (ROOT / name).exists()]
+
+
+def test_who_wants_to_change_something_is_sent_to_one_file() -> None:
+    house = (SOURCE / 'contributor/house.rst').read_text()
+    table = house.split('Where would I change X?')[1]
+    rows = re.findall(r'\* - (.+)\n     - (.+)\n', table)[1:]
+    assert len(rows) >= 15
+    assert all(re.fullmatch(r'``[a-z_]+(/[a-z_]+)?\.py``', where)
+               for _, where in rows)

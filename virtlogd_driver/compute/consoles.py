@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this host can do for a guest's console, and the consoles themselves.
+
+The devices that a guest gets, the TCP ports and logs of these, and what is
+answered when nova asks for the console log or the interactive console.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+from nova import exception as nova_exception
+from nova.console import type as ctype
+from nova.virt import hardware
+from nova.virt.libvirt.utils import get_instance_path
+from oslo_log import log as logging
+
+from virtlogd_driver import exception
+from virtlogd_driver.compute.options import Options
+from virtlogd_driver.compute.path_cache import PathCache
+from virtlogd_driver.console_log import generation, reader
+from virtlogd_driver.guest import char_device, plan, serial_port
+from virtlogd_driver.guest.plan import ConsolePlan
+from virtlogd_driver.history import history
+from virtlogd_driver.node import hypervisor
+from virtlogd_driver.virtlogd import settings
+
+LOG = logging.getLogger(__name__)
+
+
+def live_log(directory: str, port: int = 0) -> str:
+    """Path of the log that the next start of a guest appends to.
+
+    :param directory: path of the instance directory; it may be missing
+    :param port: serial port, from 0
+    """
+    names = os.listdir(directory) if os.path.isdir(directory) else []
+    return os.path.join(directory, generation.live_name(
+        port, generation.newest(names, port) or 0))
+
+
+class Consoles:
+    """The consoles of this host's guests."""
+
+    def __init__(self, options: Options, connection: Callable[[], Any],
+                 domain_xml: Callable[[Any], str],
+                 architecture: Callable[[Any], str]) -> None:
+        """
+        :param connection: gives the libvirt connection; HostError where there
+            is none
+        :param domain_xml: gives the domain XML of one of nova's instances;
+            InstanceNotFound where there is no such domain
+        :param architecture: gives the machine's architecture that nova chooses
+            for an image
+        :raises InvalidOption: port_range is none
+        """
+        self._options = options
+        self._connection = connection
+        self._domain_xml = domain_xml
+        self._architecture = architecture
+        self._capability: hypervisor.ConsoleCapability | None = None
+        self._log_paths = PathCache()
+        #: Which guest holds which TCP port.
+        self.ports = serial_port.PortPool(
+            serial_port.PortRange.parse(options.port_range),
+            hypervisor.is_free)
+
+    def capability(self) -> hypervisor.ConsoleCapability:
+        """What this host can do; it is looked at anew each time, and logged
+        when it has changed.
+
+        :raises HostError: libvirt does not answer
+        """
+        found = hypervisor.console_capability(
+            self._connection(), settings.read_stdio_handler(
+                self._options.virtlogd.qemu_conf))
+        if found != self._capability:
+            log = LOG.info if found.capable else LOG.warning
+            log('Guest consoles: %s', found)
+            self._capability = found
+        return found
+
+    def plan(self, flavor: Any, image_meta: Any) -> ConsolePlan:
+        """Which serial devices a guest is to have.
+
+        :param flavor: nova's Flavor
+        :param image_meta: nova's ImageMeta
+        :raises TooManySerialPorts: flavor and image ask for more than the
+            machine has
+        :raises HostError: libvirt does not answer
+        """
+        return plan.plan(
+            capable=self.capability().capable,
+            serial_console=self._options.serial_console,
+            fallback=self._options.virtlogd.fallback_device,
+            architecture=self._architecture(image_meta),
+            ports=hardware.get_number_of_serial_ports(flavor, image_meta),
+            container=self._options.virt_type == 'lxc')
+
+    def devices(self, instance: Any, wanted: ConsolePlan
+                ) -> tuple[char_device.CharDevice, ...]:
+        """The devices of a guest that is about to be defined.
+
+        Its TCP ports are reserved and the first file of each log is made.
+
+        :raises PortRangeExhausted: there are not enough free TCP ports
+        :raises InvalidAddress: nothing can listen on proxyclient_address
+        """
+        directory = get_instance_path(instance)
+        log_files = [live_log(directory, port)
+                     for port in range(wanted.ports)]
+        history.begin_logs(log_files)
+        if wanted.backend != 'tcp':
+            return wanted.devices(log_files)
+        address = self._options.proxyclient_address
+        return wanted.devices(log_files, address, self.ports.acquire(
+            instance.uuid, address, wanted.ports))
+
+    def serial_ports(self, instance: Any
+                     ) -> tuple[char_device.CharDevice, ...]:
+        """The serial devices that the domain of an instance has.
+
+        :raises InstanceNotFound: nova's, there is no such domain
+        :raises InvalidGuestXML: its XML cannot be understood
+        :raises HostError: libvirt does not answer
+        """
+        with hypervisor.translated():
+            return char_device.parse(self._domain_xml(instance))
+
+    def output(self, instance: Any) -> bytes:
+        """The newest bytes of a guest's first serial port.
+
+        The log is where the domain says, whether it runs or not; where there
+        is no domain (any more), it is where this driver puts it.
+
+        :returns: at most max_console_bytes; none where the guest has not
+            written its log yet
+        :raises LogError: there is no log, or it cannot be read
+        """
+        named = self._named_log(instance)
+        try:
+            return reader.read_tail(
+                named or live_log(get_instance_path(instance)),
+                self._options.virtlogd.max_console_bytes).data
+        except exception.LogNotFound:
+            if named is None:
+                raise
+            self.changed(instance.uuid)
+            LOG.info('The guest has not written its log %s yet', named,
+                     instance=instance)
+            return b''
+
+    def _named_log(self, instance: Any) -> str | None:
+        """The log that the domain names; None: it names none, or is gone."""
+        def look() -> str | None:
+            devices = self.serial_ports(instance)
+            return devices[0].log_file if devices else None
+
+        with contextlib.suppress(nova_exception.InstanceNotFound,
+                                 exception.GuestNotFound):
+            return self._log_paths.get(instance.uuid, look)
+        return None
+
+    def interactive(self, instance: Any) -> ctype.ConsoleSerial:
+        """Address and TCP port that a guest's first serial port listens on.
+
+        :raises ConsoleTypeUnavailable: nova's, it has none, which is logged
+        :raises InstanceNotFound: nova's, there is no such domain
+        :raises InvalidGuestXML: its XML cannot be understood
+        :raises HostError: libvirt does not answer
+        """
+        devices = self.serial_ports(instance)
+        for address, port in char_device.addresses(devices):
+            return ctype.ConsoleSerial(host=address, port=port)
+        LOG.info('The guest has no interactive console: its serial ports are '
+                 '%s. Guest consoles on this host: %s',
+                 [device.type for device in devices], self._capability,
+                 instance=instance)
+        raise nova_exception.ConsoleTypeUnavailable(console_type='serial')
+
+    def changed(self, uuid: str) -> None:
+        """What is remembered of a guest's domain is looked up anew."""
+        self._log_paths.forget(uuid)
+
+    def undefined(self, uuid: str) -> None:
+        """A guest's domain is gone from this host: it holds no ports."""
+        self.ports.release(uuid)
+        self.changed(uuid)
+
+    def adopt(self, guests: list[hypervisor.Guest]) -> dict[str, list[str]]:
+        """Know again which guest holds which port (nova forgets).
+
+        :param guests: all guests of this host
+        :returns: the names of each guest's logs, by UUID
+        """
+        in_use = {}
+        for guest in guests:
+            try:
+                devices = char_device.parse(guest.xml)
+            except exception.InvalidGuestXML as e:
+                LOG.warning('The serial ports of guest %s are not known: %s',
+                            guest.name, e)
+                continue
+            self.ports.adopt(guest.uuid, char_device.addresses(devices))
+            in_use[guest.uuid] = char_device.log_names(devices)
+        return in_use
+
+    def release_unused(self, is_expected: Callable[[str], bool]) -> None:
+        """Take back ports that were reserved for guests that never came.
+
+        nova tells the destination of a failed migration only where there are
+        files to delete.
+
+        :param is_expected: whether the guest with a UUID may still come
+        :raises HostError: libvirt does not answer
+        """
+        held = set(self.ports.held().values())
+        if not held:
+            return
+        held -= set(hypervisor.guest_uuids(self._connection()))
+        for uuid in held:
+            # A guest may have come while the database was asked.
+            if not is_expected(uuid) and uuid not in hypervisor.guest_uuids(
+                    self._connection()):
+                LOG.info('Serial ports that were reserved for guest %s, '
+                         'which is not here, are free again', uuid)
+                self.ports.release(uuid)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nova's configuration, as far as guests' consoles depend on it.
+
+The collaborators of the driver are given this object, and read no
+configuration themselves; a test gives them any object with these attributes.
+"""
+
+from typing import Any
+
+from virtlogd_driver.node import hypervisor
+
+
+class Options:
+    """The options that are used, by the names that this project has for them.
+
+    An option is read when it is asked for, so a value that nova reloads
+    counts from then on.
+    """
+
+    def __init__(self, conf: Any) -> None:
+        """
+        :param conf: nova's ``CONF``, with the options of conf.py registered
+        """
+        self._conf = conf
+
+    def check(self) -> None:
+        """Read each option of ``[virtlogd]``, so a bad value fails at once.
+
+        :raises ValueError: oslo.config's, naming the option
+        :raises InvalidAddress: nothing can listen on proxyclient_address
+        """
+        for option in self._conf.virtlogd:
+            getattr(self._conf.virtlogd, option)
+        if self.serial_console:
+            hypervisor.is_free(self.proxyclient_address, 0)
+
+    @property
+    def virtlogd(self) -> Any:
+        """Our own group, ``[virtlogd]``: see conf.py."""
+        return self._conf.virtlogd
+
+    @property
+    def host(self) -> str:
+        """The name of this compute host, as nova's database has it."""
+        return str(self._conf.host)
+
+    @property
+    def instances_path(self) -> str:
+        """Path of the directory that has each instance's directory."""
+        return str(self._conf.instances_path)
+
+    @property
+    def virt_type(self) -> str:
+        """"kvm", "qemu", "lxc" or "parallels"."""
+        return str(self._conf.libvirt.virt_type)
+
+    @property
+    def serial_console(self) -> bool:
+        """Whether guests have interactive serial consoles."""
+        return bool(self._conf.serial_console.enabled)
+
+    @property
+    def port_range(self) -> str:
+        """The TCP ports of serial consoles, as "first:last"."""
+        return str(self._conf.serial_console.port_range)
+
+    @property
+    def proxyclient_address(self) -> str:
+        """The address of this host that serial consoles listen on."""
+        return str(self._conf.serial_console.proxyclient_address)
