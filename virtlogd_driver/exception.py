@@ -88,6 +88,10 @@ class LogDiskFull(VirtlogdError):
     """No room for a console log: virtlogd would close it for good."""
 
 
+class LogNotBegun(VirtlogdError):
+    """The first file of a console log cannot be made."""
+
+
 class ReattachFailed(VirtlogdError):
     """A dead log could not be brought back.
 

@@ -17,8 +17,8 @@ from nova.virt.libvirt.utils import get_instance_path
 from oslo_log import log as logging
 
 from virtlogd_driver import exception
+from virtlogd_driver.compute.device_cache import DeviceCache
 from virtlogd_driver.compute.options import Options
-from virtlogd_driver.compute.path_cache import PathCache
 from virtlogd_driver.console_log import generation, reader
 from virtlogd_driver.guest import char_device, plan, serial_port
 from virtlogd_driver.guest.plan import ConsolePlan
@@ -34,8 +34,16 @@ def live_log(directory: str, port: int = 0) -> str:
 
     :param directory: path of the instance directory; it may be missing
     :param port: serial port, from 0
+    :raises LogError: the directory cannot be listed
     """
-    names = os.listdir(directory) if os.path.isdir(directory) else []
+    names: list[str] = []
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            names = os.listdir(directory)
+    except OSError as e:
+        raise exception.LogError(
+            f'{directory} cannot be listed ({e.strerror}): see to the file '
+            f'system that it is on.') from e
     return os.path.join(directory, generation.live_name(
         port, generation.newest(names, port) or 0))
 
@@ -60,7 +68,7 @@ class Consoles:
         self._domain_xml = domain_xml
         self._architecture = architecture
         self._capability: hypervisor.ConsoleCapability | None = None
-        self._log_paths = PathCache()
+        self._devices = DeviceCache()
         #: Which guest holds which TCP port.
         self.ports = serial_port.PortPool(
             serial_port.PortRange.parse(options.port_range),
@@ -106,11 +114,19 @@ class Consoles:
 
         :raises PortRangeExhausted: there are not enough free TCP ports
         :raises InvalidAddress: nothing can listen on proxyclient_address
+        :raises LogNotBegun: there is no room for a log, say
         """
         directory = get_instance_path(instance)
         log_files = [live_log(directory, port)
                      for port in range(wanted.ports)]
-        history.begin_logs(log_files)
+        try:
+            history.begin_logs(log_files)
+        except OSError as e:
+            raise exception.LogNotBegun(
+                f'The guest is not started: its console log {e.filename} '
+                f'cannot be made ({e.strerror}), so virtlogd could not write '
+                f'it either. Make room on the file system of {directory}, or '
+                f'mend it, and start the guest again.') from e
         if wanted.backend != 'tcp':
             return wanted.devices(log_files)
         address = self._options.proxyclient_address
@@ -119,14 +135,19 @@ class Consoles:
 
     def serial_ports(self, instance: Any
                      ) -> tuple[char_device.CharDevice, ...]:
-        """The serial devices that the domain of an instance has.
+        """The serial devices of an instance's domain, port 0 first.
+
+        They are remembered until something happens to the guest.
 
         :raises InstanceNotFound: nova's, there is no such domain
         :raises InvalidGuestXML: its XML cannot be understood
         :raises HostError: libvirt does not answer
         """
-        with hypervisor.translated():
-            return char_device.parse(self._domain_xml(instance))
+        def look() -> tuple[char_device.CharDevice, ...]:
+            with hypervisor.translated():
+                return char_device.parse(self._domain_xml(instance))
+
+        return self._devices.get(instance.uuid, look)
 
     def output(self, instance: Any) -> bytes:
         """The newest bytes of a guest's first serial port.
@@ -153,13 +174,10 @@ class Consoles:
 
     def _named_log(self, instance: Any) -> str | None:
         """The log that the domain names; None: it names none, or is gone."""
-        def look() -> str | None:
-            devices = self.serial_ports(instance)
-            return devices[0].log_file if devices else None
-
         with contextlib.suppress(nova_exception.InstanceNotFound,
                                  exception.GuestNotFound):
-            return self._log_paths.get(instance.uuid, look)
+            for device in self.serial_ports(instance):
+                return device.log_file
         return None
 
     def interactive(self, instance: Any) -> ctype.ConsoleSerial:
@@ -181,7 +199,7 @@ class Consoles:
 
     def changed(self, uuid: str) -> None:
         """What is remembered of a guest's domain is looked up anew."""
-        self._log_paths.forget(uuid)
+        self._devices.forget(uuid)
 
     def undefined(self, uuid: str) -> None:
         """A guest's domain is gone from this host: it holds no ports."""
