@@ -18,6 +18,12 @@ import fixtures
 _MODULE = 'virtlogd_driver.cmd.console'
 _ROOT = str(Path(__file__).parents[2])
 
+#: Variables of whoever runs the tests that say whether output is coloured.
+COLOURS = ('NO_COLOR', 'FORCE_COLOR', 'PYTHON_COLORS')
+#: Python itself colours no help and no traceback, as it does from 3.13 and
+#: 3.14 on; what the commands colour is theirs.
+PLAIN_PYTHON = {'PYTHON_COLORS': '0'}
+
 
 class Console(fixtures.Fixture):
     """Runs ``virtlogd-console``.
@@ -56,8 +62,9 @@ class Console(fixtures.Fixture):
 
     def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items()
-                if name not in ('PAGER', 'LESS', 'NO_COLOR')}
-        return {**kept, 'PYTHONPATH': _ROOT, 'TERM': 'xterm', **more}
+                if name not in ('PAGER', 'LESS', *COLOURS)}
+        return {**kept, 'PYTHONPATH': _ROOT, 'TERM': 'xterm', **PLAIN_PYTHON,
+                **more}
 
     def run(self, *arguments: str, seconds: float = 60.0,
             cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:

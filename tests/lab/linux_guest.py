@@ -77,46 +77,66 @@ def _run(*command: str | Path, cwd: Path | None = None,
         raise BuildError(f'{command[0]}: {e.stderr.decode().strip()}') from e
 
 
-def _package_of_kernel() -> str | None:
-    """The concrete package: the others only depend on it."""
-    for package in _KERNEL_PACKAGES:
-        try:
-            depends = _run('apt-cache', 'depends', package).decode()
-        except (BuildError, FileNotFoundError):
-            continue
-        found = re.search(r'Depends: (linux-image-\S*\d\S*)', depends)
-        if found:
-            return found[1]
-    return None
+def _concrete(package: str) -> list[str]:
+    """What a package of the kernel's names needs of the kernel itself.
 
-
-def _downloaded_kernel(directory: Path) -> Path | None:
-    package = _package_of_kernel()
-    if package is None:
-        return None
+    A package without a number only depends on the newest; in Debian 14 what
+    that names has no kernel in it either, but depends on "linux-binary-...".
+    """
     try:
-        _run('apt-get', 'download', package, cwd=directory)
-    except BuildError as e:
-        print(f'{package} cannot be downloaded: {e}', file=sys.stderr)
-        return None
-    for file in directory.glob('*.deb'):
-        _run('dpkg-deb', '--extract', file, directory / 'kernel')
-    return _newest(directory / 'kernel' / 'boot')
+        depends = _run('apt-cache', 'depends', package).decode()
+    except (BuildError, FileNotFoundError):
+        return []
+    return re.findall(r'Depends: (linux-(?:image|binary)-\S*\d\S*)', depends)
 
 
-def _newest(boot: Path) -> Path | None:
-    kernels = sorted(boot.glob('vmlinuz-*'),
-                     key=lambda path: path.stat().st_mtime)
+def _extract(package: str, directory: Path) -> Path | None:
+    """The kernel that a package has; None: it has none.
+
+    :raises BuildError: it cannot be downloaded
+    """
+    work = directory / package
+    work.mkdir()
+    # apt's own user downloads, if root asks.
+    work.chmod(0o755)
+    _run('apt-get', 'download', package, cwd=work)
+    for file in work.glob('*.deb'):
+        _run('dpkg-deb', '--extract', file, work / 'content')
+    return _newest(work / 'content')
+
+
+def _newest(root: Path) -> Path | None:
+    kernels = sorted(
+        [*root.glob('boot/vmlinuz-*'),
+         *root.glob('usr/lib/modules/*/vmlinuz')],
+        key=lambda path: path.stat().st_mtime)
     return kernels[-1] if kernels else None
 
 
 def _kernel(directory: Path) -> Path:
-    kernel = _downloaded_kernel(directory) or _newest(Path('/boot'))
+    """A kernel of the distribution's; the machine's own where it has none.
+
+    :raises BuildError: there is none; with what was tried
+    """
+    images = next(filter(None, map(_concrete, _KERNEL_PACKAGES)), [])
+    tried = []
+    for package in [*images, *(more for image in images
+                               for more in _concrete(image))]:
+        try:
+            kernel = _extract(package, directory)
+        except BuildError as e:
+            tried.append(f'{package} cannot be downloaded: {e}')
+            continue
+        if kernel is not None:
+            return kernel
+        tried.append(f'{package} has no kernel in it')
+    if not images:
+        tried = ['apt knows none of ' + ', '.join(_KERNEL_PACKAGES)
+                 + ' (try "apt-get update")']
+    kernel = _newest(Path('/'))
     if kernel is None:
-        raise BuildError(
-            'no kernel for the guest: none of ' + ', '.join(_KERNEL_PACKAGES)
-            + ' can be downloaded (try "apt-get update"), and there is none '
-            'in /boot')
+        raise BuildError('no kernel for the guest: ' + '; '.join(
+            [*tried, 'this machine has none in /boot']))
     return kernel
 
 

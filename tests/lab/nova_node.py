@@ -277,9 +277,13 @@ class NovaNode(fixtures.Fixture):
 
     def create_flavor(self, name: str, memory: int = 192,
                       extra_specs: Mapping[str, str] | None = None) -> None:
-        """A flavor, ``memory`` in MiB; its id is in ``flavors``."""
+        """A flavor, ``memory`` in MiB; its id is in ``flavors``.
+
+        Its disk is as large as the image: QEMU 10 allocates the whole of it
+        on the target of a live migration.
+        """
         self.flavors[name] = self._nova._create_flavor(
-            memory_mb=memory, vcpu=1, disk=1, ephemeral=0, name=name,
+            memory_mb=memory, vcpu=1, disk=0, ephemeral=0, name=name,
             extra_spec=extra_specs)
 
     def restart_compute(self) -> None:

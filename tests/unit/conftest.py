@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of the unit tests."""
+"""Options of the unit tests, and what none of them may leave behind."""
 
 import pytest
 
@@ -8,6 +8,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         '--schedules', type=int, default=500, metavar='N',
         help='random schedules of rotation to read a console log under')
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A file or a socket that is left open fails the test."""
+    for rule in (
+            'error::ResourceWarning',
+            # Where it is found by the garbage collector.
+            'error::pytest.PytestUnraisableExceptionWarning',
+            # oslo.privsep's own, of a helper that did not start.
+            r"ignore:unclosed file <_io.TextIOWrapper name=\d+ mode='[rw]' "
+            ':ResourceWarning',
+            'ignore:unclosed <socket.*privsep.sock:ResourceWarning'):
+        config.addinivalue_line('filterwarnings', rule)
 
 
 @pytest.fixture

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What bash completes, by bash itself."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.lab.command import Console
+from tests.lab.command import PLAIN_PYTHON, Console
 from tests.unit import fake_libvirt
 
 _ROOT = Path(__file__).parents[3]
@@ -46,8 +47,9 @@ def complete(command: Path, *words: str) -> set[str]:
 
 
 def options(command: Path, *words: str) -> set[str]:
-    shown = subprocess.run([command, *words, '--help'], check=True,
-                           capture_output=True, text=True).stdout
+    shown = subprocess.run(
+        [command, *words, '--help'], check=True, capture_output=True,
+        text=True, env={**os.environ, **PLAIN_PYTHON}).stdout
     return set(re.findall(r'^  (?:-\S+, )?(--[a-z-]+)', shown,
                           re.MULTILINE)) | {'--help'}
 

@@ -61,7 +61,7 @@ def test_usage(make: Make) -> None:
     assert make().run('show', '--all', '--lines', '3', 'x').returncode == 2
 
 
-def test_list_of_200_guests_takes_less_than_a_second(
+def test_list_of_200_guests_takes_little_longer_than_of_none(
         make: Make, tmp_path: Path) -> None:
     """Of CPU time, as what else runs on this host is not ours to say."""
     domains = []
@@ -73,16 +73,21 @@ def test_list_of_200_guests_takes_less_than_a_second(
         domains.append(fake_libvirt.domain_xml(
             fake_libvirt.serial(service=10000 + number, log=str(log)),
             name=f'guest{number:03}'))
+    none = cpu_time(lambda: make().output('list', '--json'))
     console = make(*domains)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = json.loads(console.output('list', '--json'))
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    took = (after.ru_utime + after.ru_stime
-            - before.ru_utime - before.ru_stime)
-    print(f'{took:.2f} s')
     assert len(found) == 200
     assert [entry['size'] for entry in found] == list(range(1, 201))
-    assert took < 1
+    assert cpu_time(lambda: console.output('list', '--json')) < 2 * none
+
+
+def cpu_time(run: Callable[[], object]) -> float:
+    """Seconds of CPU time that a command takes."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime + after.ru_stime
+            - before.ru_utime - before.ru_stime)
 
 
 def test_list_of_odd_guests(make: Make) -> None:

@@ -248,7 +248,8 @@ class TestNextGeneration:
         if at == 'meanwhile':
             live.write_bytes(b'newer\n')
         assert self.leave(here, 'console.g1.log') == 'console.g2.log'
-        (here / 'console.g2.log').open('ab').write(b'newest\n')
+        with (here / 'console.g2.log').open('ab') as log:
+            log.write(b'newest\n')
         read = reader.read_tail(str(here / 'console.g2.log'), LIMIT)
         assert read.exact
         assert read.data == (b'old\nnewest\n' if at == 'never'

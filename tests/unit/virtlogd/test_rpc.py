@@ -193,7 +193,8 @@ def test_full_queue_of_connections_is_waited_for(path: str) -> None:
         listener.bind(path)
         listener.listen(0)
         with rpc.Connection(path, 5):
-            accepting = threading.Timer(0.2, lambda: listener.accept())
+            accepting = threading.Timer(
+                0.2, lambda: listener.accept()[0].close())
             accepting.start()
             try:
                 rpc.Connection(path, 5).close()
