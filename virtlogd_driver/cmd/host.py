@@ -61,26 +61,25 @@ class SerialPort:
 
 def serial_ports(guest: hypervisor.Guest) -> list[SerialPort]:
     """:raises InvalidGuestXML: the domain XML cannot be understood"""
-    return [SerialPort(guest, number, device) for number, device
-            in enumerate(char_device.parse(guest.xml))]
+    return [SerialPort(guest, device.number, device)
+            for device in char_device.parse(guest.xml)]
 
 
 def serial_port(guest: hypervisor.Guest, number: int) -> SerialPort:
     """:raises GuestNotFound: the guest has no such port"""
     ports = serial_ports(guest)
-    if number >= len(ports):
-        raise exception.GuestNotFound(
-            f'Guest {guest.name} has no serial port {number}: it has '
-            f'{len(ports)}, counted from 0.')
-    return ports[number]
+    for port in ports:
+        if port.number == number:
+            return port
+    numbers = ', '.join(str(port.number) for port in ports)
+    raise exception.GuestNotFound(
+        f'Guest {guest.name} has no serial port {number}: it has '
+        f'{numbers or "none"}.')
 
 
 def alias(port: SerialPort) -> str | None:
     """libvirt's name of a running guest's device."""
-    element = char_device.elements(
-        char_device.parse_document(port.guest.xml))[port.number]
-    found = element.find('alias')
-    return None if found is None else found.get('name')
+    return port.device.alias
 
 
 def _is_open(device: CharDevice) -> bool:

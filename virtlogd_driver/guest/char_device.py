@@ -3,12 +3,17 @@
 
 Only what this project needs of libvirt's character devices
 (https://libvirt.org/formatdomain.html#consoles-serial-parallel-channel-devices):
-``<serial>`` and ``<console>`` with source, log and target.
+``<serial>`` and ``<console>`` with source, protocol, log, target and alias.
+
+Whatever libvirt runs is read. What is not understood of a device is left
+empty, and ``CharDevice.unclear`` says what it is; only a document that is none
+of a domain is refused.
 """
 
 import os
+import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lxml import etree
@@ -16,6 +21,9 @@ from lxml import etree
 from virtlogd_driver import exception
 
 Tag = Literal['serial', 'console']
+
+#: Where a TCP device listens whose XML names no host.
+ANYWHERE = '::'
 
 # Domain XML comes from libvirt, but parts of it are a tenant's words.
 _PARSER = etree.XMLParser(resolve_entities=False, no_network=True)
@@ -25,15 +33,20 @@ _PARSER = etree.XMLParser(resolve_entities=False, no_network=True)
 class Source:
     """Where the host's end of the device is.
 
-    A TCP device has mode, host and service; a file has a path and append;
-    a pty has a path while the guest runs.
+    A TCP device has mode, host and service; a unix socket mode and path; a
+    file has a path and append; a pty has a path while the guest runs.
     """
 
+    #: "bind": it listens; "connect": it connects out.
     mode: str | None = None
     host: str | None = None
+    #: Number of the TCP port; None also where its name is not known.
     service: int | None = None
     path: str | None = None
     append: bool | None = None
+    #: What the XML has in place of the port's number: a name (services(5)).
+    service_name: str | None = None
+    tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +74,19 @@ class CharDevice:
     """A ``<serial>`` or ``<console>`` device."""
 
     tag: Tag
+    #: libvirt's name of its kind: "tcp", "pty", "file", "unix", "null", ...
     type: str
     source: Source | None = None
     log: Log | None = None
     target: Target | None = None
+    #: What a TCP device speaks: "raw", "telnet", "telnets" or "tls".
+    protocol: str = 'raw'
+    #: libvirt's name of the device of a running guest.
+    alias: str | None = None
+    #: What an operator calls it: see :func:`parse`.
+    number: int = 0
+    #: What of it is not understood, in sentences; empty: all is.
+    unclear: str = ''
 
     @property
     def log_file(self) -> str | None:
@@ -78,33 +100,43 @@ class CharDevice:
     @property
     def address(self) -> tuple[str, int] | None:
         """Host and port that a TCP device listens on."""
-        if self.type != 'tcp' or self.source is None:
+        if (self.type != 'tcp' or self.source is None
+                or self.source.mode != 'bind' or self.source.service is None):
             return None
-        host, service = self.source.host, self.source.service
-        if self.source.mode != 'bind' or host is None or service is None:
+        return self.source.host or ANYWHERE, self.source.service
+
+    @property
+    def socket_path(self) -> str | None:
+        """The unix socket that the device listens on."""
+        if (self.type != 'unix' or self.source is None
+                or self.source.mode != 'bind'):
             return None
-        return host, service
+        return self.source.path
 
     def to_element(self) -> etree._Element:
         """The device as an XML element, in libvirt's own order."""
         device = etree.Element(self.tag, type=self.type)
         if self.source is not None:
             _add(device, 'source', mode=self.source.mode,
-                 host=self.source.host, service=self.source.service,
-                 path=self.source.path, append=self.source.append)
+                 host=self.source.host,
+                 service=self.source.service_name or self.source.service,
+                 path=self.source.path, append=self.source.append,
+                 tls='yes' if self.source.tls else None)
         if self.type == 'tcp':
-            _add(device, 'protocol', type='raw')
+            _add(device, 'protocol', type=self.protocol)
         if self.log is not None:
             _add(device, 'log', file=self.log.file, append=self.log.append)
         if self.target is not None:
             _add(device, 'target', type=self.target.type,
                  port=self.target.port)
+        if self.alias is not None:
+            _add(device, 'alias', name=self.alias)
         return device
 
 
-def _add(parent: etree._Element, name: str,
+def _add(parent: etree._Element, tag: str, /,
          **attributes: str | int | bool | None) -> None:
-    element = etree.SubElement(parent, name)
+    element = etree.SubElement(parent, tag)
     for key, value in attributes.items():
         if isinstance(value, bool):
             value = 'on' if value else 'off'
@@ -119,7 +151,7 @@ def parse_document(domain_xml: str) -> etree._Element:
     """
     try:
         root = etree.fromstring(domain_xml.encode(), _PARSER)
-    except etree.XMLSyntaxError as e:
+    except (etree.XMLSyntaxError, UnicodeEncodeError) as e:
         raise exception.InvalidGuestXML(
             f'The domain XML is not well-formed: {e}.') from e
     if root.tag != 'domain':
@@ -129,37 +161,71 @@ def parse_document(domain_xml: str) -> etree._Element:
 
 
 def from_element(element: etree._Element) -> CharDevice:
-    """Read one ``<serial>`` or ``<console>`` element.
-
-    :raises InvalidGuestXML: a port or a service is not a number
-    """
+    """Read one ``<serial>`` or ``<console>`` element; its number is 0."""
     tag: Tag = 'console' if element.tag == 'console' else 'serial'
+    kind = element.get('type', 'pty')
     source = element.find('source')
+    protocol = element.find('protocol')
     log = element.find('log')
     target = element.find('target')
+    alias = element.find('alias')
     log_file = None if log is None else log.get('file')
+    unclear: list[str] = []
     return CharDevice(
-        tag=tag,
-        type=element.get('type', 'pty'),
-        source=None if source is None else Source(
-            mode=source.get('mode'), host=source.get('host'),
-            service=_number(source, 'service'), path=source.get('path'),
-            append=_switch(source, 'append')),
+        tag=tag, type=kind,
+        source=None if source is None else _source(source, kind, unclear),
         log=None if log is None or log_file is None else Log(
             log_file, bool(_switch(log, 'append'))),
         target=None if target is None else Target(
-            _number(target, 'port'), target.get('type')))
+            _port(target, unclear), target.get('type')),
+        protocol='raw' if protocol is None else protocol.get('type', 'raw'),
+        alias=None if alias is None else alias.get('name'),
+        unclear=' '.join(unclear))
 
 
-def _number(element: etree._Element, name: str) -> int | None:
-    text = element.get(name)
+def _source(source: etree._Element, kind: str, unclear: list[str]) -> Source:
+    text = source.get('service')
+    service = None if text is None else _number(text, 65535)
+    name = text if service is None else None
+    if name is not None:
+        service = _service_number(name)
+        if service is None and kind == 'tcp':
+            unclear.append(f'No TCP port is called {_short(name)} on this '
+                           'host (/etc/services).')
+    return Source(
+        mode=source.get('mode'), host=source.get('host'), service=service,
+        path=source.get('path'), append=_switch(source, 'append'),
+        service_name=name, tls=source.get('tls') == 'yes')
+
+
+def _service_number(name: str) -> int | None:
+    try:
+        return socket.getservbyname(name, 'tcp')
+    except (OSError, ValueError):
+        return None
+
+
+def _port(target: etree._Element, unclear: list[str]) -> int | None:
+    text = target.get('port')
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit()):
-        raise exception.InvalidGuestXML(
-            f'In the domain XML <{element.tag} {name}={text!r}> is not a '
-            f'number.')
-    return int(text)
+    number = _number(text, 2 ** 31 - 1)
+    if number is None:
+        unclear.append(f'{_short(text)} is no number of a serial port.')
+    return number
+
+
+def _number(text: str, most: int) -> int | None:
+    """A number in digits; None: it is none, or larger than that."""
+    digits = text.lstrip('0') or text[:1]
+    if not text.isascii() or not text.isdigit() or len(digits) > 10:
+        return None
+    number = int(digits)
+    return number if number <= most else None
+
+
+def _short(text: str) -> str:
+    return ascii(text if len(text) <= 40 else f'{text[:40]}...')
 
 
 def _switch(element: etree._Element, name: str) -> bool | None:
@@ -168,29 +234,55 @@ def _switch(element: etree._Element, name: str) -> bool | None:
 
 
 def parse(domain_xml: str) -> tuple[CharDevice, ...]:
-    """The guest's serial ports, in the order of their numbers.
+    """The guest's serial ports and consoles, in the order of their numbers.
 
-    These are its ``<serial>`` devices; a machine without any (s390x) has
-    ``<console>`` devices in their place. The ``<console>`` that libvirt
-    shows beside ``<serial>`` devices mirrors the first of them (or is a
-    virtio console, which is none of ours).
+    The number of a ``<serial>`` is that of its target: 1 is the guest's second
+    port (ttyS1), whether it has a first one or not. A ``<console>`` of a
+    machine without serial ports (s390x) has its target's number likewise; one
+    beside serial ports (virtio) is counted on from the last of them. The
+    ``<console>`` that mirrors a serial port is none by itself.
 
-    :raises InvalidGuestXML: not a domain, or numbers that are none
+    :raises InvalidGuestXML: not the XML of a domain
     """
-    devices = elements(parse_document(domain_xml))
-    return tuple(sorted((from_element(e) for e in devices), key=_port_number))
+    found = read_elements(parse_document(domain_xml))
+    return tuple(sorted((device for _, device in found),
+                        key=lambda device: device.number))
 
 
-def elements(domain: etree._Element) -> list[etree._Element]:
-    """The XML elements of the guest's serial ports (see :func:`parse`)."""
-    return list(domain.findall('./devices/serial')
-                or domain.findall('./devices/console'))
+def read_elements(domain: etree._Element
+                  ) -> list[tuple[etree._Element, CharDevice]]:
+    """The XML elements of a guest's devices, and what they say.
+
+    They are those of :func:`parse`, in the order of the document; no two have
+    one number.
+    """
+    serials = domain.findall('./devices/serial')
+    consoles = domain.findall('./devices/console')
+    if not serials:
+        return _numbered(consoles)
+    found = _numbered(serials)
+    following = 1 + max(device.number for _, device in found)
+    beside = [console for console in consoles
+              if console.find("target[@type='serial']") is None]
+    return found + [
+        (console, replace(from_element(console), number=number))
+        for number, console in enumerate(beside, following)]
 
 
-def _port_number(device: CharDevice) -> int:
-    if device.target is None or device.target.port is None:
-        return 0
-    return device.target.port
+def _numbered(elements: Iterable[etree._Element]
+              ) -> list[tuple[etree._Element, CharDevice]]:
+    """With the numbers of their targets; without one, the next that is free.
+    """
+    used: set[int] = set()
+    found = []
+    for element in elements:
+        device = from_element(element)
+        number = None if device.target is None else device.target.port
+        if number is None or number in used:
+            number = max(used, default=-1) + 1
+        used.add(number)
+        found.append((element, replace(device, number=number)))
+    return found
 
 
 def log_names(devices: Iterable[CharDevice]) -> list[str]:

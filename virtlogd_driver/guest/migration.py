@@ -15,9 +15,8 @@ from virtlogd_driver.guest.char_device import (
     CharDevice,
     Log,
     Source,
-    elements,
-    from_element,
     parse_document,
+    read_elements,
 )
 
 
@@ -50,6 +49,9 @@ def for_destination(domain_xml: str, destination: Destination,
     not capable  off      others   file
     ============ ======== ======== =====================================
 
+    What no host of this driver's gives a guest stays what it is, but for its
+    log: a ``<console>`` beside serial ports, and a port that connects out.
+
     Every log and every file gets a new name on the destination
     (``next_log``), so that two hosts never write one file. With ``upgrade``
     a guest that had no log, or no TCP port, gets on a capable host what it
@@ -64,34 +66,41 @@ def for_destination(domain_xml: str, destination: Destination,
     :raises InvalidGuestXML: not the XML of a domain
     """
     domain = parse_document(domain_xml)
-    for number, element in enumerate(elements(domain)):
-        here = from_element(element)
-        port = _port(element)
-        if port is None:
-            port = number
-        there = _there(here, port, destination,
-                       next_log(port, here.log_file), upgrade)
-        _rewrite(element, there)
+    found = sorted(read_elements(domain), key=lambda one: one[1].number)
+    kind = found[0][1].tag if found else None
+    for index, (element, here) in enumerate(found):
+        log_file = next_log(here.number, here.log_file)
+        there = _there(here, index, destination, log_file, upgrade) if (
+            here.tag == kind and not _connects(here)) else _kept(
+                here, destination, log_file)
+        _rewrite(element, here, there)
         # libvirt shows the first serial port as a console as well, and nova
         # looks at that for addresses.
-        for console in domain.iterfind(
-                "./devices/console/target[@type='serial']/.."):
-            if here.tag == 'serial' and _port(console) == port:
-                _rewrite(console, there)
+        if element is domain.find('./devices/serial'):
+            for console in domain.iterfind(
+                    "./devices/console/target[@type='serial']/.."):
+                _rewrite(console, None, there)
     return str(etree.tostring(domain, encoding='unicode'))
 
 
-def _port(element: etree._Element) -> int | None:
-    target = from_element(element).target
-    return None if target is None else target.port
+def _connects(device: CharDevice) -> bool:
+    return device.source is not None and device.source.mode == 'connect'
 
 
-def _there(here: CharDevice, port: int, destination: Destination,
+def _kept(here: CharDevice, destination: Destination,
+          log_file: str) -> CharDevice:
+    if here.type == 'file':
+        return replace(here, source=Source(path=log_file, append=True))
+    return replace(here, log=Log(log_file) if here.log is not None
+                   and destination.capable else None)
+
+
+def _there(here: CharDevice, index: int, destination: Destination,
            log_file: str, upgrade: bool) -> CharDevice:
     listen = None
-    if destination.address is not None and port < len(destination.tcp_ports):
+    if destination.address is not None and index < len(destination.tcp_ports):
         listen = Source(mode='bind', host=destination.address,
-                        service=destination.tcp_ports[port])
+                        service=destination.tcp_ports[index])
     log = Log(log_file)
     if not destination.capable:
         if listen is not None and here.type != 'file':
@@ -112,13 +121,22 @@ def _there(here: CharDevice, port: int, destination: Destination,
     return replace(here, log=kept)
 
 
-def _rewrite(element: etree._Element, device: CharDevice) -> None:
-    """Give an element another backend; address, alias and model stay."""
+def _rewrite(element: etree._Element, before: CharDevice | None,
+             device: CharDevice) -> None:
+    """Give an element another backend; address, alias and model stay.
+
+    :param before: what the element says; None: it does not matter
+    """
+    changed = ['log']
+    if before is None or (before.type, before.source) != (
+            device.type, device.source):
+        changed += ['source', 'protocol']
+    # Else there may be more in them than is understood.
     element.set('type', device.type)
-    for name in ('source', 'protocol', 'log'):
+    for name in changed:
         for old in element.findall(name):
             element.remove(old)
-    backend = [child for child in device.to_element()
-               if child.tag != 'target']
-    for position, child in enumerate(backend):
-        element.insert(position, child)
+    position = len(element.findall('source') + element.findall('protocol'))
+    backend = [child for child in device.to_element() if child.tag in changed]
+    for offset, child in enumerate(backend):
+        element.insert(position + offset, child)

@@ -42,10 +42,10 @@ def ports_of(guest: hypervisor.Guest) -> list[Port]:
 
     :raises InvalidGuestXML: its XML cannot be understood
     """
-    return [Port(guest.uuid, guest.name, number, device.log_file,
+    return [Port(guest.uuid, guest.name, device.number, device.log_file,
                  None if device.address is None
                  else numeric(*device.address), _pty(device))
-            for number, device in enumerate(char_device.parse(guest.xml))]
+            for device in char_device.parse(guest.xml)]
 
 
 def _pty(device: char_device.CharDevice) -> str | None:

@@ -144,3 +144,29 @@ def test_a_guest_without_serial_is_left_alone() -> None:
 def test_malformed() -> None:
     with pytest.raises(exception.InvalidGuestXML):
         migration.for_destination('<domain', ON, _next)
+
+
+def test_the_only_port_is_the_guests_second_one() -> None:
+    """Its number names the log; its place chooses the TCP port."""
+    xml = fake_libvirt.domain_xml(fake_libvirt.serial(1, log='/i/l'))
+    (device,) = char_device.parse(migration.for_destination(xml, ON, _next))
+    assert (device.number, device.address, device.log_file) == (
+        1, ('192.0.2.2', 20000), '/i/next-1')
+
+
+def test_what_this_driver_gives_nobody_stays_but_for_its_log() -> None:
+    xml = fake_libvirt.domain_xml(
+        f"<serial type='tcp'>{TCP}{LOG}<target port='0'/></serial>"
+        "<serial type='tcp'><source mode='connect' host='h' service='1'>"
+        "<reconnect enabled='yes'/></source><protocol type='telnet'/>"
+        "<log file='/i/a'/><target port='1'/></serial>"
+        "<console type='unix'><source mode='bind' path='/s'/>"
+        "<log file='/i/b'/><target type='virtio' port='1'/></console>")
+    moved = migration.for_destination(
+        xml, migration.Destination(True, '::1', (20000, 20001)), _next, True)
+    first, second, console = char_device.parse(moved)
+    assert first.address == ('::1', 20000)
+    assert (second.type, second.log_file) == ('tcp', '/i/next-1')
+    assert "<reconnect enabled=\"yes\"/>" in moved
+    assert 'telnet' in moved
+    assert (console.socket_path, console.log_file) == ('/s', '/i/next-2')
