@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The TCP ports that guests' serial ports listen on."""
 
+import ipaddress
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +25,7 @@ class PortRange:
 
         :raises InvalidOption: malformed, upside down, or not TCP ports
         """
-        match = re.fullmatch(r'(\d+):(\d+)', text)
+        match = re.fullmatch('([0-9]{1,5}):([0-9]{1,5})', text)
         first, last = map(int, match.groups()) if match else (0, 0)
         if not 0 < first <= last <= 65535:
             raise exception.InvalidOption(
@@ -42,6 +43,35 @@ class PortRange:
         return self.last - self.first + 1
 
 
+_IP = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _ip(host: str) -> _IP | None:
+    """The address that is written so; None: it is a name."""
+    try:
+        address = ipaddress.ip_address(host.partition('%')[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        return address.ipv4_mapped
+    return address
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether what listens on one address is in the way on the other.
+
+    Whatever their spelling: ``::ffff:192.0.2.1`` is 192.0.2.1. On any address
+    is in the way of each: ``0.0.0.0`` of IPv4, ``::`` of both, as QEMU has it
+    take IPv4 as well. A name may be any address, now or when it is looked up
+    again.
+    """
+    first, second = _ip(one), _ip(other)
+    if first is None or second is None or first == second:
+        return True
+    return any(a.is_unspecified and a.version >= b.version
+               for a, b in ((first, second), (second, first)))
+
+
 class PortPool:
     """Which guest holds which port.
 
@@ -49,6 +79,9 @@ class PortPool:
     however often it starts and stops in between: an XML that libvirt keeps
     never names a port that another guest was given. Ports belong to their
     owner, so a release can be repeated and never frees another guest's.
+
+    No two guests hold one port on addresses that overlap. What is given can
+    be listened on, or is listened on by the guest itself.
 
     Safe to use from many threads.
     """
@@ -61,27 +94,31 @@ class PortPool:
         """
         self._range = ports
         self._is_free = is_free
-        self._owner: dict[tuple[str, int], str] = {}
+        # Guests of an older nova may share one.
+        self._holders: dict[tuple[str, int], set[str]] = {}
         self._lock = threading.Lock()
 
     def adopt(self, owner: str, addresses: Iterable[tuple[str, int]]) -> None:
         """Note what a guest holds already, as found in its XML."""
         with self._lock:
             for address in addresses:
-                self._owner.setdefault(address, owner)
+                self._holders.setdefault(address, set()).add(owner)
 
-    def acquire(self, owner: str, host: str, count: int) -> tuple[int, ...]:
+    def acquire(self, owner: str, host: str, count: int,
+                running: bool = False) -> tuple[int, ...]:
         """Give a guest that many ports; those it holds already come first.
 
         Either all are given or none.
 
+        :param running: the guest runs, so that ports which it holds may be
+            in use by itself; in use otherwise, they are somebody else's
         :raises PortRangeExhausted: fewer are left
         :raises InvalidAddress: ``host`` cannot be bound to
         """
         with self._lock:
-            found = self._find(owner, host, count)
+            found = self._find(owner, host, count, running)
             for port in found:
-                self._owner[host, port] = owner
+                self._holders.setdefault((host, port), set()).add(owner)
             return found
 
     def check(self, owner: str, host: str, count: int) -> None:
@@ -91,38 +128,48 @@ class PortPool:
         :raises InvalidAddress: ``host`` cannot be bound to
         """
         with self._lock:
-            self._find(owner, host, count)
+            self._find(owner, host, count, False)
 
-    def _find(self, owner: str, host: str, count: int) -> tuple[int, ...]:
-        held = sorted(port for (at, port), who in self._owner.items()
-                      if who == owner and at == host
-                      and port in self._range)[:count]
-        new: list[int] = []
-        for port in self._range:
-            if len(held) + len(new) == count:
-                break
-            if (host, port) not in self._owner and self._is_free(host, port):
-                new.append(port)
-        if len(held) + len(new) < count:
-            raise exception.PortRangeExhausted(
-                f'No {count} free TCP ports for a guest on {host} in '
-                f'{OPTION} = {self._range.first}:{self._range.last} '
-                f'({self._held_on(host)} of {len(self._range)} are held '
-                f'by guests): widen the range.')
-        return tuple(held + new)
-
-    def _held_on(self, host: str) -> int:
-        return sum(at == host and port in self._range
-                   for at, port in self._owner)
+    def _find(self, owner: str, host: str, count: int,
+              running: bool) -> tuple[int, ...]:
+        mine, others = set(), set()
+        for (at, port), owners in self._holders.items():
+            if port in self._range and overlap(at, host):
+                if owner in owners:
+                    mine.add(port)
+                if owners - {owner}:
+                    others.add(port)
+        found: list[int] = []
+        for port in (*sorted(mine), *self._range):
+            if len(found) == count:
+                return tuple(found)
+            if port in found or port in others:
+                continue
+            if (running and port in mine) or self._is_free(host, port):
+                found.append(port)
+        if len(found) == count:
+            return tuple(found)
+        raise exception.PortRangeExhausted(
+            f'No {count} free TCP ports for a guest on {host} in '
+            f'{OPTION} = {self._range.first}:{self._range.last} '
+            f'({len(mine | others)} of {len(self._range)} are held by '
+            f'guests, others may be in use): widen the range.')
 
     def release(self, owner: str) -> None:
         """Take back all that a guest holds. Harmless when it holds none."""
         with self._lock:
-            for address in [a for a, who in self._owner.items()
-                            if who == owner]:
-                del self._owner[address]
+            for address, owners in list(self._holders.items()):
+                owners.discard(owner)
+                if not owners:
+                    del self._holders[address]
+
+    def owners(self) -> set[str]:
+        """The guests that hold ports."""
+        with self._lock:
+            return set().union(*self._holders.values())
 
     def held(self) -> dict[tuple[str, int], str]:
-        """Every port that is held, and by whom."""
+        """Every port that is held, and by whom: one of them, of several."""
         with self._lock:
-            return dict(self._owner)
+            return {address: min(owners)
+                    for address, owners in self._holders.items()}

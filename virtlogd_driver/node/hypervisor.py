@@ -9,6 +9,7 @@ import errno
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import libvirt
 
@@ -212,28 +213,53 @@ def booted_xml(connection: libvirt.virConnect, uuid: str) -> str | None:
 def is_free(address: str, port: int) -> bool:
     """Whether a TCP port can be listened on; port 0 asks for the address.
 
-    The socket allows reuse, as QEMU's does: a connection that lingers in
-    TIME-WAIT does not make a port busy.
+    As QEMU listens: where a name has several addresses on each of them that
+    this host has; on ``::`` for IPv4 as well; with reuse, so that a
+    connection that lingers in TIME-WAIT does not make a port busy.
 
     :raises InvalidAddress: the address does not resolve, or is not ours
     """
     try:
-        family, kind, protocol, _, sockaddr = socket.getaddrinfo(
-            address, port, type=socket.SOCK_STREAM)[0]
-    except socket.gaierror as e:
+        found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM,
+                                   flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as e:
         raise exception.InvalidAddress(
             f'[serial_console] proxyclient_address = {address!r} does not '
-            f'resolve ({e.strerror}): set it to an address of this '
-            f'host.') from e
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(sockaddr)
-        except OSError as e:
-            if e.errno == errno.EADDRINUSE:
-                return False
-            raise exception.InvalidAddress(
-                f'[serial_console] proxyclient_address = {address!r} cannot '
-                f'be listened on ({e.strerror}): set it to an address of '
-                f'this host.') from e
+            f'resolve ({getattr(e, "strerror", None) or e}): set it to an '
+            'address of this host.') from e
+    refused = [error for family, kind, protocol, _, sockaddr in found
+               if (error := _bind_error(family, kind, protocol, sockaddr))]
+    if any(error.errno == errno.EADDRINUSE for error in refused):
+        return False
+    if len(refused) == len(found):
+        raise exception.InvalidAddress(
+            f'[serial_console] proxyclient_address = {address!r} cannot '
+            f'be listened on ({refused[0].strerror}): set it to an address '
+            'of this host, or wait until it has this one.') from refused[0]
     return True
+
+
+def _bind_error(family: int, kind: int, protocol: int,
+                sockaddr: Any) -> OSError | None:
+    """Why an address and port cannot be bound; None: they can."""
+    try:
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            probe.bind(sockaddr)
+    except OSError as e:
+        return e
+    return None
+
+
+def runs(connection: libvirt.virConnect, uuid: str) -> bool:
+    """Whether a guest runs; one that is gone does not.
+
+    :raises HostError: libvirt does not answer
+    """
+    try:
+        with translated():
+            return bool(connection.lookupByUUIDString(uuid).isActive())
+    except exception.GuestNotFound:
+        return False

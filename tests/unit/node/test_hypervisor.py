@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import socket
+from typing import Any
 
 import libvirt
 import pytest
@@ -104,12 +105,56 @@ def test_a_lingering_connection_does_not_make_a_port_busy() -> None:
 
 @pytest.mark.parametrize(('address', 'why'), [
     ('no-such-host.invalid', 'does not resolve'),
+    ('a' * 70, 'does not resolve'),
     ('192.0.2.1', 'cannot be listened on')])
 def test_an_address_that_is_not_ours(address, why) -> None:
     with pytest.raises(exception.InvalidAddress) as raised:
         hypervisor.is_free(address, 0)
     assert why in str(raised.value)
     assert '[serial_console] proxyclient_address' in str(raised.value)
+
+
+@pytest.mark.parametrize(('busy', 'asked'), [
+    ('127.0.0.1', '0.0.0.0'),  # noqa: S104
+    ('127.0.0.1', '::'),
+    ('127.0.0.1', '::ffff:127.0.0.1'),
+    ('0.0.0.0', '127.0.0.1'),  # noqa: S104
+    ('::1', '::'),
+])
+def test_a_port_that_is_in_use_under_another_spelling(
+        busy: str, asked: str) -> None:
+    family = socket.AF_INET6 if ':' in busy else socket.AF_INET
+    with socket.create_server((busy, 0), family=family) as listener:
+        port = listener.getsockname()[1]
+        assert not hypervisor.is_free(asked, port)
+
+
+@pytest.mark.parametrize(('also', 'free'), [
+    ('127.0.0.1', False), ('192.0.2.1', True)])
+def test_a_name_with_several_addresses(
+        monkeypatch: pytest.MonkeyPatch, also: str, free: bool) -> None:
+    """QEMU listens on each; one that this host lacks is in nobody's way."""
+    resolve = socket.getaddrinfo
+
+    def both(host: str, *arguments: Any, **options: Any) -> Any:
+        return [*resolve('127.0.0.2', *arguments, **options),
+                *resolve(also, *arguments, **options)]
+
+    monkeypatch.setattr(socket, 'getaddrinfo', both)
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        port = listener.getsockname()[1]
+        assert hypervisor.is_free('node1', port) is free
+
+
+def test_whether_a_guest_runs() -> None:
+    with fake_libvirt.FakeLibvirt(fake_libvirt.domain_xml()) as fake:
+        domain = fake.connection.lookupByName('guest')
+        uuid = domain.UUIDString()
+        assert hypervisor.runs(fake.connection, uuid)
+        domain.destroy()
+        assert not hypervisor.runs(fake.connection, uuid)
+        domain.undefine()
+        assert not hypervisor.runs(fake.connection, uuid)
 
 
 def test_guests_that_run() -> None:
