@@ -34,11 +34,6 @@ Defaults:{NAME} !requiretty
 Defaults:{NAME} secure_path = "{_BIN}:/usr/sbin:/usr/bin:/sbin:/bin"
 {NAME} ALL = (root) NOPASSWD: {_BIN}/nova-rootwrap /etc/nova/rootwrap.conf *
 """
-#: What nova.conf says of each helper: doc/source/operator/privileges.rst.
-HELPER = ('sudo nova-rootwrap /etc/nova/rootwrap.conf privsep-helper '
-          '--config-file /etc/nova/nova.conf')
-_GROUPS = ('virtlogd_privileged', 'virtlogd_privileged_daemon',
-           'virtlogd_privileged_viewer')
 
 
 class NovaUser(fixtures.Fixture):
@@ -47,7 +42,7 @@ class NovaUser(fixtures.Fixture):
     :ivar etc: its /etc, to be changed.
     :ivar uid: its number.
 
-    :param conf: nova.conf, but for what starts the helpers.
+    :param conf: nova.conf. It need not say how the helpers are started.
     :param visible: directories that it is to see whatever is above them.
     """
 
@@ -86,8 +81,7 @@ class NovaUser(fixtures.Fixture):
         filters.mkdir(parents=True)
         shutil.copy(_ROOT / _FILTERS, filters)
         (self.etc / 'nova' / 'rootwrap.conf').write_text(_ROOTWRAP_CONF)
-        (self.etc / 'nova' / 'nova.conf').write_text(self._conf + ''.join(
-            f'[{group}]\nhelper_command = {HELPER}\n' for group in _GROUPS))
+        (self.etc / 'nova' / 'nova.conf').write_text(self._conf)
         self.sudoers = self.etc / 'sudoers.d' / NAME
         self.sudoers.write_text(_SUDOERS)
         self.sudoers.chmod(0o440)

@@ -43,12 +43,12 @@ def _results(host: Host, config: cfg.ConfigOpts
     from virtlogd_driver.cmd import status
     from virtlogd_driver.node import checks
     from virtlogd_driver.node.survey import survey
-    for group, opts in status.NOVA_OPTS.items():
-        config.register_opts(opts, group=group)
     with_nova = bool(config.compute_driver)
-    if not with_nova:
+    if with_nova:
+        host.init_helpers()
+    else:
         host.ask_directly()
-    found = survey(status.options(config), host.connect)
+    found = survey(status.options(config), host.connect, with_nova)
     for name, function in checks.CHECKS:
         if with_nova or name not in _OF_NOVA:
             result = function(found)

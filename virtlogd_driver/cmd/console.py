@@ -6,6 +6,7 @@ connection and group ``[virtlogd]`` are heeded.
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,10 +15,11 @@ from typing import Any
 
 from oslo_config import cfg
 
-from virtlogd_driver import conf, exception
+from virtlogd_driver import exception
 from virtlogd_driver.cmd import (
     attach,
     check,
+    configuration,
     export,
     follow,
     interactive,
@@ -29,9 +31,6 @@ from virtlogd_driver.cmd.host import Host
 
 #: As shells say that a program was ended by these signals.
 _INTERRUPTED, _BROKEN_PIPE = 130, 141
-
-#: nova's own option, as nova defines it.
-_CONNECTION_URI = cfg.StrOpt('connection_uri', default='')
 
 _DESCRIPTION = """\
 Consoles of this host's guests: the log of what they write on their serial
@@ -190,11 +189,10 @@ def _options(arguments: Sequence[str]) -> cfg.ConfigOpts:
         cfg.SubCommandOpt('command', title='commands',
                           handler=_add_commands),
     ])
-    config.register_opt(_CONNECTION_URI, group='libvirt')
-    conf.register_opts(config)
-    config(arguments, project='nova', prog='virtlogd-console',
-           description=_DESCRIPTION, epilog=_EPILOG,
-           version=metadata.version('virtlogd-driver'))
+    configuration.read(
+        config, arguments, prog='virtlogd-console',
+        description=_DESCRIPTION, epilog=_EPILOG,
+        version=metadata.version('virtlogd-driver'))
     return config
 
 
@@ -203,11 +201,14 @@ def _host(config: cfg.ConfigOpts) -> Host:
         uri=(config.connect or os.environ.get('LIBVIRT_DEFAULT_URI')
              or config.libvirt.connection_uri or 'qemu:///system'),
         virtlogd_socket=config.virtlogd.virtlogd_socket,
-        timeout=config.virtlogd.health_timeout)
+        timeout=config.virtlogd.health_timeout,
+        root_helper=configuration.root_helper(config))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
+    # What the privileged helpers say is in the errors.
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         config = _options(sys.argv[1:] if arguments is None else arguments)
         command = config.command

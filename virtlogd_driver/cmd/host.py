@@ -9,7 +9,6 @@ import contextlib
 import functools
 import os
 import signal
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,16 +90,19 @@ def _is_open(device: CharDevice) -> bool:
 class Host:
     """One host, by its libvirt and its virtlogd."""
 
-    def __init__(self, uri: str, virtlogd_socket: str,
-                 timeout: float) -> None:
+    def __init__(self, uri: str, virtlogd_socket: str, timeout: float,
+                 root_helper: Sequence[str] = ()) -> None:
         """
         :param uri: of libvirt
         :param virtlogd_socket: virtlogd's socket
         :param timeout: seconds for virtlogd to answer
+        :param root_helper: what privileged helpers are started with; empty:
+            oslo.privsep's own default
         """
         self._uri = uri
         self.virtlogd_socket = virtlogd_socket
         self.timeout = timeout
+        self._root_helper = list(root_helper)
 
     def connect(self) -> Any:
         """A new libvirt connection.
@@ -132,7 +134,7 @@ class Host:
     def read_tail(self, path: str, limit: int) -> LogRead:
         """:raises LogError: see :func:`log.read_tail`"""
         if not _is_root():
-            read: LogRead = _reader().read_tail(path, limit)
+            read: LogRead = self._reader().read_tail(path, limit)
             return read
         directory_path, name = os.path.split(path)
         with open_directory(directory_path) as directory:
@@ -142,7 +144,7 @@ class Host:
                   limit: int) -> LogSince:
         """:raises LogError: see :func:`log.read_from`"""
         if not _is_root():
-            since: LogSince = _reader().read_from(path, position, limit)
+            since: LogSince = self._reader().read_from(path, position, limit)
             return since
         directory_path, name = os.path.split(path)
         with open_directory(directory_path) as directory:
@@ -150,7 +152,7 @@ class Host:
 
     def ask_directly(self) -> None:
         """Ask virtlogd without a privileged helper, where that can be."""
-        _health()
+        self._health()
 
     def virtlogd(self) -> tuple[str, str]:
         """What virtlogd does with a call.
@@ -194,15 +196,33 @@ class Host:
 
         :raises VirtlogdDriverError: it cannot be done
         """
-        _health()
-        with _quiet():
-            from virtlogd_driver.node import watch
+        self._health()
+        from virtlogd_driver.node import watch
         return watch.reattach_log(self.connection, port,
                                   self.virtlogd_socket, self.timeout)
 
+    # What goes through a privileged helper is imported where it is needed:
+    # oslo.privsep takes half a second.
+
+    def _reader(self) -> Any:
+        self.init_helpers()
+        from virtlogd_driver.console_log import reader
+        return reader
+
+    def _health(self) -> Any:
+        self.init_helpers()
+        from virtlogd_driver.virtlogd import health, privileged
+        privileged.virtlogd_context.set_client_mode(not _is_root())
+        return health
+
+    def init_helpers(self) -> None:
+        """Have privileged helpers started as nova-compute starts them."""
+        from oslo_privsep import priv_context
+        priv_context.init(root_helper=self._root_helper)
+
     def _ask(self, logs: Sequence[tuple[str, str | None]]
              ) -> tuple[str, str, Sequence[str]]:
-        health = _health()
+        health = self._health()
         answer: tuple[str, str, Sequence[str]] = health.ask(
             self.virtlogd_socket, list(logs), self.timeout)
         return answer
@@ -221,23 +241,3 @@ def _interruptible() -> Iterator[None]:
 
 def _is_root() -> bool:
     return os.geteuid() == 0
-
-
-# What goes through a privileged helper is imported where it is needed:
-# oslo.privsep takes half a second, and warns of eventlet.
-
-def _reader() -> Any:
-    with _quiet():
-        from virtlogd_driver.console_log import reader
-    return reader
-
-
-def _health() -> Any:
-    with _quiet():
-        from virtlogd_driver.virtlogd import health, privileged
-    privileged.virtlogd_context.set_client_mode(not _is_root())
-    return health
-
-
-def _quiet() -> contextlib.AbstractContextManager[object]:
-    return warnings.catch_warnings(action='ignore')

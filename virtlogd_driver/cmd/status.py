@@ -6,45 +6,20 @@ an error of the command itself.
 """
 
 import functools
-import importlib.util
 import logging
-import os
 import sys
 from typing import Any
 
 from oslo_config import cfg
+from oslo_privsep import priv_context
 from oslo_upgradecheck import upgradecheck
 
-from virtlogd_driver import conf
+from virtlogd_driver.cmd import configuration
 from virtlogd_driver.node import checks, hypervisor
 from virtlogd_driver.node.survey import Options, survey
 
-
-def _beside_nova() -> str:
-    """nova's default of state_path, which no package leaves as it is."""
-    spec = importlib.util.find_spec('nova')
-    if spec is None or not spec.origin:
-        return '/var/lib/nova'
-    return os.path.dirname(os.path.dirname(spec.origin))
-
-
-#: nova's own options that are needed here, as nova defines them: this command
-#: works where nova does not, to say why.
-NOVA_OPTS: dict[str | None, list[cfg.Opt]] = {
-    None: [
-        cfg.StrOpt('compute_driver'),
-        cfg.StrOpt('state_path', default=_beside_nova()),
-        cfg.StrOpt('instances_path', default='$state_path/instances'),
-    ],
-    'libvirt': [
-        cfg.StrOpt('connection_uri', default=''),
-    ],
-    'serial_console': [
-        cfg.BoolOpt('enabled', default=False),
-        cfg.StrOpt('port_range', default='10000:20000'),
-        cfg.StrOpt('proxyclient_address', default='127.0.0.1'),
-    ],
-}
+#: Of the command itself, as nova-status has it.
+_ERROR = 255
 
 
 def _result(commands: 'StatusCommands',
@@ -88,10 +63,6 @@ def options(config: cfg.ConfigOpts) -> Options:
 
 
 def _register(config: cfg.ConfigOpts) -> None:
-    for group, opts in NOVA_OPTS.items():
-        config.register_opts(opts, group=group)
-    conf.register_opts(config)
-
     def add_parsers(subparsers: Any) -> None:
         parser = subparsers.add_parser(
             'check', help='look at this compute node; exit status 0, 1 '
@@ -107,12 +78,18 @@ def _register(config: cfg.ConfigOpts) -> None:
 
 def main() -> int:
     """Entry point."""
-    # What the privileged helpers say on standard error is in the results.
+    # What the privileged helpers say is in the results.
     logging.getLogger().addHandler(logging.NullHandler())
     # They read the same configuration.
     config = cfg.CONF
     _register(config)
-    config(sys.argv[1:], project='nova', prog='virtlogd-driver-status')
+    try:
+        configuration.read(config, sys.argv[1:],
+                           prog='virtlogd-driver-status')
+    except cfg.Error as error:
+        print(f'virtlogd-driver-status: {error}', file=sys.stderr)
+        return _ERROR
+    priv_context.init(root_helper=configuration.root_helper(config))
     upgradecheck.CONF = config
     return int(upgradecheck.run(config))
 

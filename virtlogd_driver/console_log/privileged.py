@@ -18,14 +18,14 @@ import os
 import sys
 
 from oslo_config import cfg
-from oslo_privsep import capabilities, priv_context
+from oslo_privsep import capabilities
 
-from virtlogd_driver import conf, exception
+from virtlogd_driver import conf, exception, helper
 from virtlogd_driver.console_log import log, mailbox
 from virtlogd_driver.console_log.directory import Directory, open_below
 from virtlogd_driver.console_log.generation import parse
 
-context = priv_context.PrivContext(
+context = helper.Context(
     'virtlogd_driver',
     cfg_section='virtlogd_privileged',
     pypath=f'{__name__}.context',

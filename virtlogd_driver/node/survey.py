@@ -54,10 +54,13 @@ class Options:
     metrics_file: str | None
 
 
-def survey(options: Options, connect: Callable[[], Any]) -> Survey:
+def survey(options: Options, connect: Callable[[], Any],
+           with_nova: bool = True) -> Survey:
     """All that is to be known of this host.
 
     :param connect: opens a libvirt connection; HostError where it cannot
+    :param with_nova: look at nova-compute, and start its privileged helpers,
+        too
     """
     rotation = _rotation(options.virtlogd_conf)
     stdio_handler = settings.read_stdio_handler(options.qemu_conf)
@@ -72,10 +75,10 @@ def survey(options: Options, connect: Callable[[], Any]) -> Survey:
         list_viewers=viewer.viewers, listening=viewer.listening))
     return Survey(
         nova_version=_nova_version(),
-        load_error=_load_error(),
+        load_error=_load_error() if with_nova else '',
         compute_driver=options.compute_driver,
         as_root=os.geteuid() == 0,
-        helper_error=_helper_error(options, report),
+        helper_error=_helper_error(options, report) if with_nova else '',
         capability=_capability(report, connect, stdio_handler),
         stdio_handler=stdio_handler,
         rotation=rotation,

@@ -21,21 +21,21 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from oslo_config import cfg
-from oslo_privsep import capabilities, priv_context
+from oslo_privsep import capabilities
 
-from virtlogd_driver import conf, exception
+from virtlogd_driver import conf, exception, helper
 from virtlogd_driver.virtlogd import rpc, viewer
 from virtlogd_driver.virtlogd.port import Address, numeric
 
 #: Root without capabilities: connects to virtlogd, reads root's own files.
-virtlogd_context = priv_context.PrivContext(
+virtlogd_context = helper.Context(
     'virtlogd_driver',
     cfg_section='virtlogd_privileged_daemon',
     pypath=f'{__name__}.virtlogd_context',
     capabilities=[])
 
 #: Ends connections of viewers that stop a guest.
-viewer_context = priv_context.PrivContext(
+viewer_context = helper.Context(
     'virtlogd_driver',
     cfg_section='virtlogd_privileged_viewer',
     pypath=f'{__name__}.viewer_context',

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nova's configuration, as nova-compute reads it, for the commands.
+
+nova itself is not imported: the commands work where it does not, to say why,
+and it takes seconds.
+"""
+
+import importlib.util
+import itertools
+import os
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from oslo_config import cfg
+
+from virtlogd_driver import conf
+
+#: What may come after the command as well as before it.
+_ANYWHERE = ('--config-file', '--config-dir', '--connect')
+
+
+def _beside_nova() -> str:
+    """nova's default of state_path, which no package leaves as it is."""
+    spec = importlib.util.find_spec('nova')
+    if spec is None or not spec.origin:
+        return '/var/lib/nova'
+    return os.path.dirname(os.path.dirname(spec.origin))
+
+
+#: nova's own options that are needed here, as nova defines them.
+_NOVA: dict[str | None, list[cfg.Opt]] = {
+    None: [
+        cfg.StrOpt('compute_driver'),
+        cfg.StrOpt('state_path', default=_beside_nova()),
+        cfg.StrOpt('instances_path', default='$state_path/instances'),
+        cfg.StrOpt('rootwrap_config', default='/etc/nova/rootwrap.conf'),
+    ],
+    'libvirt': [
+        cfg.StrOpt('connection_uri', default=''),
+    ],
+    'serial_console': [
+        cfg.BoolOpt('enabled', default=False),
+        cfg.StrOpt('port_range', default='10000:20000'),
+        cfg.StrOpt('proxyclient_address', default='127.0.0.1'),
+    ],
+    'workarounds': [
+        cfg.BoolOpt('disable_rootwrap', default=False),
+    ],
+}
+
+
+def read(config: cfg.ConfigOpts, arguments: Sequence[str],
+         **about: Any) -> None:
+    """Read nova's files, those of nova-compute, and the command line.
+
+    :param config: with the options of the command line; the privileged
+        helpers are given the files that it has read
+    :param about: further arguments of ConfigOpts, such as the description
+    :raises cfg.Error: a file or a value cannot be read
+    """
+    for group, options in _NOVA.items():
+        config.register_opts(options, group=group)
+    conf.register_opts(config)
+    config(_options_first(arguments), project='nova',
+           default_config_files=cfg.find_config_files(
+               'nova', 'nova-compute'),
+           default_config_dirs=cfg.find_config_dirs('nova', 'nova-compute'),
+           **about)
+
+
+def _options_first(arguments: Sequence[str]) -> list[str]:
+    """oslo.config knows its options only before the command."""
+    first: list[str] = []
+    rest: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        if argument == '--':
+            rest += [argument, *left]
+        elif argument in _ANYWHERE:
+            first += [argument, *itertools.islice(left, 1)]
+        elif argument.partition('=')[0] in _ANYWHERE:
+            first.append(argument)
+        else:
+            rest.append(argument)
+    return first + rest
+
+
+def root_helper(config: cfg.ConfigOpts) -> list[str]:
+    """What nova-compute starts its helpers with (nova/utils.py).
+
+    Its sudo has no terminal to ask for a password at; nor has this one.
+    """
+    if config.workarounds.disable_rootwrap:
+        return ['sudo', '-n']
+    return ['sudo', '-n', *shlex.split(
+        f'nova-rootwrap {config.rootwrap_config}')]
