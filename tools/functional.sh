@@ -4,8 +4,8 @@
 #   tools/functional.sh [ARGUMENT of pytest...]     as root; PYTHON names it
 #
 # With COVERAGE set what is run is measured; with FILES, it is these. With
-# BESIDE set the file that takes longest runs beside the others, and is shown
-# after them.
+# BESIDE set the files that move guests between hosts run beside the others,
+# which takes both about as long, and are shown after them.
 #
 # Each file in namespaces and a process of its own: what nova's fixtures and
 # a host's namespaces leave in a process is in the way of other tests.
@@ -14,7 +14,7 @@ set -u
 cd "$(dirname "$0")/.."
 
 python=${PYTHON:-python}
-longest=tests/functional/test_migration.py
+moves='/test_\(live_migration.*\|cold_migration\|history_copy\)\.py$'
 
 # run FILE ARGUMENT...
 run() {
@@ -32,9 +32,10 @@ run() {
 files=${FILES-$(ls tests/functional/test_*.py)}
 beside=
 if [ -n "${BESIDE-}" ]; then
-    files=$(echo "$files" | grep -v "^$longest$")
+    moving=$(echo "$files" | grep "$moves")
+    files=$(echo "$files" | grep -v "$moves")
     shown=$(mktemp)
-    BESIDE='' FILES=$longest setsid tools/functional.sh "$@" \
+    BESIDE='' FILES=$moving setsid tools/functional.sh "$@" \
         >"$shown" 2>&1 &
     beside=$!
     trap 'kill -- "-$beside" 2>/dev/null; rm -f "$shown"' EXIT

@@ -6,13 +6,16 @@ from tests.lab import concurrency  # noqa: F401
 # isort: split
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fixtures
 import pytest
 
+from tests.functional.moving_server import UNCUT, WRITER, Make, Use
 from tests.lab import namespace
 from tests.lab.daemons import LibvirtHost
 from tests.lab.nova_node import NovaNode
+from tests.lab.two_hosts import TwoHosts
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,3 +53,14 @@ def nova(libvirt_host: LibvirtHost, tmp_path: Path) -> Iterator[NovaNode]:
     with NovaNode(libvirt_host, tmp_path / 'nova', options={
             ('serial_console', 'port_range'): '10000:10000'}) as node:
         yield node
+
+
+@pytest.fixture
+def make(use: Use, tmp_path: Path) -> Make:
+    """Makes a nova with two compute hosts, whose guests write on and on."""
+    def made(image: bytes = WRITER, **arguments: Any) -> TwoHosts:
+        options = {**UNCUT, **arguments.pop('options', {})}
+        nova: TwoHosts = use(TwoHosts(
+            tmp_path / 'lab', image=image, options=options, **arguments))
+        return nova
+    return made

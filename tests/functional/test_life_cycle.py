@@ -2,7 +2,8 @@
 """A server's life: what becomes of its log, its port and its boots.
 
 One test for each row of the table in doc/source/operator/life_cycle.rst;
-what moves a guest to another host is in test_migration.py.
+what moves a guest to another host is in test_live_migration.py and
+test_cold_migration.py.
 """
 
 import os

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the driver does when nova cleans a guest up."""
+
+import os
+import pathlib
+
+import pytest
+from nova import context as nova_context
+from nova import objects
+from nova.compute import task_states
+from nova.virt.libvirt import driver as libvirt_driver
+from nova.virt.libvirt import utils as libvirt_utils
+
+from tests.unit.compute.given import UUID
+from virtlogd_driver.virtlogd import privileged
+
+
+class TestCleanup:
+
+    @pytest.fixture
+    def cleanup(self, make_driver, instance, directory, monkeypatch):
+        """What of the guest is copied, and where to, when nova cleans up."""
+        copied = []
+
+        def copy(source, target, host, on_execute, on_completion, **_):
+            copied.append((
+                host, pathlib.Path(target), sorted(os.listdir(source))))
+        monkeypatch.setattr(libvirt_utils, 'copy_image', copy)
+        monkeypatch.setattr(libvirt_driver.LibvirtDriver, 'cleanup',
+                            lambda *_: None)
+        monkeypatch.setattr(
+            privileged, 'probe', lambda *_: (privileged.UP, '', ()))
+
+        def run(task_state, destroy_disks=True, cross_cell=False,
+                evacuations=0):
+            monkeypatch.setattr(
+                objects.MigrationList, 'get_by_filters',
+                lambda *_: [objects.Migration()] * evacuations)
+            monkeypatch.setattr(
+                objects.Migration, 'get_by_instance_and_status',
+                lambda *_: objects.Migration(
+                    source_compute='source', cross_cell_move=cross_cell))
+            instance.task_state = task_state
+            (directory / 'console.log').write_bytes(b'x')
+            made = make_driver()
+            made.cleanup(nova_context.get_admin_context(), instance, [], None,
+                         destroy_disks)
+            return [(host, target, len(files))
+                    for host, target, files in copied]
+        return run
+
+    @pytest.mark.parametrize('destroy_disks', [True, False],
+                             ids=['own disks', 'shared block storage'])
+    def test_a_revert_sends_it_back(self, cleanup, directory,
+                                    destroy_disks) -> None:
+        there = directory.with_name(f'{UUID}_resize')
+        assert cleanup(task_states.RESIZE_REVERTING, destroy_disks) == [
+            ('source', there, 2)]
+        # nova leaves the directory where the disks are elsewhere.
+        assert os.listdir(directory) == []
+
+    @pytest.mark.parametrize('destroy_disks', [True, False],
+                             ids=['own disks', 'shared storage'])
+    def test_to_another_cell_it_does_not(self, cleanup, directory,
+                                         destroy_disks) -> None:
+        """The directory there has kept its name: no other must be made.
+
+        Where it is shared it is this one, and its logs are in use.
+        """
+        assert cleanup(task_states.RESIZE_REVERTING, destroy_disks,
+                       cross_cell=True) == []
+        assert os.listdir(directory) == ['console.log']
+
+    def test_where_the_old_directory_is_here(self, cleanup,
+                                             directory) -> None:
+        directory.with_name(f'{UUID}_resize').mkdir()
+        assert cleanup(task_states.RESIZE_REVERTING) == []
+
+    def test_rebuilt(self, cleanup, directory) -> None:
+        assert cleanup(task_states.REBUILDING) == []
+        assert sorted(os.listdir(directory)) == ['console.g1.history']
+        assert not directory.with_name(f'{UUID}_console').exists()
+
+    def test_just_evacuated(self, cleanup, directory) -> None:
+        """The host was lost, and is back: its files are to go."""
+        assert cleanup(task_states.REBUILDING, evacuations=1) == []
+        assert os.listdir(directory) == ['console.log']
+
+    def test_deleted_after_a_rebuild_that_was_cut_off(
+            self, cleanup, directory) -> None:
+        directory.with_name(f'{UUID}_console').mkdir()
+        assert cleanup(task_states.DELETING) == []
+        assert not directory.with_name(f'{UUID}_console').exists()

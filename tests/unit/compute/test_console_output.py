@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The console log as nova is given it."""
+
+import os
+
+import libvirt
+import pytest
+from nova import exception as nova_exception
+from nova.virt import event as virtevent
+
+from tests.unit import fake_libvirt
+from tests.unit.compute.given import UUID, guest_xml, leave, libvirt_fails
+
+
+class TestConsoleOutput:
+
+    def _read(self, made, instance) -> bytes:
+        return made.get_console_output(None, instance)
+
+    def test_log_of_the_domain(self, make_driver, instance, directory,
+                               conf) -> None:
+        (directory / 'console.log').write_bytes(b'new\n')
+        (directory / 'console.log.0').write_bytes(b'old\xff\n')
+        conf.config(group='virtlogd', max_console_bytes=7)
+        made = make_driver(guest_xml(fake_libvirt.serial(
+            log=str(directory / 'console.log'))))
+        assert self._read(made, instance) == b'd\xff\nnew\n'[-7:]
+
+    def test_where_the_log_is_is_asked_once(
+            self, make_driver, instance, directory) -> None:
+        """And a libvirt that does not answer keeps nobody from reading."""
+        (directory / 'console.log').write_bytes(b'x')
+        made = make_driver(guest_xml(fake_libvirt.serial(
+            log=str(directory / 'console.log'))))
+        assert self._read(made, instance) == b'x'
+        made.connection.error = fake_libvirt.real_error(
+            libvirt.VIR_ERR_SYSTEM_ERROR)
+        assert self._read(made, instance) == b'x'
+
+    @pytest.mark.parametrize('happens', [
+        lambda made, instance: made.emit_event(virtevent.LifecycleEvent(
+            UUID, virtevent.EVENT_LIFECYCLE_STOPPED)),
+        lambda made, instance: made._undefine_domain(instance),
+        leave,
+    ], ids=['event', 'undefined', 'left'])
+    def test_after_a_change_it_is_asked_again(
+            self, make_driver, instance, directory, happens) -> None:
+        (directory / 'console.log').write_bytes(b'x')
+        (directory / 'console.g1.log').write_bytes(b'y')
+        domain_xml = guest_xml(fake_libvirt.serial(
+            log=str(directory / 'console.log')))
+        made = make_driver(domain_xml)
+        assert self._read(made, instance) == b'x'
+        happens(made, instance)
+        made.connection.defineXML(domain_xml.replace('console.log',
+                                                     'console.g1.log'))
+        made.connection.lookupByUUIDString(UUID).destroy()
+        assert self._read(made, instance) == b'y'
+
+    def test_a_log_that_is_gone_is_looked_for_again(
+            self, make_driver, instance, directory) -> None:
+        (directory / 'console.log').write_bytes(b'x')
+        made = make_driver(guest_xml(fake_libvirt.serial(
+            log=str(directory / 'console.log'))))
+        assert self._read(made, instance) == b'x'
+        domain = made.connection.lookupByUUIDString(UUID)
+        domain.destroy()
+        domain.undefine()
+        (directory / 'console.log').rename(directory / 'console.g1.log')
+        assert self._read(made, instance) == b''
+        assert self._read(made, instance) == b'x'
+
+    def test_stopped_guest(self, make_driver, instance, directory) -> None:
+        (directory / 'console.log').write_bytes(b'panic\n')
+        made = make_driver(guest_xml(fake_libvirt.serial(
+            log=str(directory / 'console.log'))))
+        made.connection.lookupByUUIDString(UUID).destroy()
+        assert self._read(made, instance) == b'panic\n'
+
+    def test_no_domain_but_a_log(self, make_driver, instance,
+                                 directory) -> None:
+        (directory / 'console.log').write_bytes(b'panic\n')
+        assert self._read(make_driver(), instance) == b'panic\n'
+
+    def test_domain_gone_between_two_calls(self, make_driver, instance,
+                                           directory) -> None:
+        (directory / 'console.log').write_bytes(b'panic\n')
+        made = make_driver(guest_xml(fake_libvirt.serial()))
+        guest = made._host.get_guest(instance)
+        guest.get_xml_desc = libvirt_fails(libvirt.VIR_ERR_NO_DOMAIN)
+        made._host.get_guest = lambda _: guest
+        assert self._read(made, instance) == b'panic\n'
+
+    def test_file_device(self, make_driver, instance, directory) -> None:
+        (directory / 'elsewhere').write_bytes(b'x\n')
+        made = make_driver(guest_xml(
+            f"<serial type='file'><source path='{directory}/elsewhere'/>"
+            "</serial>"))
+        assert self._read(made, instance) == b'x\n'
+
+    def test_a_pty_without_log_is_read_where_its_log_would_be(
+            self, make_driver, instance, directory) -> None:
+        """The pty itself is never read: that steals from its viewer."""
+        (directory / 'console.log').write_bytes(b'x\n')
+        made = make_driver(guest_xml("<serial type='pty'/>"))
+        assert self._read(made, instance) == b'x\n'
+
+    def test_nothing_written_yet(self, make_driver, instance,
+                                 directory) -> None:
+        made = make_driver(guest_xml(fake_libvirt.serial(
+            log=str(directory / 'console.log'))))
+        assert self._read(made, instance) == b''
+
+    @pytest.mark.parametrize('devices', [
+        '', fake_libvirt.serial(log=None)], ids=['no serial', 'no log'])
+    def test_no_log_at_all(self, make_driver, instance, devices) -> None:
+        with pytest.raises(nova_exception.ConsoleNotAvailable):
+            self._read(make_driver(guest_xml(devices)), instance)
+
+    def test_a_log_that_is_a_link_is_not_followed(
+            self, make_driver, instance, directory, caplog) -> None:
+        (directory / 'secret').write_bytes(b'secret')
+        os.symlink(directory / 'secret', directory / 'console.log')
+        made = make_driver(guest_xml(fake_libvirt.serial(
+            log=str(directory / 'console.log'))))
+        with pytest.raises(nova_exception.ConsoleNotAvailable) as raised:
+            self._read(made, instance)
+        assert str(directory) not in str(raised.value)
+        assert 'console.log' in caplog.text
+
+    def test_libvirt_is_down(self, make_driver, instance) -> None:
+        made = make_driver(guest_xml(fake_libvirt.serial()))
+        guest = made._host.get_guest(instance)
+        guest.get_xml_desc = libvirt_fails(libvirt.VIR_ERR_SYSTEM_ERROR)
+        made._host.get_guest = lambda _: guest
+        with pytest.raises(nova_exception.HypervisorUnavailable):
+            self._read(made, instance)
+
+    def test_malformed_xml(self, make_driver, instance) -> None:
+        made = make_driver(guest_xml(fake_libvirt.serial()))
+        guest = made._host.get_guest(instance)
+        guest.get_xml_desc = lambda: '<domain'
+        made._host.get_guest = lambda _: guest
+        with pytest.raises(nova_exception.InternalError,
+                           match='not well-formed'):
+            self._read(made, instance)

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver's start."""
+
+import os
+import time
+
+import fixtures
+import libvirt
+import pytest
+from nova import exception as nova_exception
+
+from tests.unit import fake_libvirt
+from tests.unit.compute.given import (
+    UUID,
+    guest_xml,
+    stage,
+)
+from virtlogd_driver.console_log import chain
+
+
+def test_a_nova_that_is_too_old(make_driver) -> None:
+    with fixtures.MonkeyPatch(
+            'nova.version.version_string', lambda: '30.3.0'), pytest.raises(
+            nova_exception.InternalError, match='too old for this'):
+        make_driver()
+
+
+class TestInitHost:
+
+    @pytest.fixture(autouse=True)
+    def nova_part(self):
+        """nova's own start-up is not what is tested here."""
+        with fixtures.MonkeyPatch(
+                'nova.virt.libvirt.driver.LibvirtDriver.init_host',
+                lambda *_: None):
+            yield
+
+    def test_ports_are_seeded_and_the_capability_is_said_once(
+            self, make_driver, caplog) -> None:
+        made = make_driver(guest_xml(fake_libvirt.serial(0, 10000)))
+        with caplog.at_level('INFO'):
+            made.init_host('host')
+            made._consoles.capability()
+        assert list(made._consoles.ports.held()) == [('127.0.0.1', 10000)]
+        assert caplog.text.count('Guest consoles:') == 1
+
+    def test_a_log_that_nova_itself_began_stays(
+            self, make_driver, directory) -> None:
+        """The host is upgraded under a guest that nova had rebooted."""
+        (directory / 'console.log').write_bytes(b'now')
+        stage(directory, b'then')
+        made = make_driver(guest_xml(fake_libvirt.serial(
+            log=str(directory / 'console.log'))))
+        made._adopt_guests()
+        assert (directory / 'console.log').read_bytes() == b'now'
+        assert (directory / 'console.history').read_bytes() == b'then'
+
+    def test_a_history_that_still_comes(self, make_driver, instance,
+                                        directory) -> None:
+        """nova-compute was restarted meanwhile."""
+        chain.begin(str(directory / 'console.g1.log'))
+        (directory / 'console.g1.log').write_bytes(b'now')
+        stage(directory, b'then')
+        (listed,) = (directory / 'console.moving').glob('console.staged.*')
+        listed.rename(directory / 'not come yet')
+        made = make_driver(guest_xml(fake_libvirt.serial(
+            log=str(directory / 'console.g1.log'))))
+        made._adopt_guests()
+        time.sleep(0.2)
+        assert not (directory / 'console.g1.history').exists()
+        (directory / 'not come yet').rename(listed)
+        assert made.get_console_output(None, instance) == b'thennow'
+        made.cleanup_host('host')
+
+    def test_a_history_that_never_left(self, make_driver, directory,
+                                       caplog) -> None:
+        """nova-compute was killed while it was copied."""
+        left = directory.with_name(f'{directory.name}_leaving.abc')
+        left.mkdir()
+        make_driver()._adopt_guests()
+        (said,) = caplog.messages
+        assert str(left) in said
+        assert left.exists()
+
+    def test_a_log_of_another_host_stays(self, make_driver, directory,
+                                         here) -> None:
+        """Evacuated while this host was lost, on shared storage."""
+        here.clear()
+        for name in ('console.g1.history', 'console.g1.log'):
+            (directory / name).write_bytes(b'elsewhere')
+        made = make_driver(guest_xml(fake_libvirt.serial(
+            log=str(directory / 'console.log'))))
+        made._adopt_guests()
+        assert sorted(os.listdir(directory)) == [
+            'console.g1.history', 'console.g1.log']
+
+    def test_what_a_rebuild_that_was_cut_off_has_set_aside(
+            self, make_driver, directory) -> None:
+        aside = directory.with_name(f'{UUID}_console')
+        aside.mkdir()
+        stage(aside, b'then')
+        made = make_driver(guest_xml(fake_libvirt.serial(
+            log=str(directory / 'console.g1.log'))))
+        made._adopt_guests()
+        assert (directory / 'console.g1.history').read_bytes() == b'then'
+        assert not aside.exists()
+
+    def test_decided_again_when_versions_change(self, make_driver,
+                                                caplog) -> None:
+        made = make_driver(libvirt_version=1_003_002)
+        made.init_host('host')
+        assert 'libvirt 1.3.2 is older than 1.3.3' in caplog.text
+        made.connection.libvirt_version = 9_000_000
+        assert made._consoles.capability().capable
+
+    def test_no_connection_is_not_too_old(self, make_driver,
+                                          instance) -> None:
+        made = make_driver()
+        made.connection.error = fake_libvirt.real_error(
+            libvirt.VIR_ERR_SYSTEM_ERROR)
+        with pytest.raises(nova_exception.HypervisorUnavailable,
+                           match='libvirtd'):
+            made.init_host('host')
+
+    @pytest.mark.parametrize('text', ['20000:10000', '0:1', '1:70000'])
+    def test_bad_port_range(self, make_driver, conf, text) -> None:
+        conf.config(group='serial_console', port_range=text)
+        with pytest.raises(nova_exception.InvalidConfiguration) as raised:
+            make_driver()
+        assert '[serial_console] port_range' in str(raised.value)
+        assert text in str(raised.value)
+
+    def test_bad_address(self, make_driver, conf) -> None:
+        conf.config(group='serial_console',
+                    proxyclient_address='no-such-host.invalid')
+        with pytest.raises(nova_exception.InvalidConfiguration,
+                           match=r'proxyclient_address.*no-such-host'):
+            make_driver().init_host('host')
