@@ -9,7 +9,7 @@ import contextlib
 import functools
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from virtlogd_driver import exception
 from virtlogd_driver.cmd import guest_name
 from virtlogd_driver.console_log import log
 from virtlogd_driver.console_log.directory import open_directory
-from virtlogd_driver.console_log.log import LogRead, LogSince, Position
+from virtlogd_driver.console_log.log import LogRead, LogSince, Passed, Position
 from virtlogd_driver.guest import char_device
 from virtlogd_driver.guest.char_device import CharDevice
 from virtlogd_driver.node import hypervisor
@@ -140,15 +140,17 @@ class Host:
         with open_directory(directory_path) as directory:
             return log.read_tail(directory, name, limit)
 
-    def read_from(self, path: str, position: Position | None,
-                  limit: int) -> LogSince:
+    def read_from(self, path: str, position: Position | None, limit: int,
+                  passed: Collection[Passed] | None = None) -> LogSince:
         """:raises LogError: see :func:`log.read_from`"""
         if not _is_root():
-            since: LogSince = self._reader().read_from(path, position, limit)
+            since: LogSince = self._reader().read_from(
+                path, position, limit, passed=passed)
             return since
         directory_path, name = os.path.split(path)
         with open_directory(directory_path) as directory:
-            return log.read_from(directory, name, position, limit)
+            return log.read_from(directory, name, position, limit,
+                                 passed=passed)
 
     def ask_directly(self) -> None:
         """Ask virtlogd without a privileged helper, where that can be."""

@@ -58,7 +58,7 @@ ROTATION_NS = 500_000_000
 class Segment:
     """One open file of a chain, as it was when it was opened."""
 
-    __slots__ = ('device', 'fd', 'first', 'inode', 'size')
+    __slots__ = ('device', 'fd', 'first', 'inode', 'mtime_ns', 'size')
 
     def __init__(self, fd: int, status: os.stat_result) -> None:
         self.fd = fd
@@ -66,6 +66,7 @@ class Segment:
         self.inode = status.st_ino
         #: Bytes.
         self.size = status.st_size
+        self.mtime_ns = status.st_mtime_ns
         #: Created by :func:`begin`.
         self.first = bool(status.st_mode & FIRST_OF_CHAIN)
 

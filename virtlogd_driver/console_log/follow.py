@@ -6,6 +6,10 @@ so nothing is read, and nearly nothing done, while guests are quiet. It does
 not tell what another host does on shared storage, and not everything may be
 watched; so files are compared with what they were as well, once a second, and
 more often where a log is not watched.
+
+Others move these files, too: logrotate renames or truncates them, an operator
+removes them. A file is therefore known by its inode, not by its name: what was
+read to its end is passed, and is not read again wherever it turns up.
 """
 
 import ctypes
@@ -13,15 +17,22 @@ import os
 import select
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Protocol
 
 from virtlogd_driver import exception
-from virtlogd_driver.console_log.log import LogSince, Position
+from virtlogd_driver.console_log.generation import MAX_BACKUPS, backup_name
+from virtlogd_driver.console_log.log import LogSince, Passed, Position
 
-#: Gives what the log with a path has from a position on, at most so many
-#: bytes (reader.read_from).
-Read = Callable[[str, Position | None, int], LogSince]
+
+class Read(Protocol):
+    """Gives what a log has from a position on: log.read_from."""
+
+    def __call__(self, path: str, position: Position | None, limit: int,
+                 passed: Collection[Passed], /) -> LogSince:
+        """At most ``limit`` bytes, none of them of files passed."""
+
 
 #: Bytes of one read.
 CHUNK = 1 << 18
@@ -36,7 +47,9 @@ GATHER = 0.003
 
 # sys/inotify.h
 _CLOEXEC, _NONBLOCK = 0o2000000, 0o4000
-_MODIFY, _CREATE, _MOVED_TO = 0x2, 0x100, 0x80
+_MODIFY, _CREATE, _DELETE = 0x2, 0x100, 0x200
+_MOVED_FROM, _MOVED_TO = 0x40, 0x80
+_NAMES = _CREATE | _DELETE | _MOVED_FROM | _MOVED_TO
 _ONLYDIR, _DONT_FOLLOW = 0x1000000, 0x2000000
 _OVERFLOW, _IGNORED = 0x4000, 0x8000
 _EVENT = struct.Struct('iIII')
@@ -90,8 +103,12 @@ class _Inotify:
 class _Log:
     path: str
     position: Position | None
-    #: inode and size when it was looked at last.
-    seen: tuple[int, int] | None = None
+    #: Files older than the one that the position is in.
+    passed: frozenset[Passed] = frozenset()
+    #: What was there when it was looked at last: see :func:`_look`.
+    seen: tuple[Passed, ...] | None = ()
+    #: The file with the live name is the one that is read.
+    live: bool = True
     file_watch: int | None = None
     directory_watch: int | None = None
 
@@ -156,10 +173,13 @@ class Follower:
         log = self._logs[path]
         self._ready.pop(path, None)
         try:
-            since = self._read(path, log.position, CHUNK)
+            since = self._read(path, log.position, CHUNK, log.passed)
         except exception.LogNotFound:
             return None
-        log.position = since.position
+        before, log.position = log.position, since.position
+        if (since.missed is None
+                or _file(before) != _file(log.position)):
+            _pass(log)
         if since.behind:
             self._ready[path] = None
         return since
@@ -168,7 +188,7 @@ class Follower:
         """Watch what has the names of a log now."""
         directory = os.path.dirname(log.path)
         log.directory_watch = self._inotify.add(
-            directory, _CREATE | _MOVED_TO | _ONLYDIR)
+            directory, _NAMES | _ONLYDIR)
         watch = self._inotify.add(log.path, _MODIFY)
         if log.file_watch is not None and log.file_watch != watch:
             self._inotify.remove(log.file_watch)
@@ -184,7 +204,7 @@ class Follower:
             return
         watches = {watch for watch, mask, _ in events if not mask & _IGNORED}
         names = {(watch, name) for watch, mask, name in events
-                 if mask & (_CREATE | _MOVED_TO)}
+                 if mask & _NAMES}
         for log in self._logs.values():
             if log.file_watch in watches:
                 self._ready[log.path] = None
@@ -192,30 +212,80 @@ class Follower:
                 # First the watch, then the read: nothing falls between.
                 self._watch(log)
                 self._ready[log.path] = None
+                log.live = False
 
     def _until_compared(self) -> float:
-        watched = all(log.file_watch is not None
-                      and log.directory_watch is not None
-                      for log in self._logs.values())
+        watched = all(log.seen is None or (
+            log.live and log.file_watch is not None
+            and log.directory_watch is not None)
+            for log in self._logs.values())
         pause = COMPARE_WATCHED if watched else COMPARE_UNWATCHED
         return max(0.0, self._compared + pause - time.monotonic())
 
     def _compare(self) -> None:
         self._compared = time.monotonic()
         for log in self._logs.values():
-            seen = _look(log.path)
-            if seen == log.seen and (seen is None
-                                     or log.file_watch is not None):
-                continue
-            if seen != log.seen:
+            seen = _look(log)
+            changed = seen is None or seen != log.seen
+            if changed:
                 log.seen = seen
                 self._ready[log.path] = None
-            self._watch(log)
+            if changed or log.file_watch is None:
+                self._watch(log)
 
 
-def _look(path: str) -> tuple[int, int] | None:
+def _file(position: Position | None) -> tuple[int, int] | None:
+    return None if position is None else (position.device, position.inode)
+
+
+def _pass(log: _Log) -> None:
+    """Note which files are older than the one that is read now."""
+    found = _files(log.path) or []
+    passed = log.passed.intersection(found)
+    for index, file in enumerate(found):
+        if file[:2] == _file(log.position):
+            passed = passed.union(found[index + 1:]).difference([file])
+            break
+    log.passed = passed
+
+
+def _look(log: _Log) -> tuple[Passed, ...] | None:
+    """What tells that a log has changed; None: that may not be looked at.
+
+    The live file alone, as long as it is the one that is read.
+    """
     try:
-        status = os.lstat(path)
+        live = _identity(log.path)
+        log.live = (live is not None
+                    and _file(log.position) in (None, live[:2]))
+        if live is not None and log.live:
+            return (live,)
     except OSError:
         return None
-    return status.st_ino, status.st_size
+    found = _files(log.path)
+    return None if found is None else tuple(found)
+
+
+def _files(path: str) -> list[Passed] | None:
+    """Its files, the newest first; None: they may not be looked at."""
+    names = [path, *(backup_name(path, number)
+                     for number in range(MAX_BACKUPS))]
+    try:
+        found = [_identity(name) for name in names]
+    except OSError:
+        return None
+    # One that was renamed meanwhile is met twice.
+    return list(dict.fromkeys(file for file in found if file is not None))
+
+
+def _identity(path: str) -> Passed | None:
+    """None: there is no such file.
+
+    :raises OSError: it may not be looked at
+    """
+    try:
+        status = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return (status.st_dev, status.st_ino, status.st_size,
+            status.st_mtime_ns)

@@ -12,7 +12,7 @@ import io
 import logging
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -33,6 +33,8 @@ READS = 4
 #: Bytes before a position that identify the file, as its inode alone doesn't:
 #: a file system hands out the inode of the oldest backup again at once.
 MARKED_BYTES = 64
+#: The bits of a mark that are the checksum of these bytes.
+_CHECKSUM = 0xffffffff
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,10 @@ class LogSince:
     behind: int
 
 
+#: A file that is written no more: device, inode, size in bytes, and when it
+#: was written last (nanoseconds), as an inode is soon used again.
+Passed = tuple[int, int, int, int]
+
 #: An open file, and the offset and size in bytes of a part of it.
 _Piece = tuple[Segment, int, int]
 
@@ -129,24 +135,30 @@ def read_tail(
 
 def read_from(
         directory: Directory, name: str, position: Position | None,
-        limit: int, *, max_backups: int | None = None) -> LogSince:
+        limit: int, *, max_backups: int | None = None,
+        passed: Collection[Passed] | None = None) -> LogSince:
     """Read the bytes of a log that follow a position.
 
     Where the position is not there any more, the data begins with the oldest
-    byte of the live generation. One read doesn't go over the border between
-    two generations; the next one does.
+    byte of the live generation; where its file was truncated, with what came
+    after it, in a copy (logrotate's copytruncate) and in the file. One read
+    doesn't go over the border between two generations; the next one does.
 
     :param name: name of the live file
     :param position: where the last read ended; None: the very beginning
     :param limit: most bytes to return, and to hold in memory
     :param max_backups: virtlogd's, where known: older leftovers are ignored
+    :param passed: files of the live generation that a caller who reads all
+        along has read to their end: they are left out, wherever renames have
+        put them. None: it does not
     :raises LogNotFound: the log has no file
     :raises LogNotRegular: the newest file is no regular file
     :raises LogRefused: a file that is needed may not be read
     """
     try:
         for _ in range(READS):
-            answer = _since(directory, name, position, limit, max_backups)
+            answer = _since(
+                directory, name, position, limit, max_backups, passed)
             if answer is not None:
                 return answer
     except OSError as error:
@@ -254,7 +266,8 @@ def _tail(
 
 def _since(
         directory: Directory, name: str, position: Position | None,
-        limit: int, max_backups: int | None) -> LogSince | None:
+        limit: int, max_backups: int | None,
+        passed: Collection[Passed] | None) -> LogSince | None:
     """None: the files changed too fast."""
     until = None if position is None else (position.device, position.inode)
     newer: Snapshot | None = None
@@ -269,7 +282,9 @@ def _since(
                 return None
             index = _find(directory, unit, position)
             if position is not None and index is not None:
-                pieces = _first(unit.segments[:index + 1], position.offset)
+                pieces = _first(
+                    [*_without(unit.segments[:index], passed),
+                     unit.segments[index]], position.offset)
                 if pieces or newer is None:
                     return _answer(
                         directory, pieces, position, limit, 0, behind)
@@ -292,6 +307,18 @@ def _since(
                 return None
         if newer is None or not newer.segments:
             raise directory.not_found(name)
+        if position is not None:
+            unread = _without(newer.segments, passed)
+            resumed = _resume(
+                directory, unread, position, passed is not None)
+            if resumed is not None:
+                return _answer(directory, *resumed, limit, None)
+            if passed:
+                oldest = unread[-1] if unread else newer.segments[0]
+                return _answer(
+                    directory, _first(unread, 0), _position(
+                        directory, oldest, 0 if unread else oldest.size),
+                    limit, None)
         return _answer(
             directory, _first(newer.segments, 0),
             _position(directory, newer.segments[-1], 0), limit,
@@ -381,6 +408,51 @@ def _find(
                 return index
             return None
     return None
+
+
+def _without(segments: list[Segment],
+             passed: Collection[Passed] | None) -> list[Segment]:
+    if not passed:
+        return segments
+    return [segment for segment in segments if (
+        segment.device, segment.inode, segment.size, segment.mtime_ns)
+        not in passed]
+
+
+def _resume(
+        directory: Directory, segments: list[Segment], position: Position,
+        replaced: bool) -> tuple[list[_Piece], Position] | None:
+    """What follows a position whose file was truncated, or replaced.
+
+    logrotate's copytruncate copies a file, and truncates it: the copy is the
+    next older one then, and has the same bytes before the position. Without a
+    copy nothing before the truncation is read again. None: the file is gone,
+    and no other goes on from the position.
+
+    :param replaced: another file with these bytes is taken for a copy, too,
+        such as an editor puts in place of the first
+    """
+    emptied = next((
+        index for index, segment in enumerate(segments)
+        if (segment.device, segment.inode)
+        == (position.device, position.inode)
+        and directory.version(segment.fd) == position.mark >> 32), None)
+    offset = position.offset
+    if emptied is None:
+        copies = list(range(len(segments))) if (
+            replaced and offset >= MARKED_BYTES) else []
+    else:
+        copies = [index for index in range(emptied + 1, len(segments))
+                  if segments[index].size][:1]
+    for index in copies:
+        if 0 < offset <= segments[index].size:
+            found = _position(directory, segments[index], offset)
+            if found.mark & _CHECKSUM == position.mark & _CHECKSUM:
+                return _first(segments[:index + 1], offset), found
+    if emptied is None:
+        return None
+    return (_first(segments[:emptied + 1], 0),
+            _position(directory, segments[emptied], 0))
 
 
 def _position(

@@ -16,6 +16,7 @@ import functools
 import importlib.util
 import os
 import sys
+from collections.abc import Collection
 
 from oslo_config import cfg
 from oslo_privsep import capabilities
@@ -57,13 +58,17 @@ def read_tail(path: str, limit: int, max_backups: int | None,
 def read_from(
         path: str, position: tuple[int, ...] | None, limit: int,
         max_backups: int | None,
-        box: mailbox.Address | None = None) -> Since:
+        box: mailbox.Address | None = None,
+        passed: Collection[log.Passed] | None = None) -> Since:
     """:func:`log.read_from` of a log below a root; likewise."""
     directory, name = _open(path)
     with directory:
         since = log.read_from(
             directory, name, unpack(position), min(limit, MAX_BYTES),
-            max_backups=max_backups)
+            max_backups=max_backups,
+            passed=None if passed is None else {
+                (device, inode, size, mtime_ns)
+                for device, inode, size, mtime_ns in passed})
         return (None if mailbox.post(box, since.data) else since.data,
                 pack(since.position), since.missed, since.behind)
 

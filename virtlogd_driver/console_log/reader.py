@@ -7,7 +7,7 @@ one privileged call reads the whole log instead.
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from oslo_privsep.comm import PrivsepTimeout
@@ -16,7 +16,7 @@ from oslo_privsep.daemon import FailedToDropPrivileges
 from virtlogd_driver import exception
 from virtlogd_driver.console_log import log, mailbox, privileged
 from virtlogd_driver.console_log.directory import open_directory
-from virtlogd_driver.console_log.log import LogRead, LogSince, Position
+from virtlogd_driver.console_log.log import LogRead, LogSince, Passed, Position
 
 #: What a call of the daemon raises if there is none.
 _NO_DAEMON = (FailedToDropPrivileges, PrivsepTimeout, OSError)
@@ -50,13 +50,15 @@ def read_tail(
 
 def read_from(
         path: str, position: Position | None, limit: int, *,
-        max_backups: int | None = None) -> LogSince:
+        max_backups: int | None = None,
+        passed: Collection[Passed] | None = None) -> LogSince:
     """Read what a log has from a position on: see :func:`log.read_from`.
 
     :param path: path of the live file
     :param position: where the last read ended; None: the very beginning
     :param limit: most bytes to return
     :param max_backups: virtlogd's, where known
+    :param passed: files that are left out
     :raises LogNotFound: the log has no file
     :raises LogNotRegular: the newest file is a link, a directory, a device
     :raises LogRefused: it may not be read, with privilege neither
@@ -66,10 +68,12 @@ def read_from(
             directory_path, _, name = path.rpartition('/')
             with open_directory(directory_path or '/') as directory:
                 return log.read_from(
-                    directory, name, position, limit, max_backups=max_backups)
+                    directory, name, position, limit,
+                    max_backups=max_backups, passed=passed)
     data, packed, missed, behind = _privileged(
         path, limit, lambda box: privileged.read_from(
-            path, privileged.pack(position), limit, max_backups, box))
+            path, privileged.pack(position), limit, max_backups, box,
+            None if passed is None else list(passed)))
     return LogSince(data, privileged.unpack(packed), missed, behind)
 
 

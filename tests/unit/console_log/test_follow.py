@@ -1,25 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """Waiting for more, on real files."""
 
+import contextlib
 import os
 import resource
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from virtlogd_driver import exception
 from virtlogd_driver.console_log import follow, log
 from virtlogd_driver.console_log.directory import open_directory
 from virtlogd_driver.console_log.follow import Follower
-from virtlogd_driver.console_log.log import LogSince, Position
+from virtlogd_driver.console_log.log import LogSince, Passed, Position
 
 
-def read(path: str, position: Position | None, limit: int) -> LogSince:
+def read(path: str, position: Position | None, limit: int,
+         passed: Collection[Passed] | None = None) -> LogSince:
     directory_path, name = os.path.split(path)
     with open_directory(directory_path) as directory:
-        return log.read_from(directory, name, position, limit)
+        return log.read_from(
+            directory, name, position, limit, passed=passed)
 
 
 @pytest.fixture(params=['watched', 'unwatched'])
@@ -170,4 +177,179 @@ def test_after_lost_events_every_log_is_looked_at(tmp_path: Path) -> None:
         follower.add(str(path), read(str(path), None, 100).position)
     follower._heed([(-1, follow._OVERFLOW, '')])
     assert follower.wait(0) == [str(path) for path in paths]
+    follower.close()
+
+
+class Files:
+    """A log that virtlogd writes, and that others put their hands on.
+
+    What is written are lines with numbers.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / 'console.log'
+        self.count = 0
+        #: Bytes that no file has any more, or that are out of order.
+        self.harmed = False
+        self._open()
+
+    def _open(self) -> None:
+        self._fd = os.open(
+            self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def write(self) -> None:
+        for _ in range(3):
+            os.write(self._fd, b'the line with number %06d of the guest%s\n'
+                     % (self.count, b'!' * (self.count % 11)))
+            self.count += 1
+
+    def rotate(self) -> None:
+        """virtlogd does, whatever the live name is by now."""
+        os.close(self._fd)
+        self._shift(0)
+        self._open()
+        self.write()
+
+    def rename(self) -> None:
+        """logrotate, without copytruncate: virtlogd writes on."""
+        self._shift(1)
+
+    def rename_and_create(self) -> None:
+        self._shift(1)
+        with contextlib.suppress(FileExistsError):
+            self.path.touch(exist_ok=False)
+
+    def copy_and_truncate(self) -> None:
+        if self.path.exists():
+            copied = self.path.read_bytes()
+            self._shift(1)
+            first = self._backup(1)
+            if first.exists() and not self.path.exists():
+                # The live file keeps its name.
+                first.rename(self.path)
+            self._backup(1).write_bytes(copied)
+            os.truncate(self.path, 0)
+
+    def truncate(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.truncate(self.path, 0)
+        self.harmed = True
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self.harmed = True
+
+    def replace(self) -> None:
+        """An editor writes it anew."""
+        with contextlib.suppress(FileNotFoundError):
+            new = self.path.with_name('new')
+            new.write_bytes(self.path.read_bytes())
+            new.replace(self.path)
+        self.harmed = True
+
+    def remove_a_backup(self) -> None:
+        self._backup(0).unlink(missing_ok=True)
+        self.harmed = True
+
+    def _backup(self, number: int) -> Path:
+        return self.path.with_name(f'console.log.{number}')
+
+    def _shift(self, first: int) -> None:
+        for number in range(25, first - 1, -1):
+            with contextlib.suppress(FileNotFoundError):
+                self._backup(number).rename(self._backup(number + 1))
+        with contextlib.suppress(FileNotFoundError):
+            self.path.rename(self._backup(first))
+
+
+_WHAT = ('write', 'rotate', 'rename', 'rename_and_create',
+         'copy_and_truncate', 'truncate', 'remove', 'replace',
+         'remove_a_backup')
+#: Give a file the name ``.1``, be there a ``.0`` or not.
+_BELOW = ('rename', 'rename_and_create', 'copy_and_truncate')
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(('poll', 'write', *_WHAT)), max_size=20))
+def test_whatever_is_done_to_the_files_each_line_is_seen_once(
+        done: list[str]) -> None:
+    """In its order, and all that show shows has been seen.
+
+    Between two looks nothing is lost that is still in a file, unless one was
+    put in place of another.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        files = Files(Path(directory))
+        follower = Follower(read)
+        follower.add(str(files.path), None)
+        seen = b''
+        for what in (*done, 'poll', 'write', 'poll'):
+            if what not in ('poll', *_BELOW):
+                getattr(files, what)()
+                continue
+            if what != 'poll':
+                # A file of which nothing has been seen, and which gets an
+                # older name than virtlogd's newest backup, is in no order.
+                files.write()
+            seen += look(follower, files.path)
+            lines = seen.splitlines()
+            assert lines == sorted(set(lines))
+            with contextlib.suppress(exception.LogNotFound):
+                shown = read(str(files.path), None, 1 << 20).data
+                assert set(shown.splitlines()) <= set(lines)
+            if what != 'poll':
+                getattr(files, what)()
+        if not files.harmed:
+            assert len(lines) == files.count
+        follower.close()
+        files.close()
+
+
+def look(follower: Follower, path: Path) -> bytes:
+    """All that there is now, as after a while."""
+    data = b''
+    follower._compared = 0.0
+    while follower.wait(0):
+        since = follower.read(str(path))
+        data += since.data if since else b''
+    return data
+
+
+def test_a_file_that_was_renamed_is_still_followed(
+        follower: Follower, tmp_path: Path) -> None:
+    """Nobody has told virtlogd, so that no file has the live name."""
+    path = tmp_path / 'console.log'
+    path.write_bytes(b'before ')
+    follower.add(str(path), None)
+    assert drain(follower, path) == b'before '
+    with path.open('ab', buffering=0) as virtlogd:
+        path.rename(tmp_path / 'console.log.1')
+        follower.wait(0.5)
+        virtlogd.write(b'after ')
+        assert drain(follower, path) == b'after '
+        path.touch()
+        follower.wait(0.5)
+        virtlogd.write(b'more')
+        assert drain(follower, path) == b'more'
+
+
+def test_a_log_that_may_not_be_looked_at_is_read_all_the_same(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a privileged helper, once a second."""
+    path = tmp_path / 'console.log'
+    path.write_bytes(b'one')
+    follower = Follower(read)
+    follower._inotify.close()
+
+    def refuse(_path: str) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr('os.lstat', refuse)
+    follower.add(str(path), None)
+    assert drain(follower, path) == b'one'
+    append(path, b'two')
+    assert drain(follower, path) == b'two'
     follower.close()
