@@ -131,7 +131,8 @@ class Consoles:
             return wanted.devices(log_files)
         address = self._options.proxyclient_address
         return wanted.devices(log_files, address, self.ports.acquire(
-            instance.uuid, address, wanted.ports))
+            instance.uuid, address, wanted.ports,
+            hypervisor.runs(self._connection(), instance.uuid)))
 
     def serial_ports(self, instance: Any
                      ) -> tuple[char_device.CharDevice, ...]:
@@ -233,7 +234,7 @@ class Consoles:
         :param is_expected: whether the guest with a UUID may still come
         :raises HostError: libvirt does not answer
         """
-        held = set(self.ports.held().values())
+        held = self.ports.owners()
         if not held:
             return
         held -= set(hypervisor.guest_uuids(self._connection()))

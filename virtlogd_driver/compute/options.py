@@ -7,7 +7,12 @@ configuration themselves; a test gives them any object with these attributes.
 
 from typing import Any
 
+from oslo_log import log as logging
+
+from virtlogd_driver import exception
 from virtlogd_driver.node import hypervisor
+
+LOG = logging.getLogger(__name__)
 
 
 class Options:
@@ -26,13 +31,19 @@ class Options:
     def check(self) -> None:
         """Read each option of ``[virtlogd]``, so a bad value fails at once.
 
+        An address that this host does not have may come later, as its network
+        does: that is said, and no guest gets a serial port until then.
+
         :raises ValueError: oslo.config's, naming the option
-        :raises InvalidAddress: nothing can listen on proxyclient_address
         """
         for option in self._conf.virtlogd:
             getattr(self._conf.virtlogd, option)
         if self.serial_console:
-            hypervisor.is_free(self.proxyclient_address, 0)
+            try:
+                hypervisor.is_free(self.proxyclient_address, 0)
+            except exception.InvalidAddress as e:
+                LOG.error('%s Until then guests with serial consoles do not '
+                          'start.', e)
 
     @property
     def virtlogd(self) -> Any:

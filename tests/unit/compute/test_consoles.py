@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a guest gets, its ports and its serial console."""
 
+import socket
 import uuid
 
 import pytest
@@ -120,6 +121,22 @@ def test_written_as_the_plan_has_it(make_driver, instance) -> None:
 
 
 class TestPorts:
+
+    def test_a_stopped_guests_port_that_another_process_has_taken(
+            self, make_driver, instance, conf) -> None:
+        """Its domain stays defined when it is rescued."""
+        with socket.create_server(('127.0.0.1', 0)) as other:
+            taken = other.getsockname()[1]
+            conf.config(group='serial_console',
+                        port_range=f'{taken}:{taken + 9}')
+            made = make_driver(guest_xml(fake_libvirt.serial(0, taken)))
+            made._adopt_guests()
+            # It runs, so that it is taken for its own.
+            (device,) = consoles(made, instance)
+            assert device.address == ('127.0.0.1', taken)
+            made.connection.lookupByUUIDString(instance.uuid).destroy()
+            (device,) = consoles(made, instance)
+            assert device.address != ('127.0.0.1', taken)
 
     def test_held_until_undefined(self, make_driver, instance,
                                   directory) -> None:

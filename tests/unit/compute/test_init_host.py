@@ -12,6 +12,7 @@ from nova import exception as nova_exception
 from tests.unit import fake_libvirt
 from tests.unit.compute.given import (
     UUID,
+    consoles,
     guest_xml,
     stage,
 )
@@ -130,9 +131,19 @@ class TestInitHost:
         assert '[serial_console] port_range' in str(raised.value)
         assert text in str(raised.value)
 
-    def test_bad_address(self, make_driver, conf) -> None:
-        conf.config(group='serial_console',
-                    proxyclient_address='no-such-host.invalid')
+    @pytest.mark.parametrize('address', [
+        '192.0.2.5', 'no-such-host.invalid'])
+    def test_an_address_that_is_not_there_yet(
+            self, make_driver, instance, conf, caplog, address) -> None:
+        """As with nova's own driver it may come later, with the network."""
+        conf.config(group='serial_console', proxyclient_address=address)
+        made = make_driver()
+        made.init_host('host')
+        assert f'proxyclient_address = {address!r}' in caplog.text
+        assert 'do not start' in caplog.text
         with pytest.raises(nova_exception.InvalidConfiguration,
-                           match=r'proxyclient_address.*no-such-host'):
-            make_driver().init_host('host')
+                           match=rf'proxyclient_address.*{address}'):
+            consoles(made, instance)
+        conf.config(group='serial_console', proxyclient_address='127.0.0.1')
+        (device,) = consoles(made, instance)
+        assert device.address is not None
