@@ -197,7 +197,8 @@ class TestTheCopyFails:
         nova.ssh.signal('host2', signal.SIGSTOP)
         nova.time_live_migration(server, 'host2')
         late = threading.Timer(1, nova.ssh.signal, ['host2', signal.SIGCONT])
-        use(Before(nova.driver_of('host2'), '_settle', late.start))
+        use(Before(nova.driver_of('host2')._arrivals, 'wait_for_history',
+                   late.start))
         if operation == 'live':
             assert nova.live_migrate(server, 'host1') == 'completed'
         elif operation == 'cold':

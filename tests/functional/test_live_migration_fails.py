@@ -139,7 +139,7 @@ class TestItDoesNotMove:
 
         def fail() -> None:
             raise OSError('made by the test')
-        use(Before(nova.driver_of('host2'), '_prepare_arrival', fail))
+        use(Before(nova.driver_of('host2')._arrivals, 'prepare', fail))
         nova.live_migrate(server, 'host2')
         assert 'made by the test' in nova.log()
         self.assert_as_before(nova, server)

@@ -423,12 +423,13 @@ class TwoHosts(NovaNode):
     def wait_for_history(self, server: Server) -> None:
         """Until what the server wrote before has followed it, or cannot."""
         for name in self.hosts:
-            departures = getattr(self.driver_of(name), '_departures', None)
-            if departures is not None:
-                departures.finish()
+            source = getattr(self.driver_of(name), '_source', None)
+            if source is not None:
+                source._departures.finish()
         name = self.host_of(server).name
-        arrivals = getattr(self.driver_of(name), '_arrivals', None)
-        if arrivals is not None:
+        destination = getattr(self.driver_of(name), '_arrivals', None)
+        if destination is not None:
+            arrivals = destination._arrivals
             with self.places.at(name):
                 directory = str(self.instances_path / server['id'])
                 until(lambda: not (arrivals.is_awaited(server['id'])
