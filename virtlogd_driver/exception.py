@@ -104,8 +104,13 @@ class InvalidConfFile(VirtlogdDriverError):
     """A libvirt configuration file that libvirt itself would refuse."""
 
     def __init__(self, path: str, line: int, expected: str) -> None:
+        # As privsep carries it: it is made anew out of these.
+        super().__init__(path, line, expected)
+
+    def __str__(self) -> str:
+        path, line, expected = self.args
         place = f'{path}:{line}' if line else path
-        super().__init__(
+        return (
             f'{place}: {expected}. libvirt refuses the whole file. Correct '
             'it, and start the daemon that reads it; reload virtlogd if it '
             'runs.')

@@ -41,9 +41,10 @@ def domain_xml(devices: str = '', name: str = 'guest', arch: str = 'x86_64',
 
 
 def serial(port: int = 0, service: int = 10000, host: str = '127.0.0.1',
-           log: str | None = '/var/log/guest.log') -> str:
+           log: str | None = '/var/log/guest.log',
+           append: str = 'on') -> str:
     """A TCP serial port, with a log unless that is None."""
-    log_element = f"<log file='{log}' append='on'/>" if log else ''
+    log_element = f"<log file='{log}' append='{append}'/>" if log else ''
     return (f"<serial type='tcp'><source mode='bind' host='{host}' "
             f"service='{service}'/><protocol type='raw'/>{log_element}"
             f"<target port='{port}'/></serial>")

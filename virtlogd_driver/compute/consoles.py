@@ -24,7 +24,7 @@ from virtlogd_driver.guest import char_device, plan, serial_port
 from virtlogd_driver.guest.plan import ConsolePlan
 from virtlogd_driver.history import history
 from virtlogd_driver.node import hypervisor
-from virtlogd_driver.virtlogd import settings
+from virtlogd_driver.virtlogd import conf_files
 
 LOG = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Consoles:
         :raises HostError: libvirt does not answer
         """
         found = hypervisor.console_capability(
-            self._connection(), settings.read_stdio_handler(
+            self._connection(), conf_files.stdio_handler(
                 self._options.virtlogd.qemu_conf))
         if found != self._capability:
             log = LOG.info if found.capable else LOG.warning

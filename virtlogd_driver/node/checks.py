@@ -6,6 +6,8 @@ from it to a result, and ``CHECKS`` lists them. Every result but a success
 names the remedy.
 """
 
+import os
+import sysconfig
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,9 +33,26 @@ COMPUTE_DRIVER = 'virtlogd_driver.VirtlogdDriver'
 LOCAL = frozenset({
     'bcachefs', 'btrfs', 'ext2', 'ext3', 'ext4', 'f2fs', 'jfs', 'nilfs2',
     'overlay', 'ramfs', 'reiserfs', 'rootfs', 'tmpfs', 'xfs', 'zfs'})
-_REATTACH = ('Set [virtlogd] reattach = true to bring it back without a '
-             'restart; a managed save and start, or a live migration, does '
-             'so too.')
+_REATTACH = ('"virtlogd-console reattach GUEST" brings it back without a '
+             'restart, as does [virtlogd] reattach = true by itself; a '
+             'managed save and start, or a live migration, does so too. Run '
+             'it.')
+_FILTERS = 'etc/nova/rootwrap.d/virtlogd-driver.filters'
+
+
+def _filters() -> str:
+    """Where pip has put the filters; a checkout has them as well."""
+    installed = os.path.join(sysconfig.get_path('data'), _FILTERS)
+    return installed if os.path.exists(installed) else _FILTERS
+
+
+@dataclass(frozen=True, slots=True)
+class OverBound:
+    """A log that takes more than virtlogd.conf allows."""
+
+    path: str
+    #: Bytes of all its files.
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +70,12 @@ class FileSystem:
     logs: int
     #: Bytes that those take already, rotated files included.
     used: int
+    over_bound: tuple[OverBound, ...] = ()
+
+
+#: What is wrong with a file of libvirt's: libvirt refuses it, or nobody can
+#: read it.
+ConfError = exception.InvalidConfFile | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +94,13 @@ class Survey:
     helper_error: str
     capability: ConsoleCapability | str
     stdio_handler: StdioHandler
-    rotation: VirtlogdSettings | str
+    qemu_conf_error: ConfError | None
+    rotation: VirtlogdSettings | ConfError
     report: Report
+    #: Names of running guests whose ``<log>`` has append="off".
+    not_appended: tuple[str, ...]
+    #: Paths of logs of guests that are off, which virtlogd has open.
+    held: tuple[str, ...]
     file_systems: tuple[FileSystem, ...]
     #: ``[serial_console] enabled``.
     serial_console: bool
@@ -167,15 +197,28 @@ def helpers(host: Survey) -> Result:
     """The privileged helpers start and answer."""
     if host.helper_error:
         return _failure(
-            f'{host.helper_error}. Copy etc/nova/rootwrap.d/'
-            'virtlogd-driver.filters to /etc/nova/rootwrap.d, and see that '
-            'nova-compute may use sudo.')
+            f'{host.helper_error}. {_helper_remedy(host.helper_error)}')
     if host.as_root:
         return _success(
-            'as root: not shown whether nova-compute may start them, and '
-            'read qemu.conf and virtlogd.conf. Run this as its user: sudo -u '
-            'nova virtlogd-driver-status check')
+            'as root: not shown whether nova-compute may start them. Run this '
+            'as its user: sudo -u nova virtlogd-driver-status check')
     return _success()
+
+
+def _helper_remedy(error: str) -> str:
+    """By the words of sudo and of rootwrap."""
+    if 'no filter matched' in error:
+        return f'Copy {_filters()} to /etc/nova/rootwrap.d.'
+    if 'command not found' in error or 'No such file' in error:
+        return ('Say in helper_command of [virtlogd_privileged] and '
+                '[virtlogd_privileged_daemon] what starts privsep-helper, '
+                'with its whole path.')
+    if 'sudo:' in error or 'not allowed to' in error:
+        return ('Let nova-compute\'s user run it, in sudoers: nova ALL = '
+                '(root) NOPASSWD: /usr/bin/nova-rootwrap '
+                '/etc/nova/rootwrap.conf *')
+    return (f'Copy {_filters()} to /etc/nova/rootwrap.d, see that '
+            'nova-compute may use sudo, and see helper_command.')
 
 
 def daemon(host: Survey) -> Result:
@@ -187,6 +230,8 @@ def daemon(host: Survey) -> Result:
 
 def stdio_handler(host: Survey) -> Result:
     """QEMU's output goes through virtlogd."""
+    if isinstance(host.qemu_conf_error, exception.InvalidConfFile):
+        return _failure(str(host.qemu_conf_error))
     if host.stdio_handler is StdioHandler.LOGD:
         return _success()
     if host.stdio_handler is StdioHandler.FILE:
@@ -195,13 +240,14 @@ def stdio_handler(host: Survey) -> Result:
             'without bound. Set it to "logd", restart libvirtd (or '
             'virtqemud), and stop and start the guests.')
     return _warning(
-        'stdio_handler is not known: qemu.conf cannot be read, or libvirt '
-        'would not start with it. Let nova-compute read the file of '
-        '[virtlogd] qemu_conf.')
+        'stdio_handler is not known, and not taken for "file": '
+        + (host.qemu_conf_error or 'see [virtlogd] qemu_conf.'))
 
 
 def rotation(host: Survey) -> Result:
-    """virtlogd bounds the size of a log."""
+    """virtlogd starts with its file, and bounds the size of a log."""
+    if isinstance(host.rotation, exception.InvalidConfFile):
+        return _failure(str(host.rotation))
     if isinstance(host.rotation, str):
         return _warning(host.rotation)
     if host.rotation.max_backups > settings.MAX_BACKUPS:
@@ -228,8 +274,8 @@ def disk_budget(host: Survey) -> Result:
                 'none. Free some space.')
     most = 0
     for found in host.file_systems:
-        budget = (None if isinstance(host.rotation, str)
-                  else settings.disk_budget(host.rotation, found.logs))
+        budget = (settings.disk_budget(host.rotation, found.logs)
+                  if isinstance(host.rotation, VirtlogdSettings) else None)
         if budget is None:
             return _warning('It is not known how far logs grow. First do '
                             'what Rotation says.')
@@ -244,6 +290,15 @@ def disk_budget(host: Survey) -> Result:
                 'than there is room for. Lower max_size or max_backups in '
                 'virtlogd.conf and reload virtlogd, or add space.')
         most += budget
+    over = [f'{log.path} ({_size(log.size)})'
+            for found in host.file_systems for log in found.over_bound]
+    if over:
+        return _warning(
+            f'Larger than virtlogd.conf allows: {_count(len(over), "log")}, '
+            f'{_some(over)}. What was written before virtlogd bounded it goes '
+            'with the last of max_backups further rotations. Free the room at '
+            'once, if it is needed: export the log, then remove its rotated '
+            'files, which end in a number.')
     logs = sum(found.logs for found in host.file_systems)
     return _success(f'{_count(logs, "log")}, at most {_size(most)}')
 
@@ -268,6 +323,13 @@ def logs_alive(host: Survey) -> Result:
             'A viewer that does not read stops '
             f'{_count(len(found), "guest")}: {_some(found)}. Disconnect it, '
             'or set [virtlogd] viewer_timeout.')
+    if host.held:
+        return _warning(
+            f'Still open at virtlogd, of a guest that is off: '
+            f'{_some(host.held)}. Another process holds its pipe, and the '
+            'guest cannot be started (Device or resource busy). Find it as '
+            'root with lsof -E -p $(pidof virtlogd), and end it; never '
+            'restart virtlogd.')
     if report.unopened:
         closed = [str(one.port) for one in report.unopened]
         return _warning(
@@ -287,6 +349,12 @@ def logs_alive(host: Survey) -> Result:
     if without:
         return _warning(f'No log: {_count(len(without), "serial port")}, '
                         f'{_some(without)}. Reboot the guests hard.')
+    if host.not_appended:
+        return _warning(
+            f'append="off": {_count(len(host.not_appended), "guest")} lose '
+            'the log when they are rebooted softly, suspended and resumed, '
+            f'or snapshot cold: {_some(host.not_appended)}. Reboot them hard, '
+            'or migrate them live.')
     return _success(_count(len(report.logs), 'log'))
 
 
@@ -312,7 +380,9 @@ def ports(host: Survey) -> Result:
     if not host.serial_console:
         return _success('[serial_console] enabled is false')
     if host.address_error:
-        return _failure(host.address_error)
+        return _warning(
+            f'Guests are not started with a serial console until it is '
+            f'there: {host.address_error}')
     try:
         allowed = PortRange.parse(host.port_range)
     except exception.InvalidOption as e:

@@ -20,9 +20,17 @@ from typing import Any, TypeVar
 
 from virtlogd_driver import exception
 from virtlogd_driver.console_log import privileged
+from virtlogd_driver.guest import char_device
 from virtlogd_driver.node import hypervisor, metrics, watch
-from virtlogd_driver.node.checks import LOAD, LOCAL, FileSystem, Survey
-from virtlogd_driver.virtlogd import health, settings, viewer
+from virtlogd_driver.node.checks import (
+    LOAD,
+    LOCAL,
+    ConfError,
+    FileSystem,
+    OverBound,
+    Survey,
+)
+from virtlogd_driver.virtlogd import conf_files, health, settings, viewer
 from virtlogd_driver.virtlogd import privileged as virtlogd_privileged
 from virtlogd_driver.virtlogd.health import DaemonState, LogState, Report
 from virtlogd_driver.virtlogd.port import Port, is_open
@@ -31,6 +39,8 @@ _T = TypeVar('_T')
 
 #: Seconds for libvirt to answer.
 _LIBVIRT_TIMEOUT = 10.0
+#: Seconds for virtlogd to close the log of a guest that has ended.
+_ENDING = 1.0
 #: Seconds for a disk to answer.
 _DISK_TIMEOUT = 5.0
 #: Seconds for a Python process to load nova's libvirt driver.
@@ -63,7 +73,7 @@ def survey(options: Options, connect: Callable[[], Any],
         too
     """
     rotation = _rotation(options.virtlogd_conf)
-    stdio_handler = settings.read_stdio_handler(options.qemu_conf)
+    stdio_handler = conf_files.stdio_handler(options.qemu_conf)
     found: list[Port] = []
 
     def list_ports() -> Sequence[Port]:
@@ -73,6 +83,7 @@ def survey(options: Options, connect: Callable[[], Any],
     report = _with_closed_ptys(health.examine(
         list_ports, options.virtlogd_socket, options.health_timeout,
         list_viewers=viewer.viewers, listening=viewer.listening))
+    guests = _guests(report, connect)
     return Survey(
         nova_version=_nova_version(),
         load_error=_load_error() if with_nova else '',
@@ -81,11 +92,14 @@ def survey(options: Options, connect: Callable[[], Any],
         helper_error=_helper_error(options, report) if with_nova else '',
         capability=_capability(report, connect, stdio_handler),
         stdio_handler=stdio_handler,
+        qemu_conf_error=_qemu_conf_error(options.qemu_conf),
         rotation=rotation,
         report=report,
+        not_appended=tuple(_not_appended(guests)),
+        held=tuple(_held(guests, options, report, connect)),
         file_systems=tuple(_file_systems(
             [port.log for port in found if port.log],
-            options.instances_path)),
+            options.instances_path, _bound(rotation))),
         serial_console=options.serial_console,
         port_range=options.port_range,
         address_error=_address_error(options.proxyclient_address),
@@ -191,14 +205,88 @@ def _helper_error(options: Options, report: Report) -> str:
     return ''
 
 
-def _rotation(path: str) -> settings.VirtlogdSettings | str:
+def _rotation(path: str) -> settings.VirtlogdSettings | ConfError:
     try:
-        return settings.read_virtlogd_settings(path)
+        return conf_files.virtlogd_settings(path)
     except exception.InvalidConfFile as e:
-        return str(e)
-    except OSError as e:
-        return (f'{path} cannot be read ({e.strerror}): let nova-compute read '
-                'it.')
+        return e
+    except (exception.VirtlogdError, *health.PRIVSEP_ERRORS) as e:
+        return _unreadable(path, e)
+
+
+def _qemu_conf_error(path: str) -> ConfError | None:
+    try:
+        conf_files.check_qemu_conf(path)
+    except exception.InvalidConfFile as e:
+        return e
+    except (exception.VirtlogdError, *health.PRIVSEP_ERRORS) as e:
+        return _unreadable(path, e)
+    return None
+
+
+def _unreadable(path: str, error: Exception) -> str:
+    return (f'{path} cannot be read, by the privileged helper neither '
+            f'({error}). First do what Privileged helpers says.')
+
+
+def _bound(rotation: settings.VirtlogdSettings | ConfError) -> int | None:
+    """The most bytes of one log; None: there is no bound, or none known."""
+    return (rotation.chain_size
+            if isinstance(rotation, settings.VirtlogdSettings) else None)
+
+
+def _guests(report: Report,
+            connect: Callable[[], Any]) -> list[hypervisor.Guest]:
+    """Every guest, running or not; none where libvirt does not tell."""
+    if report.daemon is DaemonState.HUNG or report.libvirt:
+        return []
+    try:
+        return _of_libvirt(lambda: hypervisor.list_guests(connect()))
+    except exception.HostError:
+        return []
+
+
+def _devices(guest: hypervisor.Guest) -> Sequence[char_device.CharDevice]:
+    try:
+        return char_device.parse(guest.xml)
+    except exception.InvalidGuestXML:
+        return ()
+
+
+def _not_appended(guests: Sequence[hypervisor.Guest]) -> Iterator[str]:
+    """Running guests whose log libvirt deletes when it starts them again."""
+    for guest in guests:
+        if guest.active and any(
+                device.log is not None and not device.log.append
+                for device in _devices(guest)):
+            yield guest.name
+
+
+def _held(guests: Sequence[hypervisor.Guest], options: Options,
+          report: Report, connect: Callable[[], Any]) -> Iterator[str]:
+    """Logs of guests that are off which virtlogd still has open.
+
+    Looked at twice, as one may just have ended.
+    """
+    if report.daemon is not DaemonState.UP:
+        return
+    logs = _open(guests, options)
+    if logs:
+        time.sleep(_ENDING)
+        again = _open(_guests(report, connect), options)
+        yield from sorted(logs & again)
+
+
+def _open(guests: Sequence[hypervisor.Guest], options: Options) -> set[str]:
+    logs = [(guest.name, device.log_file)
+            for guest in guests if not guest.active
+            for device in _devices(guest) if device.log_file]
+    if not logs:
+        return set()
+    _, _, answers = health.ask(
+        options.virtlogd_socket, logs, options.health_timeout)
+    return {log for (_, log), answer in zip(logs, answers, strict=False)
+            if answer == virtlogd_privileged.OPEN}
 
 
 def _address_error(address: str) -> str:
@@ -225,12 +313,14 @@ def _last_pass_age(metrics_file: str | None) -> float | str:
     return time.time() - last
 
 
-def _file_systems(logs: Sequence[str],
-                  instances_path: str) -> Iterator[FileSystem]:
+def _file_systems(logs: Sequence[str], instances_path: str,
+                  bound: int | None = None) -> Iterator[FileSystem]:
     """The file systems of the logs; that of instances_path in any case.
 
     One of another machine is not touched, as it may never answer. A link can
     still lead to one, and a disk of this host can stall.
+
+    :param bound: bytes that one log may take; None: there is no bound
     """
     mounts = _mounts()
     resolved: list[str] = []
@@ -247,9 +337,12 @@ def _file_systems(logs: Sequence[str],
             mounts[mount], functools.partial(_measure, mount, there))
         if measured is None:
             yield _not_asked(mounts[mount], there)
-        elif measured[0] is not None:
-            free, used = measured
-            yield FileSystem(mount, mounts[mount], free, _count(there), used)
+        elif measured.free is not None:
+            yield FileSystem(
+                mount, mounts[mount], measured.free, _count(there),
+                sum(log.used for log in measured.logs),
+                tuple(OverBound(log.path, log.size) for log in measured.logs
+                      if bound is not None and log.size > bound))
 
 
 def _of_disk(kind: str, function: Callable[[], _T]) -> _T | None:
@@ -277,20 +370,41 @@ def _resolve(paths: Sequence[str]) -> list[str]:
             if name or os.path.isdir(directory)]
 
 
-def _measure(mount: str, paths: Sequence[str]) -> tuple[int | None, int]:
-    """Free bytes of a file system, and what logs take of it."""
-    return (health.free_space(os.path.join(mount, '')),
-            sum(_used(path) for path in paths if os.path.basename(path)))
+@dataclass(frozen=True, slots=True)
+class _Log:
+    """The files of a log, those of its rotation included."""
+
+    path: str
+    #: Bytes that are written, and that they take of the disk.
+    size: int
+    used: int
 
 
-def _used(log: str) -> int:
-    total = 0
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """A file system, and the logs on it."""
+
+    #: Free bytes; None: it does not tell.
+    free: int | None
+    logs: tuple[_Log, ...]
+
+
+def _measure(mount: str, paths: Sequence[str]) -> _Measured:
+    return _Measured(
+        health.free_space(os.path.join(mount, '')),
+        tuple(_measure_log(path) for path in paths if os.path.basename(path)))
+
+
+def _measure_log(log: str) -> _Log:
+    size = used = 0
     for path in (log, *glob.glob(f'{glob.escape(log)}.*[0-9]')):
         try:
-            total += os.lstat(path).st_blocks * 512
+            status = os.lstat(path)
         except OSError:
             continue
-    return total
+        size += status.st_size
+        used += status.st_blocks * 512
+    return _Log(log, size, used)
 
 
 def _mounts() -> dict[str, str]:

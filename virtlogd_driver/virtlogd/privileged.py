@@ -24,7 +24,7 @@ from oslo_config import cfg
 from oslo_privsep import capabilities
 
 from virtlogd_driver import conf, exception, helper
-from virtlogd_driver.virtlogd import rpc, viewer
+from virtlogd_driver.virtlogd import rpc, settings, viewer
 from virtlogd_driver.virtlogd.port import Address, numeric
 
 #: Root without capabilities: connects to virtlogd, reads root's own files.
@@ -55,27 +55,26 @@ UP, DOWN, HUNG, REFUSED = 'up', 'down', 'hung', 'refused'
 OPEN, CLOSED, FILE, STARTING = 'open', 'closed', 'file', 'starting'
 
 
-def _own_socket() -> str:
-    """virtlogd's socket, by the configuration of this process.
+def _own(option: str) -> str:
+    """A path of [virtlogd], by the configuration of this process.
 
     nova's own, or that of a command; a daemon has the files that
     privsep-helper was given.
     """
     conf.register_opts(cfg.CONF)
-    path: str = cfg.CONF.virtlogd.virtlogd_socket
+    path: str = cfg.CONF.virtlogd[option]
     return path
 
 
-def _check_socket(socket_path: str) -> None:
+def _check_own(option: str, path: str) -> None:
     """:raises VirtlogdError: another one is asked for"""
-    own = _own_socket()
-    if socket_path != own:
+    own = _own(option)
+    if path != own:
         raise exception.VirtlogdError(
-            f'{socket_path} is not the socket of virtlogd: option '
-            f'[virtlogd] virtlogd_socket = {own} where it is asked. Give the '
-            'configuration file that sets it to helper_command in '
-            f'[{virtlogd_context.cfg_section}] as well, and start the service '
-            'anew.')
+            f'{path} is not what is configured: option [virtlogd] {option} = '
+            f'{own} where it is asked. Give the configuration file that sets '
+            f'it to helper_command in [{virtlogd_context.cfg_section}] as '
+            'well, and start the service anew.')
 
 
 def _status_file(socket_path: str, name: str) -> Path | None:
@@ -130,7 +129,7 @@ def probe(socket_path: str, logs: list[tuple[str, str]],
         QEMU writes itself, or STARTING where the guest just starts or ended
     """
     try:
-        _check_socket(socket_path)
+        _check_own('virtlogd_socket', socket_path)
     except exception.VirtlogdError as e:
         return REFUSED, str(e), []
     deadline = time.monotonic() + timeout
@@ -202,7 +201,7 @@ def open_log(socket_path: str, domain: str, name: str, log: str,
     :raises VirtlogdError: virtlogd refuses, is down or hung, or is another
     :raises ReattachFailed: this is not a log of this guest
     """
-    _check_socket(socket_path)
+    _check_own('virtlogd_socket', socket_path)
     _check_log_of_guest(socket_path, domain, name, log)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
         channel.settimeout(timeout)
@@ -215,10 +214,35 @@ def open_log(socket_path: str, domain: str, name: str, log: str,
             os.close(pipe)
 
 
+# libvirt's configuration files: root's alone on some hosts. Nothing of them
+# goes out but what is named here.
+
+@virtlogd_context.entrypoint
+def stdio_handler(path: str) -> str:
+    """See :func:`settings.read_stdio_handler`."""
+    _check_own('qemu_conf', path)
+    return str(settings.read_stdio_handler(path))
+
+
+@virtlogd_context.entrypoint
+def check_qemu_conf(path: str) -> None:
+    """See :func:`settings.check_qemu_conf`."""
+    _check_own('qemu_conf', path)
+    settings.check_qemu_conf(path)
+
+
+@virtlogd_context.entrypoint
+def virtlogd_settings(path: str) -> tuple[int, int]:
+    """See :func:`settings.read_virtlogd_settings`."""
+    _check_own('virtlogd_conf', path)
+    found = settings.read_virtlogd_settings(path)
+    return found.max_size, found.max_backups
+
+
 def _listeners() -> list[Address]:
     """Where guests listen with their serial ports, by libvirt's own files."""
     found = []
-    for path in (Path(_own_socket()).parent / 'qemu').glob('*.xml'):
+    for path in (Path(_own('virtlogd_socket')).parent / 'qemu').glob('*.xml'):
         try:
             # As above.
             status = ElementTree.parse(path)  # noqa: S314

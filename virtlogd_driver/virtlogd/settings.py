@@ -14,12 +14,12 @@ import enum
 import functools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from virtlogd_driver import exception
-
-Value = int | str | list['Value']
+from virtlogd_driver.virtlogd import conf_keys
+from virtlogd_driver.virtlogd.conf_keys import Value
 
 #: libvirt refuses a longer file (virconf.c, MAX_CONFIG_FILE_SIZE), in bytes.
 _MAX_FILE_SIZE = 10 * 1024 * 1024
@@ -170,15 +170,15 @@ def read_stdio_handler(path: str) -> StdioHandler:
     """``stdio_handler`` of a qemu.conf; one that has not changed is known.
 
     A missing file or a missing setting is libvirt's default, logd
-    (src/qemu/qemu_conf.c). What cannot be read, or makes libvirt refuse to
-    start, is UNKNOWN. Never raises.
+    (src/qemu/qemu_conf.c).
+
+    :raises InvalidConfFile: libvirt would not start with it
+    :raises OSError: it may not be read
     """
     try:
         status = os.stat(path)
     except FileNotFoundError:
         return StdioHandler.LOGD
-    except OSError:
-        return StdioHandler.UNKNOWN
     return _stdio_handler(path, status.st_dev, status.st_ino,
                           status.st_size, status.st_ctime_ns)
 
@@ -186,11 +186,29 @@ def read_stdio_handler(path: str) -> StdioHandler:
 @functools.lru_cache(maxsize=4)
 def _stdio_handler(path: str, *_version: int) -> StdioHandler:
     """Of one version of the file: libvirt's own takes 14 ms."""
+    value = _read(path).get('stdio_handler', StdioHandler.LOGD)
     try:
-        value = _read(path).get('stdio_handler', StdioHandler.LOGD)
         return StdioHandler(str(value))
-    except (OSError, ValueError, exception.InvalidConfFile):
-        return StdioHandler.UNKNOWN
+    except ValueError as e:
+        raise exception.InvalidConfFile(
+            path, 0, 'stdio_handler must be "logd" or "file"') from e
+
+
+def check_qemu_conf(path: str) -> None:
+    """Whether libvirt's QEMU driver would start with a qemu.conf.
+
+    :raises InvalidConfFile: it would not
+    :raises OSError: the file may not be read
+    """
+    read_stdio_handler(path)
+    _refuse(path, _read(path), conf_keys.QEMU)
+
+
+def _refuse(path: str, values: Mapping[str, Value],
+            keys: Mapping[str, conf_keys.Kind]) -> None:
+    found = '; '.join(conf_keys.mistakes(values, keys))
+    if found:
+        raise exception.InvalidConfFile(path, 0, found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,16 +243,10 @@ def read_virtlogd_settings(path: str) -> VirtlogdSettings:
     :raises OSError: it may not be read
     """
     settings = _read(path)
-    values = {}
-    for name in ('max_size', 'max_backups'):
-        if name not in settings:
-            continue
-        value = settings[name]
-        if not isinstance(value, int) or value < 0:
-            raise exception.InvalidConfFile(
-                path, 0, f'{name} must be an integer from 0')
-        values[name] = value
-    return VirtlogdSettings(**values)
+    _refuse(path, settings, conf_keys.VIRTLOGD)
+    return VirtlogdSettings(**{
+        name: value for name, value in settings.items()
+        if name in ('max_size', 'max_backups') and isinstance(value, int)})
 
 
 def disk_budget(settings: VirtlogdSettings, logs: int) -> int | None:

@@ -217,6 +217,23 @@ def _without_log(node: Host) -> None:
         domain_xml(serial(log=None)))).connection
 
 
+def _not_appended(node: Host) -> None:
+    """As nova's own driver starts a guest."""
+    node.libvirt = node.useFixture(FakeLibvirt(domain_xml(
+        serial(log='/a/console.log', append='off')))).connection
+
+
+def _held(node: Host) -> None:
+    """virtlogd says of each log that it is open."""
+    node.libvirt.lookupByName('guest').destroy()
+
+
+def _large(node: Host) -> None:
+    node.write('virtlogd.conf', 'max_size = 65536\n')
+    with (node.instances / 'a' / 'console.log.0').open('wb') as backup:
+        backup.truncate(40 * 1024 ** 2)
+
+
 OK, WARNING, FAILURE = 0, 1, 2
 AFTER_VIRTLOGD = 'First do what the check virtlogd says'
 FAULTS = (
@@ -245,15 +262,15 @@ FAULTS = (
           WARNING, {'Driver in nova':
                     'set it to virtlogd_driver.VirtlogdDriver'}),
     Fault('no helper for logs', fact('helper', FileNotFoundError('sudo')),
-          FAILURE, {'Privileged helpers': 'Copy etc/nova/rootwrap.d'}),
+          FAILURE, {'Privileged helpers': 'filters to /etc/nova'}),
     Fault('no helper for virtlogd',
           fact('helper_of_virtlogd', FileNotFoundError('sudo')), FAILURE, {
-              'Privileged helpers': 'Copy etc/nova/rootwrap.d',
+              'Privileged helpers': 'filters to /etc/nova',
               'virtlogd': 'Install the rootwrap filters',
               'Logs': AFTER_VIRTLOGD}),
     Fault('virtlogd is down', _down, FAILURE, {
         'virtlogd': 'Start it: systemctl start virtlogd.socket',
-        'Logs': 'Set [virtlogd] reattach = true'}),
+        'Logs': '"virtlogd-console reattach GUEST"'}),
     Fault('virtlogd hangs', _hung, FAILURE, {
         'virtlogd': 'See whether its process is stopped',
         'Versions': AFTER_VIRTLOGD, 'Logs': AFTER_VIRTLOGD}),
@@ -266,16 +283,25 @@ FAULTS = (
                     'Stdio handler': 'Set it to "logd", restart libvirtd '
                                      '(or virtqemud)'}),
     Fault('qemu.conf is wrong', file('qemu.conf', 'stdio_handler = file'),
-          WARNING, {'Stdio handler': 'Let nova-compute read'}),
+          FAILURE, {'Stdio handler': 'Correct it'}),
+    Fault('another key of qemu.conf is wrong',
+          file('qemu.conf', 'max_files = "x"'),
+          FAILURE, {'Stdio handler': 'max_files must be'}),
     Fault('qemu.conf cannot be read',
           lambda node: (node.directory / 'qemu.conf').mkdir(),
-          WARNING, {'Stdio handler': 'Let nova-compute read'}),
+          WARNING, {'Stdio handler': 'First do what Privileged helpers'}),
     Fault('virtlogd.conf is wrong', file('virtlogd.conf', 'max_size = 2M'),
-          WARNING, {'Rotation': 'Correct it',
+          FAILURE, {'Rotation': 'Correct it',
                     'Disk budget': 'First do what Rotation says'}),
+    *(Fault(f'virtlogd.conf says {line}', file(
+        'virtlogd.conf', f'max_size = 65536\n{line}\n'),
+        FAILURE, {'Rotation': f'{line.partition(" ")[0]} must be',
+                  'Disk budget': 'First do what Rotation says'})
+      for line in ('admin_max_clients = -5', 'log_level = "3"',
+                   'log_outputs = "2:journal"', 'max_clients = "1024"')),
     Fault('virtlogd.conf cannot be read',
           lambda node: (node.directory / 'virtlogd.conf').mkdir(),
-          WARNING, {'Rotation': 'let nova-compute read it',
+          WARNING, {'Rotation': 'First do what Privileged helpers',
                     'Disk budget': 'First do what Rotation says'}),
     Fault('unbounded', file('virtlogd.conf', 'max_size = 0'), FAILURE, {
         'Rotation': 'Set it to 2097152',
@@ -293,7 +319,13 @@ FAULTS = (
         'Disk budget': 'First do what Log directories says',
         'Log directories': 'See whether it leads'}),
     Fault('a dead log', fact('log', privileged.CLOSED), FAILURE, {
-        'Logs': 'Set [virtlogd] reattach = true'}),
+        'Logs': '"virtlogd-console reattach GUEST"'}),
+    Fault('append is off', _not_appended, WARNING, {
+        'Logs': 'Reboot them hard, or migrate them live'}),
+    Fault('the pipe of a log is held', _held, WARNING, {
+        'Logs': 'never restart virtlogd'}),
+    Fault('a log from before its bound', _large, WARNING, {
+        'Disk budget': 'remove its rotated files'}),
     Fault('an unrotated log', fact('log', privileged.FILE), WARNING, {
         'Logs': 'Stop and start the guests'}),
     Fault('a guest without a log', _without_log, WARNING, {
@@ -305,7 +337,7 @@ FAULTS = (
     Fault('a console that is closed', fact('listening', False), WARNING, {
         'Logs': 'Run "virtlogd-console reattach'}),
     Fault('a foreign address', option(
-        'serial_console', 'proxyclient_address', '192.0.2.1'), FAILURE, {
+        'serial_console', 'proxyclient_address', '192.0.2.1'), WARNING, {
             'Serial ports': 'set it to an address of this host'}),
     Fault('a wrong range', option(
         'serial_console', 'port_range', '2:1'), FAILURE, {

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from oslo_upgradecheck.upgradecheck import Code
 
+from virtlogd_driver import exception
 from virtlogd_driver.node import checks, hypervisor
 from virtlogd_driver.node.checks import FileSystem, Survey
 from virtlogd_driver.virtlogd import health, viewer
@@ -30,9 +31,12 @@ GOOD = Survey(
     helper_error='',
     capability=hypervisor.ConsoleCapability((9, 0, 0), (7, 2, 0), 'logd'),
     stdio_handler=StdioHandler.LOGD,
+    qemu_conf_error=None,
     rotation=VirtlogdSettings(),
     report=Report(DaemonState.UP,
                   logs=logs(LogState.ALIVE, LogState.ALIVE)),
+    not_appended=(),
+    held=(),
     file_systems=(FileSystem('/var', 'ext4', 100 * MIB, 2, 3 * MIB),),
     serial_console=True,
     port_range='10000:10019',
@@ -87,6 +91,16 @@ BROKEN: list[tuple[dict[str, Any], str, Code, str, str]] = [
      'set it to virtlogd_driver.VirtlogdDriver'),
     ({'helper_error': 'exit status 99'},
      'Privileged helpers', Code.FAILURE, '99', 'virtlogd-driver.filters'),
+    ({'helper_error': 'it exited (99): Unauthorized command: privsep-helper '
+                      '(no filter matched)'},
+     'Privileged helpers', Code.FAILURE, 'Unauthorized', 'Copy '),
+    ({'helper_error': 'it exited (1): sudo: a password is required'},
+     'Privileged helpers', Code.FAILURE, 'password', 'in sudoers: nova ALL'),
+    ({'helper_error': 'it exited (1): sudo: nova-rootwrap: command not '
+                      'found'},
+     'Privileged helpers', Code.FAILURE, 'not found', 'Say in helper_command'),
+    ({'helper_error': "[Errno 2] No such file or directory: 'sudo'"},
+     'Privileged helpers', Code.FAILURE, "'sudo'", 'Say in helper_command'),
     (report(DaemonState.DOWN, reason='Down. Start it.'),
      'virtlogd', Code.FAILURE, 'Down', 'Start it'),
     (report(DaemonState.REFUSED, reason='Another. Set its socket.'),
@@ -98,25 +112,39 @@ BROKEN: list[tuple[dict[str, Any], str, Code, str, str]] = [
      'virtlogd', Code.FAILURE, 'Hung', 'SIGCONT'),
     ({'stdio_handler': StdioHandler.FILE},
      'Stdio handler', Code.WARNING, '"file"', 'Set it to "logd"'),
+    ({'stdio_handler': StdioHandler.UNKNOWN,
+      'qemu_conf_error': 'q cannot be read. First do it.'},
+     'Stdio handler', Code.WARNING, 'not known', 'First do it'),
     ({'stdio_handler': StdioHandler.UNKNOWN},
-     'Stdio handler', Code.WARNING, 'not known', 'Let nova-compute read'),
+     'Stdio handler', Code.WARNING, 'not known', 'see [virtlogd] qemu_conf'),
+    ({'qemu_conf_error': exception.InvalidConfFile('q', 0, 'user must')},
+     'Stdio handler', Code.FAILURE, 'q: user must', 'Correct it'),
     ({'rotation': VirtlogdSettings(max_size=0)},
      'Rotation', Code.FAILURE, 'max_size is 0', 'Set it to 2097152'),
     ({'rotation': VirtlogdSettings(max_backups=33)},
      'Rotation', Code.FAILURE, 'max_backups is 33', 'Set it to 32 or less'),
-    ({'rotation': 'virtlogd.conf:3: correct it'},
-     'Rotation', Code.WARNING, 'virtlogd.conf:3', 'correct it'),
+    ({'rotation': exception.InvalidConfFile('virtlogd.conf', 3, 'a name')},
+     'Rotation', Code.FAILURE, 'virtlogd.conf:3', 'Correct it'),
+    ({'rotation': 'virtlogd.conf cannot be read. First do that.'},
+     'Rotation', Code.WARNING, 'cannot be read', 'First do'),
     (disk(free=4096),
      'Disk budget', Code.FAILURE, '/var is full', 'Free some space'),
     ({'file_systems': (
         *GOOD.file_systems, FileSystem('/full', 'xfs', 0, 1, 0))},
      'Disk budget', Code.FAILURE, '/full is full', 'Free some space'),
+    (disk(over_bound=(checks.OverBound('/a/console.log', 40 * MIB),)),
+     'Disk budget', Code.WARNING, '/a/console.log (40 MiB)', 'Free the room'),
     (disk(free=4 * MIB),
      'Disk budget', Code.WARNING, '9 MiB more', 'add space'),
     ({'rotation': VirtlogdSettings(max_size=0)},
      'Disk budget', Code.WARNING, 'not known', 'do what Rotation says'),
     (report(logs=logs(LogState.ALIVE, LogState.DEAD)),
-     'Logs', Code.FAILURE, 'uuid-1 (guest1)', 'reattach = true'),
+     'Logs', Code.FAILURE, 'uuid-1 (guest1)',
+     '"virtlogd-console reattach GUEST" brings it back'),
+    ({'held': ('/a/console.log',)},
+     'Logs', Code.WARNING, 'Still open at virtlogd', 'lsof -E'),
+    ({'not_appended': ('guest1', 'guest2')},
+     'Logs', Code.WARNING, '2 guests lose the log', 'Reboot them hard'),
     (report(DaemonState.DOWN, logs=logs(LogState.DEAD)),
      'Logs', Code.FAILURE, 'uuid-0', 'managed save'),
     (report(DaemonState.HUNG),
@@ -149,7 +177,8 @@ BROKEN: list[tuple[dict[str, Any], str, Code, str, str]] = [
      'Disk budget', Code.WARNING, 'Not known for /var',
      'First do what Log directories says'),
     ({'address_error': 'No such address: set it'},
-     'Serial ports', Code.FAILURE, 'No such address', 'set it'),
+     'Serial ports', Code.WARNING,
+     'not started with a serial console until it is there', 'set it'),
     ({'port_range': '20000:10000'},
      'Serial ports', Code.FAILURE, '20000:10000', 'it must be <first>:<last>'),
     ({'port_range': '10000:10001'},
@@ -178,8 +207,8 @@ def test_fault_is_named_with_its_remedy(
 #: What a remedy begins with: an order.
 ORDERS = re.compile(
     r'(?:^|[.:;,] (?:and |or |then )?)(?:Check|Copy|Correct|Disconnect|'
-    r'First do|Free|Install|Keep|Let|Load|Lower|Reboot|Restart|Run|See|Set|'
-    r'Start|Stop|Upgrade|Use|Widen)\b', re.IGNORECASE)
+    r'Find|First do|Free|Install|Keep|Let|Load|Lower|Reboot|Restart|Run|Say|'
+    r'See|Set|Start|Stop|Upgrade|Use|Widen)\b', re.IGNORECASE)
 
 
 @pytest.mark.parametrize('changes', [changes for changes, *_ in BROKEN])

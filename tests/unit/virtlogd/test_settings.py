@@ -111,9 +111,6 @@ def _conf(directory: pathlib.Path, text: str) -> str:
     ("stdio_handler='file' # why\n", settings.StdioHandler.FILE),
     ('stdio_handler = "file"\nstdio_handler = "logd"\n',
      settings.StdioHandler.FILE),
-    ('stdio_handler = "syslog"\n', settings.StdioHandler.UNKNOWN),
-    ('stdio_handler = file\n', settings.StdioHandler.UNKNOWN),
-    ('stdio_handler = ["file"]\n', settings.StdioHandler.UNKNOWN),
 ])
 def test_stdio_handler(tmp_path: pathlib.Path, text: str,
                        handler: settings.StdioHandler) -> None:
@@ -126,14 +123,32 @@ def test_stdio_handler_of_a_missing_file_is_the_default(
     assert settings.read_stdio_handler(path) is settings.StdioHandler.LOGD
 
 
-def test_stdio_handler_of_an_unreadable_file_is_unknown(
-        tmp_path: pathlib.Path) -> None:
-    assert settings.read_stdio_handler(
-        str(tmp_path)) is settings.StdioHandler.UNKNOWN
+@pytest.mark.parametrize('text', [
+    'stdio_handler = "syslog"\n', 'stdio_handler = file\n',
+    'stdio_handler = ["file"]\n'])
+def test_stdio_handler_that_libvirt_refuses(
+        tmp_path: pathlib.Path, text: str) -> None:
+    with pytest.raises(exception.InvalidConfFile):
+        settings.read_stdio_handler(_conf(tmp_path, text))
+
+
+def test_stdio_handler_of_an_unreadable_file(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        settings.read_stdio_handler(str(tmp_path))
     loop = tmp_path / 'loop'
     os.symlink(loop, loop)
-    assert settings.read_stdio_handler(
-        str(loop)) is settings.StdioHandler.UNKNOWN
+    with pytest.raises(OSError, match='symbolic links'):
+        settings.read_stdio_handler(str(loop))
+
+
+def test_qemu_conf_is_looked_at_as_a_whole(tmp_path: pathlib.Path) -> None:
+    settings.check_qemu_conf(str(tmp_path / 'none'))
+    settings.check_qemu_conf(_conf(
+        tmp_path, 'stdio_handler = "logd"\nsome_key_of_libvirt_20 = [ 1 ]\n'))
+    with pytest.raises(exception.InvalidConfFile,
+                       match=r'max_files must be .*; user must be a string'):
+        settings.check_qemu_conf(_conf(
+            tmp_path, 'max_files = "many"\nuser = 0\n'))
 
 
 def test_stdio_handler_is_read_again_when_the_file_changes(

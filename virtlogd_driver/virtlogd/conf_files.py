@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What libvirt's configuration files say, to a process that may not read them.
+
+qemu.conf is root's alone (0600) on Debian and Ubuntu, /etc/libvirt (0700) on
+RHEL. Where this process is refused, the privileged helper is asked for what is
+needed of the file; the file itself stays where it is.
+"""
+
+from virtlogd_driver import exception
+from virtlogd_driver.virtlogd import privileged, settings
+from virtlogd_driver.virtlogd.health import PRIVSEP_ERRORS
+from virtlogd_driver.virtlogd.settings import StdioHandler, VirtlogdSettings
+
+
+def stdio_handler(path: str) -> StdioHandler:
+    """``stdio_handler`` of the qemu.conf that is configured.
+
+    UNKNOWN where nobody can read it, or libvirt would not start with it.
+    Never raises.
+    """
+    try:
+        try:
+            return settings.read_stdio_handler(path)
+        except PermissionError:
+            return StdioHandler(privileged.stdio_handler(path))
+    except (exception.VirtlogdDriverError, *PRIVSEP_ERRORS):
+        return StdioHandler.UNKNOWN
+
+
+def check_qemu_conf(path: str) -> None:
+    """Whether libvirt would start with the qemu.conf that is configured.
+
+    :raises InvalidConfFile: it would not
+    :raises VirtlogdError: another one is configured for the helper
+    :raises OSError: nobody can read it
+    :raises FailedToDropPrivileges: the helper does not start
+    """
+    try:
+        settings.check_qemu_conf(path)
+    except PermissionError:
+        privileged.check_qemu_conf(path)
+
+
+def virtlogd_settings(path: str) -> VirtlogdSettings:
+    """The settings of the virtlogd.conf that is configured.
+
+    :raises InvalidConfFile: virtlogd would not start with it
+    :raises VirtlogdError: another one is configured for the helper
+    :raises OSError: nobody can read it
+    :raises FailedToDropPrivileges: the helper does not start
+    """
+    try:
+        return settings.read_virtlogd_settings(path)
+    except PermissionError:
+        return VirtlogdSettings(*privileged.virtlogd_settings(path))
