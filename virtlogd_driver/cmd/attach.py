@@ -48,8 +48,8 @@ def run(host: Host, arguments: Any) -> int:
     _say_others(port)
     print(f'{port.label}: {_key(arguments.escape)} leaves.', flush=True)
     with contextlib.suppress(exception.LogError):
-        os.write(screen, shown(show.last_lines(
-            host, port.log, arguments.lines)[0]))
+        for data in show.last_lines(host, port.log, arguments.lines).pieces:
+            os.write(screen, shown(data or b''))
     try:
         interactive.run(connect, shown, arguments.escape, keys, screen)
     except OSError as error:

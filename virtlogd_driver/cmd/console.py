@@ -132,8 +132,8 @@ def _add_commands(subparsers: Any) -> None:
                       help='the last N bytes; N may end in K, M or G')
     part.add_argument('--lines', '-n', type=_count, metavar='N',
                       help='the last N lines')
-    part.add_argument('--since-boot', action='store_true',
-                      help='what came since the last start of the guest')
+    parser.add_argument('--since-boot', action='store_true',
+                        help='of what came since the last start of the guest')
     _raw(parser)
     parser.add_argument('--no-pager', action='store_true',
                         help='write to the terminal itself')

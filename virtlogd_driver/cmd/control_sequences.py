@@ -2,27 +2,38 @@
 """What a guest writes, made harmless for a terminal.
 
 A guest can write anything, also what sets the title of a terminal, fills its
-clipboard, makes it answer as if somebody typed, or hides what comes after.
-Colour and line discipline pass; every other control character is shown as
-``^[``, ``^G``, ``\\x9b``, and so does nothing. Text has to be UTF-8; what is
-not is shown byte by byte, since a terminal may take it for control characters
-(C1).
+clipboard, makes it answer as if somebody typed, erases what was scrolled away,
+or hides what comes after. So only what is on a list passes: colours and other
+looks that leave text readable, and line discipline. Every other control
+character is shown as ``^[``, ``^G``, ``\\x9b``, and so does nothing. Text has
+to be UTF-8; what is not is shown byte by byte, since a terminal may take it
+for control characters (C1).
 
 An interactive console also passes what moves the cursor, and leaves out other
 sequences as a whole: a prompt that sets the title should stay a prompt.
+
+What a guest has switched on stays on: whatever else is written begins with
+RESET, or RESET_SCREEN, and on a line of its own.
 """
 
 import codecs
 import re
 import unicodedata
 
-#: Colours, bold, underline: ECMA-48 SGR.
-_COLOUR = r'\x1b\[[0-9;:]{0,64}m'
-#: Moves the cursor, erases, inserts, deletes, scrolls; shows the cursor,
-#: wraps lines, sends arrow keys as a program wants them. What shells and
-#: editors need, and nothing that answers or outlives the screen.
-_SCREEN = (r'\x1b\[[0-9;]{0,32}[ABCDEFGHJKLMPSTX@df]'
-           r'|\x1b\[[0-9;]{0,32}r'
+#: Of ECMA-48 SGR: looks, colours, and their ends. Not 8, which hides text.
+_LOOK = (r'0{0,2}(?:[0-79]|2[1-79]|3[0-79]|4[0-79]|5[35]|9[0-7]|10[0-7])'
+         r'|4:[0-5]'
+         r'|[345]8(?:;5;|:5:)[0-9]{1,3}'
+         r'|[345]8(?:;2(?:;[0-9]{1,3}){3}|:2(?::[0-9]{0,3}){3,5})'
+         '|')
+_COLOUR = rf'\x1b\[(?:{_LOOK})(?:;(?:{_LOOK})){{0,15}}m'
+#: Moves the cursor, erases on the screen (not 3J, which erases what was
+#: scrolled away), inserts, deletes, scrolls; shows the cursor, wraps lines,
+#: sends arrow keys as a program wants them. What shells and editors need, and
+#: nothing that answers or outlives the screen.
+_SCREEN = (r'\x1b\[[0-9]{0,4}[ABCDEFGLMPSTX@d]'
+           r'|\x1b\[[0-9]{0,4}(?:;[0-9]{0,4})?[Hfr]'
+           r'|\x1b\[[0-2]?[JK]'
            r'|\x1b\[\?(?:1|7|12|25)[hl]'
            r'|\x1b[=>78M]|\x1b\([B0]|\x07')
 #: Any other sequence: CSI, and strings (OSC, DCS, APC, PM, SOS).
@@ -40,8 +51,10 @@ _REORDERING = frozenset('\u061c\u200e\u200f\u2028\u2029'
                         '\u2066\u2067\u2068\u2069')
 
 RESET = '\x1b[0m'
-#: After a screen: also all of it scrolls, the cursor is shown, lines wrap.
-RESET_SCREEN = '\x1b[0m\x1b(B\x1b[r\x1b[?25h\x1b[?7h\x1b[?1l\x1b>'
+#: After a screen: also all of it scrolls (which would move the cursor), the
+#: cursor is shown, lines wrap.
+RESET_SCREEN = ('\x1b[0m\x1b(B\x1b7\x1b[r\x1b8'
+                '\x1b[?25h\x1b[?7h\x1b[?1l\x1b>')
 
 
 class Neutraliser:

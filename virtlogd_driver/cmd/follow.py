@@ -3,14 +3,24 @@
 
 import contextlib
 import itertools
+import os
 import queue
 import sys
 import threading
 from typing import Any
 
 from virtlogd_driver import exception
-from virtlogd_driver.cmd import guest_name, show, terminal
-from virtlogd_driver.cmd.control_sequences import RESET, Neutraliser
+from virtlogd_driver.cmd import (
+    control_sequences,
+    guest_name,
+    show,
+    terminal,
+)
+from virtlogd_driver.cmd.control_sequences import (
+    RESET,
+    RESET_SCREEN,
+    Neutraliser,
+)
 from virtlogd_driver.cmd.host import (
     Host,
     SerialPort,
@@ -80,46 +90,69 @@ class _Screen:
         self._terminal = sys.stdout.isatty()
         self._colour = terminal.has_colour(sys.stdout)
         self._labels = labels
-        self._neutral: dict[str, Neutraliser] = {}
-        if self._terminal and not raw:
-            self._neutral = {
-                path: Neutraliser(colour=self._colour,
-                                  overstrike=not (stamps or len(labels) > 1))
-                for path in labels}
-        self._interleaved = None
-        if stamps or len(labels) > 1:
-            self._interleaved = Interleaved(
-                sys.stdout.buffer.write, stamps=stamps,
-                terminal=self._terminal and not raw)
+        neutral = self._terminal and not raw
+        by_line = stamps or len(labels) > 1
+        self._neutral = {
+            path: Neutraliser(colour=self._colour, overstrike=not by_line)
+            for path in labels} if neutral else {}
+        self._reset = (RESET_SCREEN if self._terminal and raw else
+                       RESET if self._colour else '').encode()
+        self._interleaved = Interleaved(
+            sys.stdout.buffer.write, stamps=stamps, alone=len(labels) == 1,
+            terminal=neutral, reset=self._reset,
+            columns=terminal.width() if (
+                neutral and os.environ.get('TERM') != 'dumb') else 0,
+        ) if by_line else None
+        #: The guest's last line is not finished.
+        self._within = False
 
     def put(self, path: str, data: bytes) -> None:
+        """Something that a guest wrote."""
         if path in self._neutral:
             data = self._neutral[path].text(data).encode()
-        if self._interleaved is not None:
-            self._interleaved.feed(self._labels[path], data)
-        else:
-            sys.stdout.buffer.write(data)
+        self._put(path, data)
 
     def say(self, text: str) -> None:
         """Something that no guest wrote."""
-        self.flush(everything=True)
+        self._pause()
+        text = control_sequences.visible(text)
         if self._terminal:
-            print('\r' + terminal.paint(
-                f'-- {text} --', terminal.DIM, self._colour), flush=True)
+            print(terminal.paint(f'-- {text} --', terminal.DIM, self._colour),
+                  flush=True)
         else:
             print(f'virtlogd-console: {text}', file=sys.stderr, flush=True)
 
-    def flush(self, everything: bool = False) -> float | None:
+    def flush(self) -> float | None:
         """Seconds until there is something to be written, if there is."""
-        left = (self._interleaved.flush(everything)
+        left = (self._interleaved.flush()
                 if self._interleaved is not None else None)
         sys.stdout.flush()
         return left
 
     def close(self) -> None:
-        self.flush(everything=True)
-        if self._neutral and self._colour:
-            print(RESET, end='', flush=True)
+        """Nothing follows."""
+        for path, neutral in self._neutral.items():
+            self._put(path, neutral.text(b'', True).encode())
+        if self._interleaved is not None:
+            self._interleaved.close()
+        self._pause()
+
+    def _put(self, path: str, data: bytes) -> None:
+        if self._interleaved is not None:
+            self._interleaved.feed(self._labels[path], data)
+        elif data:
+            sys.stdout.buffer.write(data)
+            self._within = not data.endswith(b'\n')
+
+    def _pause(self) -> None:
+        """Go to the beginning of a row, as it was before any guest wrote."""
+        if self._terminal:
+            if self._interleaved is not None:
+                self._interleaved.pause()
+            sys.stdout.buffer.write(
+                self._reset + (b'\r\n' if self._within else b''))
+            self._within = False
+        sys.stdout.flush()
 
 
 def run(host: Host, arguments: Any) -> int:
@@ -147,11 +180,13 @@ def run(host: Host, arguments: Any) -> int:
 def _labels(ports: dict[str, SerialPort]) -> dict[str, str]:
     if len(ports) == 1:
         return dict.fromkeys(ports, '')
-    width = max(len(port.label) for port in ports.values())
+    names = {path: control_sequences.visible(port.label)
+             for path, port in ports.items()}
+    width = max(map(len, names.values()))
     colours = itertools.cycle(terminal.PALETTE)
     return {path: terminal.paint(
-        f'{port.label:{width}} | ', next(colours),
-        terminal.has_colour(sys.stdout)) for path, port in ports.items()}
+        f'{name:{width}} | ', next(colours),
+        terminal.has_colour(sys.stdout)) for path, name in names.items()}
 
 
 def _begin(host: Host, follower: Follower, paths: list[str],
@@ -159,12 +194,12 @@ def _begin(host: Host, follower: Follower, paths: list[str],
     """The last lines of each log, and from there on what follows."""
     for path in paths:
         try:
-            data, position = show.last_lines(host, path, lines)
+            end = show.last_lines(host, path, lines)
+            for data in end.pieces:
+                screen.put(path, data or b'')
+            follower.add(path, end.position)
         except exception.LogNotFound:
             follower.add(path, None)
-            continue
-        screen.put(path, data)
-        follower.add(path, position)
 
 
 def _follow(follower: Follower, ports: dict[str, SerialPort],
@@ -216,5 +251,3 @@ def _drain(follower: Follower, path: str, port: SerialPort,
            screen: _Screen) -> None:
     while _read(follower, path, port, screen):
         pass
-
-

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``virtlogd-console show``."""
 
+import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -9,13 +10,10 @@ from typing import Any
 from virtlogd_driver import exception
 from virtlogd_driver.cmd import control_sequences, terminal
 from virtlogd_driver.cmd.host import Host, serial_port
+from virtlogd_driver.console_log import lines
+from virtlogd_driver.console_log.lines import End
 from virtlogd_driver.console_log.log import Position
 from virtlogd_driver.history import boot
-
-#: Bytes of one read.
-_CHUNK = 1 << 20
-#: Bytes that are read first for the last lines.
-_LINES_CHUNK = 1 << 16
 
 _GAP = 'virtlogd-console: here output may be missing: it was rotated away'
 
@@ -23,15 +21,7 @@ _GAP = 'virtlogd-console: here output may be missing: it was rotated away'
 def run(host: Host, arguments: Any) -> int:
     path = serial_port(
         host.guest(arguments.guest), arguments.port).log
-    if arguments.bytes is not None:
-        pieces: Iterator[bytes | None] = iter(
-            [host.read_tail(path, arguments.bytes).data])
-    elif arguments.lines is not None:
-        pieces = iter([last_lines(host, path, arguments.lines)[0]])
-    elif arguments.since_boot:
-        pieces = _all(host, path, _last_boot(path, arguments.port))
-    else:
-        pieces = _all(host, path)
+    pieces = _wanted(host, path, arguments)
     first = next(pieces, b'')
     on_terminal = sys.stdout.isatty()
     neutral = None
@@ -62,26 +52,32 @@ def _with(first: bytes | None,
     yield from rest
 
 
-def last_lines(host: Host, path: str, count: int
-               ) -> tuple[bytes, Position | None]:
-    """The last lines of a log, and where they end.
+def last_lines(host: Host, path: str, count: int) -> End:
+    """The last lines of a log: see :func:`lines.last_lines`."""
+    return lines.last_lines(
+        functools.partial(host.read_tail, path),
+        functools.partial(host.read_from, path), count)
 
-    The last of them may be unfinished.
+
+def _wanted(host: Host, path: str, arguments: Any
+            ) -> Iterator[bytes | None]:
+    """The part of a log that was asked for.
 
     :raises LogError: it cannot be read
     """
-    limit = _LINES_CHUNK if count else 0
-    while True:
-        read = host.read_tail(path, limit)
-        data = read.data
-        start = len(data) - data.endswith(b'\n')
-        for _ in range(count):
-            start = data.rfind(b'\n', 0, start)
-            if start < 0:
-                break
-        if start >= 0 or len(data) < limit or not count:
-            return data[start + 1:], read.position
-        limit *= 4
+    tail = functools.partial(host.read_tail, path)
+    since = functools.partial(host.read_from, path)
+    start = (_last_boot(path, arguments.port) if arguments.since_boot
+             else None)
+    if arguments.lines is not None:
+        return (lines.last_lines_since(since, start, arguments.lines)
+                if arguments.since_boot else
+                last_lines(host, path, arguments.lines)).pieces
+    if arguments.bytes is not None:
+        return (lines.last_bytes_since(since, start, arguments.bytes)
+                if arguments.since_boot else
+                lines.last_bytes(tail, since, arguments.bytes)).pieces
+    return lines.everything(since, End(iter(()), start))
 
 
 def _last_boot(path: str, port: int) -> Position | None:
@@ -95,26 +91,3 @@ def _last_boot(path: str, port: int) -> Position | None:
             f'No start of this guest is noted beside {path}: nova-compute '
             f'does that, with this driver. Leave out --since-boot.')
     return boots[-1].positions[port]
-
-
-def _all(host: Host, path: str,
-         start: Position | None = None) -> Iterator[bytes | None]:
-    """What is in a log now; None where bytes may be missing.
-
-    :param start: where to begin; None: its very beginning
-    :raises LogError: it cannot be read
-    """
-    since = host.read_from(path, start, _CHUNK)
-    left = len(since.data) + since.behind
-    if since.missed != 0:
-        yield None
-    yield since.data
-    left -= len(since.data)
-    while left > 0:
-        since = host.read_from(path, since.position, _CHUNK)
-        if since.missed != 0:
-            yield None
-        if not since.data:
-            return
-        yield since.data
-        left -= len(since.data)

@@ -7,17 +7,55 @@ from hypothesis import strategies as st
 
 from virtlogd_driver.cmd.control_sequences import Neutraliser, visible
 
-#: What a terminal may be told by: no control character, colours alone.
-_HARMLESS = re.compile(
-    '(?:[^\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|[\n\r\t\b]'
-    '|\x1b\\[[0-9;:]*m)*')
+#: What no terminal takes for a command.
+_TEXT = '[^\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|[\n\r\t\b]'
+#: Any control sequence, its parameters and its final byte.
+_CSI = re.compile('\x1b\\[([0-9;:?]*)([@-~])')
+_HARMLESS = re.compile(f'(?:{_TEXT}|\x1b\\[[0-9;:]*m)*')
 _HARMLESS_SCREEN = re.compile(
-    _HARMLESS.pattern[:-2] + r'|\x1b(?:\[\??[0-9;]*[@-HJ-MPSTXdfhlr]|[=>78M]'
-    r'|\([B0])|\x07)*')
+    f'(?:{_TEXT}|{_CSI.pattern}' r'|\x1b[=>78M]|\x1b\([B0]|\x07)*')
+#: What an interactive console may do: moves, erases what is on the screen,
+#: and is undone by RESET_SCREEN.
+_MOVES = frozenset('ABCDEFGHLMPSTX@dfr')
+_MODES = frozenset({'?1', '?7', '?12', '?25'})
+
+
+def hides(parameters: str) -> bool:
+    """Whether a terminal that reads SGR parameters would hide text."""
+    left = iter(parameters.split(';'))
+    for parameter in left:
+        number, *more = (int(part or 0) for part in parameter.split(':'))
+        if number in (38, 48, 58) and not more:
+            for _ in range({5: 1, 2: 3}.get(int(next(left, '0') or 0), 0)):
+                next(left, None)
+        elif number == 8:
+            return True
+    return False
+
+
+def assert_harmless(shown: str, screen: bool = False) -> None:
+    """An independent statement of what is on the list."""
+    assert (_HARMLESS_SCREEN if screen else _HARMLESS).fullmatch(shown)
+    for parameters, final in _CSI.findall(shown):
+        if final == 'm':
+            assert not hides(parameters)
+        elif final in 'JK':
+            assert parameters in ('', '0', '1', '2')
+        elif final in 'hl':
+            assert parameters in _MODES
+        else:
+            assert final in _MOVES
+            numbers = parameters.split(';')
+            assert len(numbers) <= (2 if final in 'Hfr' else 1)
+            assert max(map(len, numbers)) <= 4
+
+
 #: Pieces that guests write, and parts of them.
 _PIECES = st.sampled_from([
     b'\x1b', b'\x1b[', b'\x1b[3', b'1m', b'\x1b]0;t\x07', b'\x9b', b'\xc2',
-    b'\x9d', b'm', b'6n', b'\xe2\x80', b'\xae', b'text', b'\n', b'\x00'])
+    b'\x9d', b'm', b'6n', b'\xe2\x80', b'\xae', b'text', b'\n', b'\x00',
+    b'8', b'08', b';', b':', b'38;5;', b'48;2;', b'3J', b'J', b'h', b'?', b'T',
+    b'99999', b'\x1bP', b'\x1b\\', b'\x1b(', b'0'])
 
 
 def whole(data: bytes, **options: bool) -> str:
@@ -45,6 +83,12 @@ def whole(data: bytes, **options: bool) -> str:
     (b'\x1b', '^['),
     (b'\x1b[31', '^[[31'),
     (b'\x1b[' + b'1;' * 100 + b'm', '^[[' + '1;' * 100 + 'm'),
+    (b'\x1b[8mhidden', '^[[8mhidden'),
+    (b'\x1b[1;08m\x1b[0;8;1m\x1b[38;5;1;8m', '^[[1;08m^[[0;8;1m^[[38;5;1;8m'),
+    (b'\x1b[38;5;8m\x1b[48;2;8;8;8m\x1b[38:2::8:8:8m\x1b[4:3m',
+     '\x1b[38;5;8m\x1b[48;2;8;8;8m\x1b[38:2::8:8:8m\x1b[4:3m'),
+    (b'\x1b[0;1;4;7;39;49;97;107m', '\x1b[0;1;4;7;39;49;97;107m'),
+    (b'\x1b[38;5m\x1b[38;2;1m', '^[[38;5m^[[38;2;1m'),
 ])
 def test_what_is_shown(data: bytes, shown: str) -> None:
     assert whole(data) == shown
@@ -60,6 +104,8 @@ def test_an_interactive_console_may_move_its_cursor() -> None:
     assert whole(b'\x1b]0;title\x07guest# ', screen=True) == 'guest# '
     assert whole(b'\x1b]52;c;eA==\x1b\\.', screen=True) == '.'
     assert whole(b'\x1b[6n\x1b[?1000h\x1b[8;1;1t.', screen=True) == '.'
+    # What was scrolled away stays; text is not hidden; no mouse is tracked.
+    assert whole(b'\x1b[3J\x1b[8m\x1b[1;2;3;4;5T.', screen=True) == '.'
     assert whole(b'\x1bP$q\x1b\\\x1b_x\x07.\x1bc', screen=True) == '.^[c'
     assert whole(b'\x1b]0;unfinished', screen=True) == '^[]0;unfinished'
 
@@ -74,11 +120,11 @@ def test_nothing_else_passes_however_it_comes(pieces: list[bytes],
                                               screen: bool) -> None:
     neutral = Neutraliser(screen=screen)
     shown = ''.join(map(neutral.text, pieces)) + neutral.text(b'', True)
-    assert (_HARMLESS_SCREEN if screen else _HARMLESS).fullmatch(shown)
+    assert_harmless(shown, screen)
     assert shown == whole(b''.join(pieces), screen=screen)
 
 
 def test_visible_leaves_no_control_character() -> None:
     everything = ''.join(map(chr, range(0x300))) + '\u202e\ud800'
-    assert _HARMLESS.fullmatch(visible(everything))
+    assert_harmless(visible(everything))
     assert '\n' not in visible(everything)

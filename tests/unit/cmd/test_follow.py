@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is said of a log that cannot be followed byte by byte."""
 
+import io
+import re
 from typing import Any
+from unittest import mock
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.unit import fake_libvirt
 from virtlogd_driver import exception
@@ -64,3 +69,52 @@ def test_an_error_is_said_and_no_end(
     out, err = capfd.readouterr()
     assert out == ''
     assert 'guest: it may not be read' in err
+
+
+class Terminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+_PIECES = st.sampled_from((
+    b'text', b'\n', b'\r', b'\r\n', b'\x1b[31m', b'\x1b[', b'8m', b'\x1b]0;',
+    b'\x1b[?25l', 'ü'.encode()[:1], b'-- ours --', b'\x1b[7', b'\x1b[1;8m'))
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(_PIECES, st.none()), max_size=20), st.booleans(),
+       st.booleans())
+def test_our_own_words_are_in_a_row_of_their_own_as_they_are(
+        pieces: list[bytes | None], stamps: bool, several: bool) -> None:
+    """Whatever a guest has written before: nothing of it lasts."""
+    out = Terminal(io.BytesIO(), encoding='utf-8', newline='')
+    with (mock.patch('sys.stdout', out),
+          mock.patch.dict('os.environ', {'TERM': 'xterm', 'NO_COLOR': ''})):
+        screen = follow._Screen(
+            {LOG: 'a| ', 'other': 'b| '} if several else {LOG: ''},
+            stamps=stamps, raw=False)
+        for piece in pieces:
+            if piece is None:
+                screen.say('these are ours')
+            else:
+                screen.put(LOG, piece)
+            screen.flush()
+        screen.close()
+        out.flush()
+    written = out.buffer.getvalue().decode()
+    said = written.split('\x1b[2m-- these are ours --\x1b[0m\n')
+    assert len(said) == pieces.count(None) + 1
+    assert all(map(is_fresh, said))
+
+
+def is_fresh(text: str) -> bool:
+    """Whether a terminal is in an empty row after it, with no look left."""
+    looks = row = False
+    for match in re.finditer(r'\x1b\[([0-9;?]*)([A-Za-z])|[^\x1b]', text):
+        if match[2] == 'm':
+            looks = match[1] != '0'
+        elif match[2] == 'K' or match[0] == '\n':
+            row = False
+        elif match[0] != '\r':
+            row = True
+    return not looks and not row
