@@ -18,15 +18,16 @@ from virtlogd_driver.cmd import (
 from virtlogd_driver.cmd.host import (
     Host,
     SerialPort,
-    alias,
     serial_port,
 )
+from virtlogd_driver.cmd.telnet import Telnet
 from virtlogd_driver.virtlogd import viewer
 
-#: Seconds for a TCP connection on this host.
+#: Seconds for a connection on this host.
 _TIMEOUT = 5.0
 #: Where to connect to what listens on any address.
-_ANY = {'0.0.0.0': '127.0.0.1', '::': '::1'}  # noqa: S104
+_LOOPBACK = {'0.0.0.0': ('127.0.0.1',),  # noqa: S104
+             '::': ('::1', '127.0.0.1')}
 
 
 def run(host: Host, arguments: Any) -> int:
@@ -35,6 +36,7 @@ def run(host: Host, arguments: Any) -> int:
             'attach needs a terminal: use "follow" to read, and connect to '
             'the address that "list" shows to write.')
     port = serial_port(host.guest(arguments.guest), arguments.port)
+    label = control_sequences.visible(port.label)
     keys, screen = sys.stdin.fileno(), sys.stdout.fileno()
     neutral = control_sequences.Neutraliser(
         colour=terminal.has_colour(sys.stdout), screen=True)
@@ -42,25 +44,32 @@ def run(host: Host, arguments: Any) -> int:
     def shown(data: bytes) -> bytes:
         return data if arguments.raw else neutral.text(data).encode()
 
-    def connect() -> socket.socket:
+    def connect() -> interactive.Console:
         return _connect(host, port.guest.uuid, port.number)
 
+    # Said before anything else is.
+    _check(port)
     _say_others(port)
-    print(f'{port.label}: {_key(arguments.escape)} leaves.', flush=True)
+    print(f'{label}: {_key(arguments.escape)} leaves.', flush=True)
     with contextlib.suppress(exception.LogError):
         for data in show.last_lines(host, port.log, arguments.lines).pieces:
-            os.write(screen, shown(data or b''))
+            _write(screen, shown(data or b''))
     try:
-        interactive.run(connect, shown, arguments.escape, keys, screen)
+        left = interactive.run(connect, shown, arguments.escape, keys, screen)
     except OSError as error:
         raise exception.HostError(
             f'The console of guest {port.guest.name} cannot be reached: '
-            f'{error.strerror}.') from error
+            f'{error.strerror or error}.') from error
     finally:
-        if not arguments.raw:
-            os.write(screen, control_sequences.RESET_SCREEN.encode())
-    print(f'\r\nleft {port.label}')
+        _write(screen, control_sequences.RESET_SCREEN.encode())
+    print(f'\r\nleft {label}' if left else
+          f'\r\n{label} is on this host no more: it was migrated, or deleted')
     return 0
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data):]
 
 
 def _key(escape: bytes) -> str:
@@ -78,27 +87,79 @@ def _say_others(port: SerialPort) -> None:
                   f'comes until it leaves.')
 
 
-def _connect(host: Host, uuid: str,
-             number: int) -> socket.socket:
+def _check(port: SerialPort) -> None:
+    """Whether the port can be attached to, when its guest runs.
+
+    :raises HostError: why it cannot
+    """
+    device = port.device
+    source = device.source
+    what = f'Serial port {port.number} of guest {port.guest.name}'
+    if device.unclear:
+        raise exception.HostError(f'{what} is not understood. '
+                                  f'{device.unclear}')
+    if device.type in ('tcp', 'unix') and source is not None and (
+            source.mode == 'connect'):
+        where = source.path or f'{source.host}:{source.service}'
+        raise exception.HostError(
+            f'{what} connects out (mode="connect"), to {where}: what listens '
+            f'there has its console. "virtlogd-console follow" shows what it '
+            f'writes, if it has a log.')
+    if (source is not None and source.tls) or (
+            device.type == 'tcp' and device.protocol not in ('raw', 'telnet')):
+        raise exception.HostError(
+            f'{what} is encrypted (TLS), which attach does not speak: use '
+            f'"openssl s_client", or virsh.')
+    if device.type not in ('tcp', 'unix', 'pty') or (
+            device.type != 'pty' and device.address is None
+            and device.socket_path is None):
+        raise exception.HostError(
+            f'{what} is of type {device.type}: it is not interactive.')
+
+
+def _connect(host: Host, uuid: str, number: int) -> interactive.Console:
     """Connect to a port of a guest as it is now.
 
     :raises GuestNotFound: it is gone
     :raises HostError: it does not run, or has no interactive console
     :raises OSError: nothing listens
     """
-    guest = host.guest(uuid)
+    try:
+        guest = host.guest(uuid)
+    except exception.HostError:
+        # The next attempt is made with another libvirtd.
+        host.forget_connection()
+        raise
     port = serial_port(guest, number)
+    _check(port)
     if not guest.active:
         raise exception.HostError(
             f'Guest {guest.name} is {guest.state}: start it first, or see '
             f'"virtlogd-console show".')
-    if port.device.address is not None:
-        address, service = port.device.address
-        return socket.create_connection(
-            (_ANY.get(address, address), service), _TIMEOUT)
-    if port.device.type == 'pty':
-        return console_stream.connect(
-            host.connection, uuid, alias(port))
-    raise exception.HostError(
-        f'Serial port {number} of guest {guest.name} is of type '
-        f'{port.device.type}: it is not interactive.')
+    device = port.device
+    telnet = Telnet() if device.protocol == 'telnet' else None
+    if device.address is not None:
+        return interactive.Console(_connect_tcp(*device.address), telnet)
+    if device.socket_path is not None:
+        return interactive.Console(_connect_unix(device.socket_path), telnet)
+    return interactive.Console(
+        console_stream.connect(host.connection, uuid, device.alias))
+
+
+def _connect_tcp(host: str, service: int) -> socket.socket:
+    *others, last = _LOOPBACK.get(host, (host,))
+    for address in others:
+        with contextlib.suppress(OSError):
+            return socket.create_connection((address, service), _TIMEOUT)
+    return socket.create_connection((last, service), _TIMEOUT)
+
+
+def _connect_unix(path: str) -> socket.socket:
+    connected = socket.socket(socket.AF_UNIX)
+    try:
+        connected.settimeout(_TIMEOUT)
+        connected.connect(path)
+    except BaseException:
+        connected.close()
+        raise
+    return connected

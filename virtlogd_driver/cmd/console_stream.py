@@ -15,6 +15,8 @@ from virtlogd_driver.node import hypervisor
 
 #: VIR_DOMAIN_CONSOLE_SAFE: refuse where it cannot be had alone.
 _SAFE = 2
+#: VIR_ERR_OPERATION_FAILED: of openConsole, somebody has it.
+_IN_USE = 9
 
 
 def connect(connection: Any, uuid: str, alias: str | None) -> socket.socket:
@@ -25,9 +27,21 @@ def connect(connection: Any, uuid: str, alias: str | None) -> socket.socket:
     :raises GuestNotFound: it is gone
     :raises HostError: it does not run, somebody is at its console already
     """
-    with hypervisor.translated():
-        stream = connection.newStream()
-        connection.lookupByUUIDString(uuid).openConsole(alias, stream, _SAFE)
+    try:
+        with hypervisor.translated():
+            stream = connection.newStream()
+            domain = connection.lookupByUUIDString(uuid)
+            domain.openConsole(alias, stream, _SAFE)
+    except exception.HostError as error:
+        code = getattr(error.__cause__, 'get_error_code', lambda: None)()
+        if code != _IN_USE:
+            raise
+        raise exception.HostError(
+            f'Somebody is at this console of guest {domain.name()} already, '
+            f'with "virsh console" or "virtlogd-console attach": libvirt '
+            f'gives a pseudo terminal to one at a time. "virtlogd-console '
+            f'follow" shows what it writes; "virsh console --force" '
+            f'disconnects the other one.') from error
     ours, theirs = socket.socketpair()
     for pump in (_from_guest, _to_guest):
         threading.Thread(target=pump, args=(stream, theirs),

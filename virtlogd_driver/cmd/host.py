@@ -76,11 +76,6 @@ def serial_port(guest: hypervisor.Guest, number: int) -> SerialPort:
         f'{numbers or "none"}.')
 
 
-def alias(port: SerialPort) -> str | None:
-    """libvirt's name of a running guest's device."""
-    return port.device.alias
-
-
 def _is_open(device: CharDevice) -> bool:
     """False: its pseudo terminal is gone."""
     return (device.type != 'pty' or device.source is None
@@ -115,6 +110,10 @@ class Host:
     def connection(self) -> Any:
         """The connection of this process: see :meth:`connect`."""
         return self.connect()
+
+    def forget_connection(self) -> None:
+        """Connect anew when the connection is needed the next time."""
+        self.__dict__.pop('connection', None)
 
     def guests(self) -> list[hypervisor.Guest]:
         """All guests, by name.

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
+import itertools
 import os
+import pty
 import socket
 import threading
 
 import pytest
 
+from virtlogd_driver import exception
 from virtlogd_driver.cmd import interactive
+from virtlogd_driver.cmd.telnet import Telnet
 
 
 @pytest.mark.parametrize(('text', 'key'), [
@@ -45,11 +49,68 @@ def test_a_guest_that_does_not_read_is_read_all_the_same() -> None:
     for thread in threads:
         thread.start()
     with console:
-        interactive._talk(console, bytes, b'\x1d', keys, shown)
+        interactive._talk(
+            interactive.Console(console), bytes, b'\x1d', keys, shown)
     os.close(shown)
     for thread in threads:
         thread.join(10)
     assert bytes(seen) == text
     guest.close()
     for fd in (keys, typed, screen):
+        os.close(fd)
+
+
+def test_telnet_is_spoken_and_not_shown() -> None:
+    console, guest = socket.socketpair()
+    keys, typed = os.pipe()
+    screen, shown = os.pipe()
+    guest.sendall(b'\xff\xfb\x01\xff\xfb\x03\xff\xfb\x00\xff\xfd\x00hello')
+    os.write(typed, b'a\xffb')
+    talk = threading.Thread(target=interactive._talk, args=(
+        interactive.Console(console, Telnet()), bytes, b'\x1d', keys, shown))
+    talk.start()
+    assert os.read(screen, 100) == b'hello'
+    sent = b''
+    while len(sent) < 16:
+        sent += guest.recv(100)
+    # The keys may come before the answers, or after some of them.
+    assert sent.replace(b'a\xff\xffb', b'') == (
+        b'\xff\xfd\x01\xff\xfd\x03\xff\xfd\x00\xff\xfb\x00')
+    assert b'a\xff\xffb' in sent
+    guest.close()
+    talk.join(10)
+    console.close()
+    for fd in (keys, typed, screen, shown):
+        os.close(fd)
+
+
+def test_it_ends_when_the_guest_is_gone_and_says_why_it_waits(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interactive, '_PAUSE', 0.001)
+    monkeypatch.setattr(interactive, '_PATIENCE', 0.01)
+    console, guest = socket.socketpair()
+    again, same_guest = socket.socketpair()
+    keys, terminal = pty.openpty()
+    screen, shown = os.pipe()
+    answers = itertools.chain(
+        [interactive.Console(console)],
+        [exception.HostError('Guest x is shut off\x1b[8m.')] * 3,
+        [ConnectionRefusedError(), interactive.Console(again)],
+        itertools.repeat(exception.GuestNotFound('gone')))
+
+    def connect() -> interactive.Console:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    guest.sendall(b'\x1b[31mred')
+    guest.close()
+    same_guest.close()
+    assert not interactive.run(connect, bytes, b'\x1d', terminal, shown)
+    seen = os.read(screen, 1 << 16)
+    assert seen.count(b'shut off^[[8m.') == 1
+    assert seen.index(b'red\x1b[0m') < seen.index(b'closed: waiting')
+    assert b'[connected]' in seen
+    for fd in (keys, terminal, screen, shown):
         os.close(fd)
