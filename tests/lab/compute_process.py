@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A process with the driver as nova-compute has it, and nothing of nova else.
 
-nova-compute itself waits for a conductor; its driver does not.
+nova-compute itself waits for a conductor; its driver does not. It is root, in
+a virtual environment, and nothing is said of how helpers are started.
 """
 
 import os
@@ -15,13 +16,16 @@ from tests.lab.daemons import LibvirtHost
 from tests.lab.wait import until
 
 _ROOT = Path(__file__).parents[2]
-_PROGRAM = """\
-import signal, sys
-from nova import conf, config, objects
+#: As nova/cmd/compute.py begins.
+PROGRAM = """\
+import shlex, signal, sys
+from nova import conf, config, objects, utils
 from oslo_log import log as logging
+from oslo_privsep import priv_context
 config.parse_args(['nova-compute', '--config-file', sys.argv[1]],
                   configure_db=False, init_rpc=False)
 logging.setup(conf.CONF, 'nova')
+priv_context.init(root_helper=shlex.split(utils.get_root_helper()))
 objects.register_all()
 from nova.virt import driver
 driver.load_compute_driver(None).init_host('host')
@@ -51,8 +55,6 @@ class ComputeProcess(fixtures.Fixture):
         self._conf.parent.mkdir(parents=True, exist_ok=True)
         options = ''.join(f'{name} = {value}\n'
                           for name, value in self._options.items())
-        helper = (f'helper_command = {sys.prefix}/bin/privsep-helper '
-                  f'--config-file {self._conf}\n')
         self._conf.write_text(
             '[DEFAULT]\n'
             'compute_driver = virtlogd_driver.VirtlogdDriver\n'
@@ -62,11 +64,10 @@ class ComputeProcess(fixtures.Fixture):
             f'[libvirt]\nvirt_type = qemu\n'
             f'connection_uri = {self._host.uri}\n'
             '[serial_console]\nenabled = true\n'
-            f'[virtlogd]\n{options}'
-            f'[virtlogd_privileged_daemon]\n{helper}')
+            f'[virtlogd]\n{options}')
         with self._log.open('wb') as log:
             self._process = subprocess.Popen(
-                [sys.executable, '-W', 'ignore', '-c', _PROGRAM, self._conf],
+                [sys.executable, '-W', 'ignore', '-c', PROGRAM, self._conf],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env={**os.environ, 'PYTHONPATH': str(_ROOT),
                      'OS_NOVA_DISABLE_EVENTLET_PATCHING': '1'})

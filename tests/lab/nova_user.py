@@ -109,12 +109,28 @@ class NovaUser(fixtures.Fixture):
             ) -> subprocess.CompletedProcess[str]:
         """Run a command as this user, to its end."""
         return subprocess.run(
-            self._inside('runuser', '--user', NAME, '--', 'env', '--chdir=/',
-                         f'PATH={_BIN}:/usr/bin:/bin', *command),
-            check=False, capture_output=True, text=True,
-            stdin=subprocess.DEVNULL, timeout=seconds,
-            env={'LANG': 'C.UTF-8', 'PATH': os.environ['PATH'],
-                 'PYTHONPATH': str(_ROOT)})
+            self._as_user(*command), check=False, capture_output=True,
+            text=True, stdin=subprocess.DEVNULL, timeout=seconds,
+            env=self._environment())
+
+    def start(self, *command: str, log: Path) -> subprocess.Popen[bytes]:
+        """Run a command as this user, to the end of the fixture."""
+        with log.open('wb') as file:
+            process = subprocess.Popen(
+                self._as_user(*command), stdin=subprocess.DEVNULL,
+                stdout=file, stderr=file, env=self._environment())
+        self.addCleanup(process.wait)
+        self.addCleanup(process.terminate)
+        return process
+
+    def _as_user(self, *command: str) -> list[str]:
+        return self._inside(
+            'runuser', '--user', NAME, '--', 'env', '--chdir=/',
+            f'PATH={_BIN}:/usr/bin:/bin', *command)
+
+    def _environment(self) -> dict[str, str]:
+        return {'LANG': 'C.UTF-8', 'PATH': os.environ['PATH'],
+                'PYTHONPATH': str(_ROOT)}
 
 
 def _opened(wanted: Iterable[Path], directory: Path) -> Iterator[str]:

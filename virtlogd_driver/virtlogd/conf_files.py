@@ -6,6 +6,8 @@ RHEL. Where this process is refused, the privileged helper is asked for what is
 needed of the file; the file itself stays where it is.
 """
 
+import contextlib
+
 from virtlogd_driver import exception
 from virtlogd_driver.virtlogd import privileged, settings
 from virtlogd_driver.virtlogd.health import PRIVSEP_ERRORS
@@ -19,10 +21,9 @@ def stdio_handler(path: str) -> StdioHandler:
     Never raises.
     """
     try:
-        try:
+        with contextlib.suppress(PermissionError):
             return settings.read_stdio_handler(path)
-        except PermissionError:
-            return StdioHandler(privileged.stdio_handler(path))
+        return StdioHandler(privileged.stdio_handler(path))
     except (exception.VirtlogdDriverError, *PRIVSEP_ERRORS):
         return StdioHandler.UNKNOWN
 
@@ -35,10 +36,10 @@ def check_qemu_conf(path: str) -> None:
     :raises OSError: nobody can read it
     :raises FailedToDropPrivileges: the helper does not start
     """
-    try:
+    with contextlib.suppress(PermissionError):
         settings.check_qemu_conf(path)
-    except PermissionError:
-        privileged.check_qemu_conf(path)
+        return
+    privileged.check_qemu_conf(path)
 
 
 def virtlogd_settings(path: str) -> VirtlogdSettings:
@@ -49,7 +50,6 @@ def virtlogd_settings(path: str) -> VirtlogdSettings:
     :raises OSError: nobody can read it
     :raises FailedToDropPrivileges: the helper does not start
     """
-    try:
+    with contextlib.suppress(PermissionError):
         return settings.read_virtlogd_settings(path)
-    except PermissionError:
-        return VirtlogdSettings(*privileged.virtlogd_settings(path))
+    return VirtlogdSettings(*privileged.virtlogd_settings(path))

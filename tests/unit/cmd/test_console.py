@@ -2,6 +2,7 @@
 """virtlogd-console on libvirt's own test driver."""
 
 import json
+import os
 import random
 import resource
 import shlex
@@ -219,3 +220,24 @@ def test_since_the_last_boot(make: Make, tmp_path: Path) -> None:
     assert shown.returncode == 1
     assert b'No start of this guest is noted' in shown.stderr
 
+
+
+def test_check_without_nova_starts_no_helper(
+        make: Make, tmp_path: Path) -> None:
+    """Root asks itself; what only nova-compute has is not shown."""
+    if os.geteuid() != 0:
+        pytest.skip('anybody else asks virtlogd through a helper')
+    started = tmp_path / 'started'
+    for name in ('sudo', 'privsep-helper'):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\necho {name} >> {started}\nexit 1\n')
+        program.chmod(0o755)
+    console = make()
+    ran = subprocess.run(
+        [*console.command, 'check'], check=False, capture_output=True,
+        text=True, env={**os.environ, 'PATH':
+                        f'{tmp_path}:{os.environ["PATH"]}'})
+    assert 'Versions' in ran.stdout
+    assert 'Privileged helpers' not in ran.stdout
+    assert ran.stderr == ''
+    assert not started.exists()
