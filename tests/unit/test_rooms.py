@@ -12,7 +12,9 @@ PACKAGE = pathlib.Path(__file__).parents[2] / 'virtlogd_driver'
 BELOW = {
     'compute': {'history', 'node', 'guest', 'console_log', 'virtlogd',
                 'conf'},
-    'cmd': {'history', 'node', 'guest', 'console_log', 'virtlogd', 'conf'},
+    'cmd': {'relay', 'history', 'node', 'guest', 'console_log', 'virtlogd',
+            'conf'},
+    'relay': {'node', 'guest', 'console_log'},
     'history': {'guest', 'console_log', 'virtlogd'},
     'node': {'guest', 'console_log', 'virtlogd'},
     'guest': set(),

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a viewer sees that has just come."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virtlogd_driver.relay.context import Recent, common, earlier
+
+BIG = 1 << 30
+
+
+def _recent(data: bytes, limit: int) -> Recent:
+    made = Recent(limit)
+    made.add(data)
+    return made
+
+
+def test_all_of_it_where_there_is_room() -> None:
+    assert _recent(b'half\nof', 10).text() == b'half\nof'
+
+
+def test_whole_lines() -> None:
+    assert _recent(b'one\ntwo\nthree', 8).text() == b'three'
+    assert _recent(b'one\ntwo\nthree', 9).text() == b'two\nthree'
+
+
+def test_a_long_line_is_cut_between_characters() -> None:
+    text = 'ä€𝄞' * 9
+    for limit in range(4, 30):
+        assert text.endswith(_recent(text.encode(), limit).text().decode())
+
+
+def test_what_was_cut_off_before_ends_in_a_line() -> None:
+    recent = _recent(b'live', 100)
+    recent.begin_with(b'f a line\nwhole\n', cut=True)
+    assert recent.text() == b'whole\nlive'
+
+
+def test_the_first_line_of_a_log_is_whole() -> None:
+    recent = _recent(b'live', 100)
+    recent.begin_with(b'first\n', cut=False)
+    assert recent.text() == b'first\nlive'
+
+
+def test_memory_has_a_bound() -> None:
+    recent = Recent(100)
+    for _ in range(1000):
+        recent.add(b'x' * 9 + b'\n')
+        assert len(recent) <= 200
+    assert recent.text() == (b'x' * 9 + b'\n') * 10
+    recent.begin_with(b'much too early', cut=False)
+    assert b'early' not in recent.data
+
+
+def test_common() -> None:
+    assert common(b'abcab', b'abx', BIG) == 2
+    assert common(b'abcab', b'x', BIG) == 0
+    assert common(b'aaaa', b'aaaa', BIG) == 4
+    # Only two bytes were logged since.
+    assert common(b'aaaa', b'aaaa', 2) == 2
+    assert common(b'', b'a', BIG) == common(b'a', b'', BIG) == 0
+
+
+@given(st.binary(max_size=60), st.binary(max_size=60), st.integers(0, 60))
+def test_common_is_the_longest(log, live, most) -> None:
+    expected = max(n for n in range(min(len(log), len(live), most) + 1)
+                   if log.endswith(live[:n]))
+    assert common(log, live, most) == expected
+
+
+@given(st.integers(1, 300), st.integers(0, 300), st.integers(0, 300))
+def test_no_byte_is_missing_or_twice_while_the_guest_writes(
+        before, since, late) -> None:
+    """The log is behind what is live, by any number of bytes."""
+    written = b''.join(b'line %d\n' % n for n in range(100))
+    logged = written[:before + since]
+    live = written[before:before + since + late]
+    found = earlier(logged, live, since + 20, settled=False)
+    assert found is None if since < 64 else found == written[:before]
+
+
+@given(st.binary(max_size=50), st.binary(max_size=50))
+def test_once_both_are_quiet_it_is_exact(before, since) -> None:
+    """Also where the guest writes the same all the time."""
+    assert earlier(before + since, since, BIG, settled=True) == before
+
+
+def test_a_log_that_does_not_have_what_is_live() -> None:
+    """It is dead, say."""
+    assert earlier(b'old', b'new', BIG, settled=True) is None

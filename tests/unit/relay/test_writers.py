@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may type."""
+
+from virtlogd_driver.relay.writers import Writers
+
+
+def _joined(policy: str) -> Writers[str]:
+    writers: Writers[str] = Writers(policy)
+    for name in ('anna', 'bert', 'carl'):
+        writers.join(name)
+    return writers
+
+
+def test_all() -> None:
+    writers = _joined('all')
+    assert writers.may_type('anna')
+    assert writers.may_type('carl')
+    assert writers.leave('anna') is None
+    assert not writers.may_type('anna')
+
+
+def test_only_the_first_and_then_the_next() -> None:
+    writers = _joined('first')
+    assert [writers.may_type(n) for n in ('anna', 'bert')] == [True, False]
+    assert writers.leave('bert') is None
+    assert writers.leave('anna') == 'carl'
+    assert writers.may_type('carl')
+
+
+def test_taking_over() -> None:
+    writers = _joined('first')
+    assert writers.take_over('carl') == 'anna'
+    assert writers.take_over('carl') is None
+    assert [writers.may_type(n) for n in ('anna', 'carl')] == [False, True]
+    assert writers.leave('carl') == 'anna'
+
+
+def test_who_only_watches_never_types() -> None:
+    for policy in ('all', 'first'):
+        writers = _joined(policy)
+        writers.leave('anna')
+        assert not writers.may_type('anna')
+        assert writers.may_type('bert')

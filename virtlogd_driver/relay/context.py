@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The last lines of a console, for a viewer that has just come.
+
+They are kept from what QEMU sends; what was written before the relay was
+connected is taken from the log, once. What QEMU sends is in the log as well,
+a little later (chardev/char.c, qemu_chr_write_buffer): where both meet is
+found by comparing them.
+"""
+
+from virtlogd_driver.relay.buffer import line_start
+
+#: So many bytes in common are no accident.
+CERTAIN = 64
+
+
+class Recent:
+    """The newest bytes of a console, with a bound."""
+
+    def __init__(self, limit: int) -> None:
+        """
+        :param limit: most bytes that a viewer is sent
+        """
+        self._limit = limit
+        self._data = bytearray()
+        self._cut = False
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    @property
+    def data(self) -> bytes:
+        """All bytes that are kept: up to twice the limit."""
+        return bytes(self._data)
+
+    def add(self, data: bytes) -> None:
+        """Append what has just come."""
+        self._data += data
+        if len(self._data) > 2 * self._limit:
+            # One byte more tells whether the rest begins a line.
+            del self._data[:len(self._data) - self._limit - 1]
+            self._cut = True
+
+    def begin_with(self, earlier: bytes, cut: bool) -> None:
+        """Put in front what was written before.
+
+        :param cut: more was written before that
+        """
+        if not self._cut:
+            self._data[:0] = earlier
+            self._cut = cut
+
+    def text(self) -> bytes:
+        """What a viewer is sent: whole lines, as many as there is room for.
+
+        A line that is longer than that is cut between two characters.
+        """
+        start = len(self._data) - self._limit
+        if start <= 0:
+            if not self._cut:
+                return bytes(self._data)
+            start = line_start(b'\0' + self._data, 1) - 1
+        else:
+            start = line_start(self._data, start)
+        return bytes(self._data[start:])
+
+
+def common(log: bytes, live: bytes, most: int) -> int:
+    """How many bytes end the log and begin what is live.
+
+    :param log: the newest bytes of the log
+    :param live: all that QEMU has sent since the relay was connected
+    :param most: how much was logged since before then
+    :returns: the largest number that is possible; 0 where nothing matches
+    """
+    longest = min(len(log), len(live), most)
+    place = len(log) - longest
+    while longest and (place := log.find(live[:1], place)) >= 0:
+        if live.startswith(log[place:]):
+            return len(log) - place
+        place += 1
+    return 0
+
+
+def earlier(log: bytes, live: bytes, most: int,
+            settled: bool) -> bytes | None:
+    """What the log has from before the first live byte.
+
+    :param log: the newest bytes of the log
+    :param live: all that QEMU has sent since the relay was connected; it was
+        read after the log
+    :param most: how much was logged since before then
+    :param settled: nothing was logged and nothing sent for a while, so the
+        log ends where the live bytes do
+    :returns: None where that is not sure (yet)
+    """
+    if settled:
+        if len(live) > len(log) or not log.endswith(live):
+            return None
+        return log[:len(log) - len(live)]
+    count = common(log, live, most)
+    return log[:len(log) - count] if count >= CERTAIN else None

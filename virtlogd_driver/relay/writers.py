@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which of a console's viewers may type."""
+
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+from virtlogd_driver.relay.settings import Writers as Policy
+
+V = TypeVar('V', bound=Hashable)
+
+
+class Writers(Generic[V]):
+    """The viewers of one serial port, in the order in which they came.
+
+    With "all" each of them may type, with "first" only who has been there
+    longest, until it leaves or another takes over. Who only watches never may.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        # Those that would type, the one that may first.
+        self._order: list[V] = []
+
+    def join(self, viewer: V) -> None:
+        """A viewer has come."""
+        self._order.append(viewer)
+
+    def leave(self, viewer: V) -> V | None:
+        """A viewer has gone, or only watches from now on.
+
+        :returns: who may type now and might not before
+        """
+        before = self.writer
+        if viewer in self._order:
+            self._order.remove(viewer)
+        return self.writer if self.writer is not before else None
+
+    def take_over(self, viewer: V) -> V | None:
+        """A viewer types from now on.
+
+        :returns: who may not any more
+        """
+        before = self.writer
+        if viewer in self._order:
+            self._order.remove(viewer)
+        self._order.insert(0, viewer)
+        return None if before is viewer else before
+
+    @property
+    def writer(self) -> V | None:
+        """The one that may type; None: nobody, or each may."""
+        if self._policy == 'all' or not self._order:
+            return None
+        return self._order[0]
+
+    def may_type(self, viewer: V) -> bool:
+        """Whether what a viewer types reaches the guest."""
+        if self._policy == 'all':
+            return viewer in self._order
+        return bool(self._order) and self._order[0] is viewer
