@@ -22,6 +22,7 @@ from lxml import etree
 from tests.lab.daemons import LibvirtHost
 from tests.lab.linux_guest import PROMPT, READY
 from tests.lab.nova_node import NovaNode, Server
+from tools.setup import counts
 
 #: What virtlogd keeps here: four files of 64 KiB.
 MAX_SIZE = 64 * 1024
@@ -239,12 +240,14 @@ def main() -> int:
         try:
             demo = Demo(image, stack)
             demo.run()
+            counts.add('demo', counts.Counts(1, 0, 0))
         except Exception as e:
             print(coloured(f'\nFAILED: {e or type(e).__name__}', 'bad'),
                   file=sys.stderr)
             traceback.print_exc()
             with contextlib.suppress(AttributeError):
                 print(demo.nova.log()[-4000:], file=sys.stderr)
+            counts.add('demo', counts.Counts(0, 1, 0))
             return 1
     return 0
 

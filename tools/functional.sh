@@ -12,12 +12,13 @@
 
 set -u
 cd "$(dirname "$0")/.."
+. tools/setup/report.sh
 
 python=${PYTHON:-python}
 moves='/test_\(live_migration.*\|cold_migration\|history_copy\)\.py$'
 
-# run FILE ARGUMENT...
-run() {
+# one FILE ARGUMENT...
+one() {
     file=$1
     shift
     "$python" -m tests.lab.namespace \
@@ -30,23 +31,20 @@ run() {
 }
 
 files=${FILES-$(ls tests/functional/test_*.py)}
-beside=
+aside=
 if [ -n "${BESIDE-}" ]; then
     moving=$(echo "$files" | grep "$moves")
     files=$(echo "$files" | grep -v "$moves")
-    shown=$(mktemp)
-    BESIDE='' FILES=$moving setsid tools/functional.sh "$@" \
-        >"$shown" 2>&1 &
-    beside=$!
-    trap 'kill -- "-$beside" 2>/dev/null; rm -f "$shown"' EXIT
+    said=$(mktemp)
+    beside "$said" env BESIDE='' FILES="$moving" tools/functional.sh "$@"
+    aside=$!
+    trap 'kill -- "-$aside" 2>/dev/null; rm -f "$said"' EXIT
     trap 'exit 130' INT TERM
 fi
-failed=0
+# shellcheck disable=SC2086  # words
+steps=$(echo $files ${aside:+moves} | wc -w)
 for file in $files; do
-    run "$file" "$@" || failed=1
+    run "$file" one "$file" "$@"
 done
-if [ -n "$beside" ]; then
-    wait "$beside" || failed=1
-    cat "$shown"
-fi
-exit $failed
+[ -z "$aside" ] || run moves wait_for "$aside" "$said"
+finish

@@ -10,7 +10,6 @@ default: eventlet up to release 33, native threads from 34.
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests.peers import differs  # noqa: E402
+from tools.setup import counts  # noqa: E402
 
 UNIT = ('unit.virt.libvirt.test_driver',)
 #: What boots, moves and ends guests, and what changes their devices. Not
@@ -44,9 +44,6 @@ FUNCTIONAL = (
     *(f'functional.regressions.test_bug_{number}' for number in (
         1595962, 1741364, 1888395, 1899835, 1939545, 1944619, 1983753,
         2007968, 2085975, 2139351, 2152697, 2153425)))
-#: Tests that fail are named, and run once more: on a busy machine some of
-#: nova's do not wait for long enough. More than these are no bad luck.
-MOST_AGAIN = 5
 #: Seconds between two lines of progress.
 PROGRESS = 30.0
 #: What a driver of consoles touches first.
@@ -88,8 +85,7 @@ def main() -> int:
     pattern = CONSOLES if args.suite == 'consoles' else args.pattern
     differences = differs.load(ROOT / 'tests/peers/differs.toml')
 
-    listed = {d.id for d in differences}
-    runs = {name: _run(name, modules, pattern, backend, args.workers, listed)
+    runs = {name: _run(name, modules, pattern, backend, args.workers)
             for name in (('ours',) if args.ours_only
                          else ('upstream', 'ours'))}
     upstream = runs.get('upstream')
@@ -103,6 +99,8 @@ def main() -> int:
     _print_failures(differences, runs['ours'].outcomes)
     for complaint in complaints:
         print(f'WRONG: {complaint}')
+    _count(f'nova {release}, {args.suite}', runs['ours'].outcomes,
+           {d.id for d in differences})
     if args.json:
         args.json.write_text(json.dumps({
             'nova': release, 'backend': backend, 'suite': args.suite,
@@ -129,17 +127,10 @@ def _parse() -> argparse.Namespace:
 
 
 def _run(name: str, modules: Sequence[str], pattern: str | None,
-         backend: str, workers: int, listed: Collection[str]) -> Run:
-    """Run the modules with driver ``name``."""
+         backend: str, workers: int) -> Run:
+    """Run the modules with driver ``name``, each test once."""
     started = time.monotonic()
     outcomes = _stestr(name, modules, pattern, backend, workers)
-    again = [test for test, outcome in sorted(outcomes.items())
-             if not outcome.good and test not in listed]
-    if 0 < len(again) <= MOST_AGAIN:
-        print(f'{name}, once more:', *again, sep='\n    ')
-        outcomes |= _stestr(
-            name, modules, f'({"|".join(map(re.escape, again))})$', backend,
-            workers)
     return Run(outcomes, time.monotonic() - started)
 
 
@@ -220,6 +211,16 @@ def _last_lines(details: Mapping[str, Any], lines: int = 12) -> str:
                      if 'traceback' in name)
     shown = [line[:300] for line in text.splitlines() if line.strip()]
     return '\n'.join(shown[-lines:])
+
+
+def _count(group: str, outcomes: Mapping[str, differs.Outcome],
+           listed: Collection[str]) -> None:
+    """For the summary of tools/test.sh."""
+    skipped = sum(o.status in ('skip', 'not run') for o in outcomes.values())
+    failed = sum(not o.good and o.status != 'not run' and test not in listed
+                 for test, o in outcomes.items())
+    counts.add(group, counts.Counts(
+        len(outcomes) - skipped - failed, failed, skipped))
 
 
 def _print_table(runs: Mapping[str, Run]) -> None:
