@@ -19,12 +19,12 @@ class InvalidOption(VirtlogdDriverError):
 
 
 class UnsupportedNova(VirtlogdDriverError):
-    """A nova that is older than the oldest one supported."""
+    """A nova that this driver does not work with."""
 
-    def __init__(self, version: str, oldest: int) -> None:
+    def __init__(self, version: str, reason: str) -> None:
+        """:param reason: what goes on after "nova VERSION", and a remedy"""
         super().__init__(
-            f'nova {version} is too old for this compute driver, which needs '
-            f'{oldest}.0.0 or newer: upgrade nova, or set compute_driver = '
+            f'nova {version} {reason}, or set compute_driver = '
             'libvirt.LibvirtDriver.')
 
 

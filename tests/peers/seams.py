@@ -21,6 +21,10 @@ Reader = Callable[[str], str | None]
 BASE = 'nova.virt.libvirt.driver.LibvirtDriver'
 BASES = (BASE, 'nova.virt.driver.ComputeDriver')
 
+#: What the driver itself is told of the newest supported release.
+RUNNING = (Path(__file__).parents[2]
+           / 'virtlogd_driver/compute/seams.json')
+
 #: What is reached through objects that nova hands in or keeps.
 REACHED = (
     'nova.virt.libvirt.guest.Guest.get_xml_desc',
@@ -286,6 +290,12 @@ class Record:
                 for seam, releases in variants.items()]
         path.write_text(json.dumps(
             {'releases': self.releases, 'seams': data}, indent=1) + '\n')
+
+    def called(self, release: int) -> dict[str, str]:
+        """How each is called, without decorators; for the running driver."""
+        return {name: seam.signature[seam.signature.find('('):]
+                if seam.signature else ''
+                for name, seam in sorted(self.seams[release].items())}
 
     def changes(self, version: str, found: Mapping[str, Seam]
                 ) -> dict[str, str]:

@@ -307,8 +307,9 @@ def _report(name: str, versions: dict[str, str], begin: datetime.datetime,
         f'{what} {number}' for what, number in versions.items()))
     yield ''
     yield f'{platform}; {begin:%Y-%m-%d}, commit {commit}'
-    yield ''
-    yield from counts.table(counts.rows(found))
+    if found:
+        yield ''
+        yield from counts.table(counts.rows(found))
 
 
 if __name__ == '__main__':

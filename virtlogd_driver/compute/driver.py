@@ -15,7 +15,7 @@ from nova.virt import event as virtevent
 from nova.virt.libvirt import driver as libvirt_driver
 
 from virtlogd_driver import conf
-from virtlogd_driver.compute import cold_migration, health, release
+from virtlogd_driver.compute import cold_migration, health, seams
 from virtlogd_driver.compute.consoles import Consoles
 from virtlogd_driver.compute.live_migration import Destination, Source
 from virtlogd_driver.compute.nova_edge import (
@@ -49,7 +49,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         with nova_errors():
-            release.announce(nova_version.version_string())
+            seams.announce(nova_version.version_string())
             self._compose(Options(CONF))
 
     def _compose(self, options: Options) -> None:

@@ -15,17 +15,19 @@ from oslo_upgradecheck.upgradecheck import Code, Result
 
 from virtlogd_driver import exception
 from virtlogd_driver.guest.serial_port import PortRange
+from virtlogd_driver.node import release
 from virtlogd_driver.node.hypervisor import ConsoleCapability
+from virtlogd_driver.node.release import Support
 from virtlogd_driver.virtlogd import health, settings
 from virtlogd_driver.virtlogd.health import DaemonState, LogState, Report
 from virtlogd_driver.virtlogd.settings import StdioHandler, VirtlogdSettings
 
-#: Releases of nova that this driver supports, both included.
-NOVA = (31, 34)
 #: The driver's module, as nova finds it.
 NOVA_NAME = 'nova.virt.virtlogd_driver'
 #: Loads it as nova does.
 LOAD = f'from {NOVA_NAME} import VirtlogdDriver'
+#: What is before the reason where this driver refuses the nova.
+REFUSED = 'UnsupportedNova: '
 #: How nova is to name this driver.
 COMPUTE_DRIVER = 'virtlogd_driver.VirtlogdDriver'
 #: File systems of one host alone. Any other may be on another machine, or
@@ -169,11 +171,13 @@ def loadable(host: Survey) -> Result:
             'nova is not installed in the Python environment of this command: '
             'install virtlogd-driver into the environment of nova-compute and '
             'run the command from there.')
-    major = int(host.nova_version.partition('.')[0])
-    if not NOVA[0] <= major <= NOVA[1]:
+    support = release.support(host.nova_version)
+    if support is Support.TOO_OLD:
         return _failure(
-            f'nova {host.nova_version} is not supported. Use nova {NOVA[0]} '
-            f'to {NOVA[1]}, or install a virtlogd-driver that supports it.')
+            f'nova {host.nova_version} is too old. Use nova '
+            f'{release.supported()}.')
+    if REFUSED in host.load_error:
+        return _failure(host.load_error.partition(REFUSED)[2])
     if host.load_error:
         return _failure(
             f'nova {host.nova_version} does not load the driver '
@@ -182,6 +186,12 @@ def loadable(host: Survey) -> Result:
         return _warning(
             f'[DEFAULT] compute_driver is {host.compute_driver!r}: set it to '
             f'{COMPUTE_DRIVER} and restart nova-compute.')
+    if support is Support.NEWER:
+        return _warning(
+            f'nova {host.nova_version} is newer than {release.NEWEST}, the '
+            'newest that this driver was tried on. What the driver relies on '
+            'is as it was, so it starts; upgrade virtlogd-driver to one that '
+            'supports this nova.')
     return _success(f'nova {host.nova_version}')
 
 

@@ -43,6 +43,12 @@ _LIBVIRT_TIMEOUT = 10.0
 _ENDING = 1.0
 #: Seconds for a disk to answer.
 _DISK_TIMEOUT = 5.0
+#: Has it look at nova as well, as it does when nova-compute starts.
+_START = f"""{LOAD}
+from nova import version
+from virtlogd_driver.compute import seams
+seams.announce(version.version_string())
+"""
 #: Seconds for a Python process to load nova's libvirt driver.
 _LOAD_TIMEOUT = 120.0
 
@@ -178,7 +184,7 @@ def _load_error() -> str:
     """Load the driver as nova-compute does, in a process of its own."""
     try:
         loaded = subprocess.run(
-            [sys.executable, '-W', 'ignore', '-c', LOAD], check=False,
+            [sys.executable, '-W', 'ignore', '-c', _START], check=False,
             capture_output=True, text=True, timeout=_LOAD_TIMEOUT)
     except subprocess.TimeoutExpired:
         return f'it took more than {_LOAD_TIMEOUT:g} s'

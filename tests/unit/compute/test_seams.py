@@ -2,6 +2,7 @@
 """Whether the installed nova still is what the driver was written for."""
 
 import inspect
+import logging
 import pathlib
 from collections.abc import Iterator
 
@@ -11,7 +12,10 @@ from nova import version as nova_version
 from nova.virt.libvirt import driver as libvirt_driver
 
 from tests.peers import seams
+from virtlogd_driver import exception
 from virtlogd_driver.compute import driver
+from virtlogd_driver.compute import seams as running
+from virtlogd_driver.node import release
 
 ROOT = pathlib.Path(__file__).parents[3]
 DRIVER = seams.driver_source(ROOT)
@@ -94,3 +98,78 @@ def _calls(signature: inspect.Signature
     for names in (required, every):
         yield names, {}
         yield names[:1], {name: name for name in names[1:]}
+
+
+def test_what_runs_is_called_as_its_source_says() -> None:
+    assert running.first_change(RECORD.called(
+        int(VERSION.split('.')[0]))) is None
+
+
+def test_the_driver_is_told_of_the_newest_release() -> None:
+    assert running.known() == RECORD.called(release.NEWEST)
+
+
+class TestAnnounce:
+    """What a nova gets whose version is this or that."""
+
+    NEXT = f'{release.NEWEST + 1}.0.0'
+
+    @pytest.fixture(autouse=True)
+    def as_recorded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """This nova is the newest supported."""
+        called = RECORD.called(int(VERSION.split('.')[0]))
+        monkeypatch.setattr(running, 'known', lambda: called)
+
+    def warnings(self, caplog: pytest.LogCaptureFixture) -> list[str]:
+        return [r.getMessage() for r in caplog.records
+                if r.levelno >= logging.WARNING]
+
+    @pytest.mark.parametrize('version', [
+        VERSION, f'{release.OLDEST}.0.0.0rc1', f'{release.NEWEST}.9.9'])
+    def test_supported(self, version: str,
+                       caplog: pytest.LogCaptureFixture) -> None:
+        running.announce(version)
+        assert self.warnings(caplog) == []
+
+    @pytest.mark.parametrize('version', ['30.1.2', '9.0.0', '', 'unknown'])
+    def test_too_old(self, version: str) -> None:
+        with pytest.raises(exception.UnsupportedNova) as raised:
+            running.announce(version)
+        assert str(raised.value).startswith(f'nova {version} is too old')
+        assert f'supports nova {release.supported()}: upgrade nova' in str(
+            raised.value)
+        assert '\n' not in str(raised.value)
+
+    def test_newer_and_as_it_was(
+            self, caplog: pytest.LogCaptureFixture) -> None:
+        running.announce(self.NEXT)
+        (warning,) = self.warnings(caplog)
+        assert warning.startswith(
+            f'nova {self.NEXT} is newer than {release.NEWEST}')
+
+    @pytest.mark.parametrize(('seam', 'was', 'said'), [
+        (f'{seams.BASE}.spawn', '(self, instance)',
+         f'{seams.BASE}.spawn is called as (self, context, '),
+        (f'{seams.BASE}.no_such_thing', '', 'no_such_thing is not there'),
+        ('nova.no_such_module.thing', '', 'nova.no_such_module.thing is'),
+        ('nova.conf.CONF', '(self)', 'is called as no function, not (self)'),
+    ])
+    def test_newer_and_not_as_it_was(
+            self, seam: str, was: str, said: str,
+            monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(running, 'known', lambda: {
+            'nova.context.get_admin_context': '(read_deleted=)', seam: was})
+        with pytest.raises(exception.UnsupportedNova) as raised:
+            running.announce(self.NEXT)
+        assert said in str(raised.value)
+        assert 'install a virtlogd-driver that supports it' in str(
+            raised.value)
+
+
+@pytest.mark.parametrize(('function', 'expected'), [
+    (lambda a, b=1, *c, d, e=2, **f: None, '(a, b=, *c, d:, e:=, **f)'),
+    (property(lambda self: None), '(self)'),
+    (classmethod(lambda cls, x: None), '(cls, x)'),
+    (int, ''), (3, ''), (None, '')])
+def test_signature(function: object, expected: str) -> None:
+    assert running.signature(function) == expected
