@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the documentation says of the code is so."""
 
+import ast
 import pathlib
 import re
 
 import pytest
 
 from virtlogd_driver import conf
+from virtlogd_driver.console_log import generation
 from virtlogd_driver.guest import plan
 from virtlogd_driver.node import metrics
 from virtlogd_driver.virtlogd.health import DaemonState, Report
@@ -44,6 +46,24 @@ def test_every_metric_is_named(tmp_path: pathlib.Path) -> None:
                           file.read_text(), re.MULTILINE))
     named = set(re.findall(r'``(\w+?)(?:_total)?(?:\{[a-z,]+\})?``', page))
     assert {name.removesuffix('_total') for name in made} <= named
+
+
+def test_every_file_that_is_made_is_named() -> None:
+    """Of a guest: security modules, and other software, have to know."""
+    page = (SOURCE / 'operator/security_modules.rst').read_text()
+    made = {generation.history_name(0, 0)} | {
+        name(port, moves) for name in (generation.live_name,
+                                       generation.history_name)
+        for port in (0, 1) for moves in (0, 1)
+        if name is generation.live_name or moves}
+    for path in (ROOT / 'virtlogd_driver/history').glob('*.py'):
+        made |= {
+            node.value for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+            and re.fullmatch(r'console\.[a-z]+|_[a-z]+\.', node.value)}
+    assert {'console.boots', '_leaving.'} <= made
+    assert {name for name in made if name not in page} == set()
+    assert f'``.{generation.MAX_BACKUPS - 1}``' in page
 
 
 def test_the_ports_of_each_machine() -> None:

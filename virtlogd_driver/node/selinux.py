@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether SELinux lets virtlogd write logs, asked before a guest needs it.
+
+The kernel says what its policy allows a process on an object, through files
+in /sys/fs/selinux (security/selinux/selinuxfs.c): nothing is tried, and
+nothing is written to the audit log.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Where the kernel answers, while there is a policy.
+SELINUXFS = Path('/sys/fs/selinux')
+#: What virtlogd does to a directory with logs, and to a log; the same as in
+#: etc/selinux/virtlogd_nova.te.
+NEEDED = {
+    'dir': ('add_name', 'getattr', 'remove_name', 'search', 'write'),
+    'file': ('append', 'create', 'getattr', 'open', 'rename', 'unlink'),
+}
+#: Of a virtlogd that does not run: what its unit starts it in.
+_CONTEXT = 'system_u:system_r:virtlogd_t:s0'
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """What an enforcing policy does not let virtlogd do."""
+
+    #: The directory that logs are in.
+    directory: str
+    #: SELinux types: of virtlogd, and of the directory or a file in it.
+    source: str
+    target: str
+    #: ``file append``, class and permission; sorted.
+    permissions: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (f'SELinux does not let virtlogd ({self.source}) write logs '
+                f'in {self.directory} ({self.target}): '
+                + ', '.join(self.permissions))
+
+
+class Policy:
+    """The policy of the running kernel.
+
+    :param selinuxfs: where the kernel answers
+    """
+
+    def __init__(self, selinuxfs: Path = SELINUXFS) -> None:
+        self._selinuxfs = selinuxfs
+
+    def enforcing(self) -> bool:
+        """Whether what is not allowed is refused; False without SELinux."""
+        try:
+            return (self._selinuxfs / 'enforce').read_text().strip() == '1'
+        except OSError:
+            return False
+
+    def denied(self, source: str, target: str, kind: str) -> Iterator[str]:
+        """Which of the needed permissions are not allowed.
+
+        :param source: context of the process
+        :param target: context of the object
+        :param kind: its class, a key of NEEDED
+        :raises OSError: the policy knows no such context, or this process may
+            not ask
+        """
+        allowed = int(self._ask('access', source, target, kind).split()[0], 16)
+        permissions = self._selinuxfs / 'class' / kind / 'perms'
+        for name in NEEDED[kind]:
+            bit = int((permissions / name).read_text())
+            if not allowed & 1 << (bit - 1):
+                yield name
+
+    def created(self, source: str, directory: str) -> str:
+        """The context of a file that a process makes in a directory.
+
+        :raises OSError: as ``denied`` does
+        """
+        return self._ask('create', source, directory, 'file').rstrip('\0')
+
+    def _ask(self, question: str, source: str, target: str, kind: str) -> str:
+        number = (self._selinuxfs / 'class' / kind / 'index').read_text()
+        return self.transact(
+            question, f'{source} {target} {number.strip()}')
+
+    def transact(self, question: str, text: str) -> str:
+        """Write into a file of selinuxfs, and read the answer there."""
+        fd = os.open(self._selinuxfs / question, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.write(fd, text.encode())
+            return os.read(fd, 4096).decode()
+        finally:
+            os.close(fd)
+
+
+def denial(directory: str, policy: Policy | None = None,
+           virtlogd: str | None = None) -> Denial | None:
+    """What SELinux would refuse when a guest with a log there starts.
+
+    :param directory: that logs are in
+    :param policy: default: the running kernel's
+    :param virtlogd: context of virtlogd; default: that of the running one
+    :returns: None: nothing, or SELinux is not enforcing, or the directory has
+        no label, or nobody says what is allowed
+    """
+    policy = policy or Policy()
+    if not policy.enforcing():
+        return None
+    source = virtlogd or _context_of_virtlogd() or _CONTEXT
+    try:
+        target = os.getxattr(directory, 'security.selinux').decode(
+            ).rstrip('\0')
+        files = {target, policy.created(source, target)}
+        denied = {
+            *(('dir', name) for name in policy.denied(source, target, 'dir')),
+            *(('file', name) for context in files
+              for name in policy.denied(source, context, 'file'))}
+    except OSError:
+        return None
+    if not denied:
+        return None
+    return Denial(directory, _type(source), _type(target),
+                  tuple(' '.join(one) for one in sorted(denied)))
+
+
+def _type(context: str) -> str:
+    """``virtlogd_t`` of ``system_u:system_r:virtlogd_t:s0``."""
+    return [*context.split(':'), '', ''][2]
+
+
+def _context_of_virtlogd() -> str | None:
+    """The context of the virtlogd that runs; None: none does."""
+    for process in Path('/proc').glob('[0-9]*'):
+        try:
+            if (process / 'comm').read_text() == 'virtlogd\n':
+                return (process / 'attr/current').read_text().rstrip('\0\n')
+        except OSError:
+            continue
+    return None
