@@ -61,7 +61,7 @@ class Node(fixtures.Fixture):
         for file in (self.host.qemu_conf, self.host.virtlogd_conf):
             file.chmod(0o600)
         # As by its membership in group libvirt.
-        (self.host.state / 'run' / 'libvirt-sock').chmod(0o666)
+        self.host.libvirt_socket.chmod(0o666)
         metrics.write(str(metrics_file), health.Report(
             health.DaemonState.UP), periodic.Totals())
         self.host.connect().createXML(guest.domain_xml(

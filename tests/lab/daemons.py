@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hypervisor host: a private libvirtd and virtlogd with their guests.
+"""A hypervisor host: a private libvirtd or virtqemud, virtlogd, and guests.
 
 Only within ``tests.lab.namespace``. Each host has a mount and a UTS namespace
 of its own, so that several run side by side, each with its own sockets, state,
@@ -28,12 +28,19 @@ from virtlogd_driver import conf
 #: to write there.
 _PROBED = namespace.DIRECTORY / 'capabilities'
 
-_LIBVIRTD_CONF = """\
+#: The daemon with libvirt's driver of QEMU, and its socket: libvirt's own
+#: choice today is virtqemud, one daemon of several; Debian has libvirtd alone.
+SOCKETS = {'libvirtd': 'libvirt-sock', 'virtqemud': 'virtqemud-sock'}
+#: Which of them hosts have; VIRTLOGD_LAB_DAEMON names one.
+DAEMON = os.environ.get('VIRTLOGD_LAB_DAEMON') or (
+    'virtqemud' if shutil.which('libvirtd') is None else 'libvirtd')
+
+_DAEMON_CONF = """\
 host_uuid = "{host_uuid}"
 unix_sock_dir = "/run/libvirt"
 auth_unix_ro = "none"
 auth_unix_rw = "none"
-log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
+log_outputs = "2:file:/var/log/libvirt/{daemon}.log"
 """
 # The host's control groups are out of sight, guests run as root in the
 # directories of the test, and extended attributes would outlive them.
@@ -70,7 +77,7 @@ libvirt.registerErrorHandler(_ignore_error, None)
 
 
 class LibvirtHost(fixtures.Fixture):
-    """A private libvirtd and virtlogd; all that they started ends with it.
+    """A private libvirt and virtlogd; all that they started ends with it.
 
     :ivar directory: everything of this host; kept for a look afterwards.
     :ivar state: the same for sockets and configuration: a short path.
@@ -80,7 +87,9 @@ class LibvirtHost(fixtures.Fixture):
     :ivar virtlogd_conf: virtlogd's configuration file.
     :ivar qemu_conf: libvirt's QEMU configuration file.
     :ivar virtlogd_pid: 0 while it does not run.
-    :ivar libvirtd_pid: 0 while it does not run.
+    :ivar libvirtd_pid: of the daemon with the guests, libvirtd or virtqemud;
+        0 while it does not run.
+    :ivar libvirt_socket: that daemon's.
 
     :param directory: made if it is missing; of this host alone.
     :param max_size: bytes a log file may have; ``None``: virtlogd's default.
@@ -88,6 +97,7 @@ class LibvirtHost(fixtures.Fixture):
     :param stdio_handler: "logd" or "file"; ``None``: libvirt's default.
     :param name: the host's name, and what tells hosts of one test apart.
     :param address: what the name resolves to, one of the loopback interface.
+    :param daemon: "libvirtd" or "virtqemud".
     """
 
     _count = 0
@@ -97,8 +107,10 @@ class LibvirtHost(fixtures.Fixture):
                  max_backups: int | None = None,
                  stdio_handler: str | None = None,
                  name: str = 'host1',
-                 address: str = '127.0.0.1') -> None:
+                 address: str = '127.0.0.1',
+                 daemon: str = DAEMON) -> None:
         super().__init__()
+        self.daemon = daemon
         self.directory = Path(directory)
         self.name = name
         self.address = address
@@ -114,8 +126,8 @@ class LibvirtHost(fixtures.Fixture):
         namespace.add_host_name(self.name, self.address)
         LibvirtHost._count += 1
         self.state = namespace.DIRECTORY / f'{LibvirtHost._count}-{self.name}'
-        self.uri = ('qemu+unix:///system?socket='
-                    f'{self.state}/run/libvirt-sock')
+        self.libvirt_socket = self.state / 'run' / SOCKETS[self.daemon]
+        self.uri = f'qemu+unix:///system?socket={self.libvirt_socket}'
         self.virtlogd_socket = self.state / 'run' / 'virtlogd-sock'
         self.virtlogd_conf = self.state / 'etc' / 'virtlogd.conf'
         self.qemu_conf = self.state / 'etc' / 'qemu.conf'
@@ -143,8 +155,8 @@ class LibvirtHost(fixtures.Fixture):
     def configure(self) -> None:
         """Write the configuration files anew, for the next daemon start."""
         port = 49152 + 64 * LibvirtHost._count
-        (self.state / 'etc' / 'libvirtd.conf').write_text(
-            _LIBVIRTD_CONF.format(host_uuid=self.host_uuid))
+        (self.state / 'etc' / f'{self.daemon}.conf').write_text(
+            _DAEMON_CONF.format(host_uuid=self.host_uuid, daemon=self.daemon))
         qemu_conf = _QEMU_CONF.format(
             migration_port=port, migration_port_max=port + 63)
         if self.stdio_handler is not None:
@@ -241,7 +253,7 @@ class LibvirtHost(fixtures.Fixture):
 
     @property
     def libvirtd_pid(self) -> int:
-        return self._pid('libvirtd')
+        return self._pid(self.daemon)
 
     def start_virtlogd(self) -> None:
         """Start it if it does not run; returns when it listens."""
@@ -253,13 +265,13 @@ class LibvirtHost(fixtures.Fixture):
 
     def start_libvirtd(self) -> None:
         """Start it if it does not run; returns when it answers."""
-        self._start('libvirtd', self.state / 'run' / 'libvirt-sock')
+        self._start(self.daemon, self.libvirt_socket)
         self.connect().close()
         self._share_capabilities()
 
     def stop_libvirtd(self, number: int = signal.SIGTERM) -> None:
         """End it with a signal; guests go on. Returns when it is gone."""
-        self._stop('libvirtd', number)
+        self._stop(self.daemon, number)
 
     def _share_capabilities(self) -> None:
         if _PROBED.exists():

@@ -33,7 +33,7 @@ from nova.conf import CONF
 from oslo_config import cfg
 
 from tests.lab import namespace, nova_node
-from tests.lab.daemons import LibvirtHost
+from tests.lab.daemons import DAEMON, SOCKETS, LibvirtHost
 from tests.lab.nova_node import NovaNode, Options, Server
 from tests.lab.wait import until
 from virtlogd_driver.console_log import privileged as log_privileged
@@ -304,7 +304,7 @@ class TwoHosts(NovaNode):
         return {
             ('libvirt', 'live_migration_uri'):
                 f'qemu+unix:///system?socket={namespace.DIRECTORY}'
-                '/%s/run/libvirt-sock',
+                f'/%s/run/{SOCKETS[DAEMON]}',
             ('virtlogd', 'health_interval'): 0,
         }
 
