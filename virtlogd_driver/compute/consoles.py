@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this host can do for a guest's console, and the consoles themselves.
+"""The consoles of this host's guests: what a guest gets, and what is read.
 
-The devices that a guest gets, the TCP ports and logs of these, and what is
-answered when nova asks for the console log or the interactive console.
+The serial devices of a guest, the TCP ports and logs of these, and the answers
+to nova's questions for the console log and the interactive console.
 """
 
 import contextlib
@@ -169,8 +169,9 @@ class Consoles:
             if named is None:
                 raise
             self.changed(instance.uuid)
-            LOG.info('The guest has not written its log %s yet', named,
-                     instance=instance)
+            LOG.info('The console log %s is not there, as the guest has '
+                     'written nothing yet: its user is shown nothing',
+                     named, instance=instance)
             return b''
 
     def _named_log(self, instance: Any) -> str | None:
@@ -208,7 +209,7 @@ class Consoles:
         self.changed(uuid)
 
     def adopt(self, guests: list[hypervisor.Guest]) -> dict[str, list[str]]:
-        """Know again which guest holds which port (nova forgets).
+        """Learn which guest holds which TCP port, after nova-compute starts.
 
         :param guests: all guests of this host
         :returns: the names of each guest's logs, by UUID
@@ -218,8 +219,9 @@ class Consoles:
             try:
                 devices = char_device.parse(guest.xml)
             except exception.InvalidGuestXML as e:
-                LOG.warning('The serial ports of guest %s are not known: %s',
-                            guest.name, e)
+                LOG.warning('The serial ports of guest %s are not known, so '
+                            'its TCP ports could be given to another guest: '
+                            '%s', guest.name, e)
                 continue
             self.ports.adopt(guest.uuid, char_device.addresses(devices))
             in_use[guest.uuid] = char_device.log_names(devices)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where this project and nova meet: errors, what users see, devices, guests.
+"""What this project has becomes what nova expects: errors, devices, events.
 
-The collaborators of the driver use nova's objects; they raise and take what
-is defined here.
+Also the few objects of nova's that the driver's collaborators are built from:
+its libvirt connection, its way to copy files to another host.
 """
 
 import contextlib
@@ -28,7 +28,10 @@ CONF = nova.conf.CONF
 
 @contextlib.contextmanager
 def nova_errors(instance: Any = None) -> Iterator[None]:
-    """Turn this project's errors into the ones that nova expects."""
+    """Turn this project's errors into the ones that nova expects.
+
+    :param instance: nova's Instance that they are about; None: no guest
+    """
     try:
         yield
     except (exception.InvalidOption, exception.InvalidAddress) as e:
@@ -47,7 +50,9 @@ def nova_errors(instance: Any = None) -> Iterator[None]:
         raise nova_exception.HypervisorUnavailable(str(e)) from e
     except exception.LogError as e:
         # The API passes the message on to the tenant: no path of this host.
-        LOG.error('The console log cannot be read: %s', e, instance=instance)
+        LOG.error('The console log of the guest cannot be read, and its '
+                  'user is told that it is not available: %s', e,
+                  instance=instance)
         raise nova_exception.ConsoleNotAvailable() from e
     except exception.VirtlogdDriverError as e:
         raise nova_exception.InternalError(str(e)) from e
@@ -62,9 +67,10 @@ _EVENTS = {exception.VirtlogdDown: 'compute_virtlogd_down',
 
 def tell_user(context: Any, instance: Any,
               error: exception.VirtlogdError) -> None:
-    """Tell the server's user, beside the action that is under way.
+    """Add an error to the action of a server that is under way.
 
-    Whatever becomes of that, the action goes on.
+    Its user sees it with "openstack server event show". The action goes on,
+    also where the error cannot be added.
 
     :param error: VirtlogdDown, VirtlogdHung or LogDiskFull
     """
@@ -74,16 +80,19 @@ def tell_user(context: Any, instance: Any,
                 context, _EVENTS[type(error)], CONF.host, instance.uuid):
             raise told
     except nova_exception.InstanceActionNotFound:
-        LOG.debug('Nobody has asked for this', instance=instance)
+        LOG.debug('No action of a user is under way that this could be added '
+                  'to: %s', error, instance=instance)
     except Exception as e:
         if e is not told:
-            LOG.exception('The user is not told: %s', error,
-                          instance=instance)
+            LOG.exception(
+                "The server's user does not see this among the events of the "
+                'action, as it could not be added there: %s', error,
+                instance=instance)
 
 
 @contextlib.contextmanager
 def rolled_back() -> Iterator[None]:
-    """What fails meanwhile leaves the guest as it was, and nova knows it."""
+    """Tell nova that what fails in the block has not changed the guest."""
     try:
         yield
     except nova_exception.NovaException as e:
@@ -92,7 +101,10 @@ def rolled_back() -> Iterator[None]:
 
 @contextlib.contextmanager
 def refused_beforehand(host: str) -> Iterator[None]:
-    """What fails meanwhile is why a guest cannot be migrated to a host."""
+    """Refuse a live migration for what fails in the block.
+
+    :param host: name of the destination, for the message
+    """
     try:
         yield
     except exception.VirtlogdDriverError as e:
@@ -102,7 +114,8 @@ def refused_beforehand(host: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def failure_told(context: Any, instance: Any) -> Iterator[None]:
-    """Where nova says nothing of what fails, as the guest goes on."""
+    """Tell a server's user what fails in the block, where nova itself says
+    nothing as the guest goes on."""
     try:
         yield
     except nova_exception.NovaException as e:
@@ -112,9 +125,10 @@ def failure_told(context: Any, instance: Any) -> Iterator[None]:
 
 
 class _CharDeviceConfig:
-    """A device of ours among those of nova's guest configuration.
+    """A serial device among those of nova's guest configuration.
 
-    It is of nova's own class and has its attributes for whoever looks at them.
+    It is of nova's own class and has its attributes, for nova's code that
+    looks at them; its XML is this project's.
     """
 
     def __init__(self, device: char_device.CharDevice) -> None:
@@ -154,7 +168,11 @@ def device_config(device: char_device.CharDevice) -> Any:
 
 
 class _Instead:
-    """An object of nova's, but for some of its attributes."""
+    """An object that stands for one of nova's, with some attributes replaced.
+
+    nova's methods take what they work on as arguments, so what they see can
+    be changed without a copy of their code.
+    """
 
     def __init__(self, original: Any, **attributes: Any) -> None:
         self._original = original
@@ -165,7 +183,11 @@ class _Instead:
 
 
 def departing(guest: Any, rewrite: Callable[[str], str]) -> Any:
-    """nova's guest, but for the XML that its destination is given."""
+    """Stand for nova's Guest in a live migration, with another XML for its
+    destination.
+
+    :param rewrite: gives that XML, of the domain's own
+    """
     def get_xml_desc(*args: Any, **kwargs: Any) -> str:
         domain_xml: str = guest.get_xml_desc(*args, **kwargs)
         if kwargs.get('dump_migratable'):
@@ -176,9 +198,9 @@ def departing(guest: Any, rewrite: Callable[[str], str]) -> Any:
 
 
 def launching(driver: Any, before_launch: Callable[[str], None]) -> Any:
-    """nova's driver, but for guests that it launches by themselves.
+    """Stand for nova's driver, where that starts a domain that is defined.
 
-    :param before_launch: is given the guest's XML
+    :param before_launch: is called with the domain's XML just before
     """
     def get_guest(instance: Any) -> Any:
         guest = driver._host.get_guest(instance)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Before and after a guest starts: is virtlogd ready, where does its log end.
+"""What happens to the console log when a guest starts.
 
-libvirt starts no guest without virtlogd, and hangs with one that hangs, so it
-is asked before anything is done to a guest.
+Before: is virtlogd ready? libvirt starts no guest without it, and hangs with
+one that hangs. And where do the guest's logs end? After: that is noted beside
+the log as the beginning of a boot.
 """
 
 import contextlib
@@ -146,10 +147,11 @@ class Starts:
         try:
             self._started.put_nowait(start)
         except queue.Full:
-            LOG.warning('The start of guest %s is not noted: %d starts '
-                        'before it still wait for the disk of %s. See to '
-                        'that file system', event.uuid, MOST_WAITING,
-                        self._options.instances_path)
+            LOG.warning('The start of guest %s is not noted, so that '
+                        '"virtlogd-console show --since-boot" does not know '
+                        'it: %d starts before it still wait for the disk of '
+                        '%s. See to that file system', event.uuid,
+                        MOST_WAITING, self._options.instances_path)
 
     def wait_until_noted(self) -> None:
         """Return when each start until now is noted."""
