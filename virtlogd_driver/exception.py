@@ -72,6 +72,10 @@ class InvalidPosition(LogError):
     """A text that is no position in a console log."""
 
 
+class DiskStalled(VirtlogdDriverError):
+    """A file system that does not answer."""
+
+
 class VirtlogdError(VirtlogdDriverError):
     """virtlogd did not do what it was asked."""
 

@@ -22,9 +22,6 @@ from virtlogd_driver import exception
 
 Tag = Literal['serial', 'console']
 
-#: Where a TCP device listens whose XML names no host.
-ANYWHERE = '::'
-
 # Domain XML comes from libvirt, but parts of it are a tenant's words.
 _PARSER = etree.XMLParser(resolve_entities=False, no_network=True)
 
@@ -100,10 +97,12 @@ class CharDevice:
     @property
     def address(self) -> tuple[str, int] | None:
         """Host and port that a TCP device listens on."""
-        if (self.type != 'tcp' or self.source is None
-                or self.source.mode != 'bind' or self.source.service is None):
+        if self.type != 'tcp' or self.source is None:
             return None
-        return self.source.host or ANYWHERE, self.source.service
+        host, service = self.source.host, self.source.service
+        if self.source.mode != 'bind' or host is None or service is None:
+            return None
+        return host, service
 
     @property
     def socket_path(self) -> str | None:

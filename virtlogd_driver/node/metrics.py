@@ -14,7 +14,12 @@ from prometheus_client.core import (
     Metric,
 )
 
-from virtlogd_driver.virtlogd.health import DaemonState, LogState, Report
+from virtlogd_driver.virtlogd.health import (
+    LOST,
+    DaemonState,
+    LogState,
+    Report,
+)
 from virtlogd_driver.virtlogd.periodic import Totals
 
 #: Each name in the file begins with this.
@@ -46,7 +51,7 @@ class _Collected:
             'Whether what a guest writes on a serial port is logged.',
             labels=['guest', 'port'])
         for log in report.logs:
-            if log.state in (LogState.ALIVE, LogState.DEAD):
+            if log.state in (LogState.ALIVE, *LOST):
                 alive.add_metric([log.port.guest, str(log.port.number)],
                                  log.state is LogState.ALIVE)
         return [

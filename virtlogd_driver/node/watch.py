@@ -5,35 +5,37 @@ Here libvirt, the daemon's room and the metrics come together; the driver and
 the status command use it.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 from virtlogd_driver import exception
 from virtlogd_driver.guest import char_device
 from virtlogd_driver.node import hypervisor, metrics
-from virtlogd_driver.virtlogd import periodic, reattach
+from virtlogd_driver.virtlogd import health, periodic, reattach
+from virtlogd_driver.virtlogd.bounded import Run, direct
+from virtlogd_driver.virtlogd.disk import Disks
 from virtlogd_driver.virtlogd.port import Port, numeric
 
 
-def list_ports(connection: Any,
-               run: reattach.Run[Any] = reattach.direct) -> list[Port]:
+def list_ports(connection: Any, run: Run[Any] = direct,
+               off: bool = False) -> list[Port]:
     """The serial ports of all running guests.
 
-    A guest whose XML cannot be understood is left out.
+    A guest whose XML cannot be understood has one, which says so.
 
     :param connection: to libvirt
     :param run: runs what blocks in libvirt
+    :param off: those of guests that do not run as well
     :raises HostError: libvirt does not answer
     """
-    guests = run(hypervisor.list_guests, connection)
     found: list[Port] = []
-    for guest in guests:
-        if guest.active:
+    for guest in run(hypervisor.list_guests, connection):
+        if guest.active or off:
             try:
                 found += ports_of(guest)
-            except exception.InvalidGuestXML:
-                continue
+            except exception.InvalidGuestXML as e:
+                found.append(Port(guest.uuid, guest.name, 0, None,
+                                  active=guest.active, unclear=str(e)))
     return found
 
 
@@ -44,7 +46,8 @@ def ports_of(guest: hypervisor.Guest) -> list[Port]:
     """
     return [Port(guest.uuid, guest.name, device.number, device.log_file,
                  None if device.address is None
-                 else numeric(*device.address), _pty(device))
+                 else numeric(*device.address), _pty(device), guest.active,
+                 device.unclear)
             for device in char_device.parse(guest.xml)]
 
 
@@ -55,7 +58,7 @@ def _pty(device: char_device.CharDevice) -> str | None:
 
 def reattach_log(connection: Any, port: Port,
                  socket_path: str, timeout: float,
-                 run: reattach.Run[Any] = reattach.direct) -> str:
+                 run: Run[Any] = direct) -> str:
     """Bring the dead log of a guest's serial port back.
 
     :param connection: to libvirt, on this host
@@ -75,8 +78,7 @@ def reattach_log(connection: Any, port: Port,
 def health_task(get_connection: Callable[[], Any],
                 settings: periodic.Settings, heal: bool = False,
                 metrics_file: str | None = None,
-                run: reattach.Run[Any] = reattach.direct
-                ) -> periodic.HealthTask:
+                run: Run[Any] = direct) -> periodic.HealthTask:
     """What watches this host, not yet started.
 
     :param get_connection: a libvirt connection; HostError where there is none
@@ -88,8 +90,13 @@ def health_task(get_connection: Callable[[], Any],
         return reattach_log(get_connection(), port, settings.socket_path,
                             settings.timeout, run)
 
+    def publish(report: health.Report, totals: periodic.Totals) -> None:
+        if metrics_file:
+            disks.ask(metrics_file, metrics.write, metrics_file, report,
+                      totals)
+
+    disks = Disks(run)
     return periodic.HealthTask(
-        settings, lambda: list_ports(get_connection(), run),
-        bring_back if heal else None,
-        functools.partial(metrics.write, metrics_file)
-        if metrics_file else None)
+        settings, lambda: list_ports(get_connection(), run, off=True),
+        bring_back if heal else None, publish if metrics_file else None,
+        disks)

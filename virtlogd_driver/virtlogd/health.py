@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from oslo_privsep import comm
 from oslo_privsep import daemon as privsep
 
 from virtlogd_driver import exception
-from virtlogd_driver.virtlogd import privileged
+from virtlogd_driver.virtlogd import privileged, unlinked
+from virtlogd_driver.virtlogd.disk import DISKS, Disks
 from virtlogd_driver.virtlogd.port import Address, Port
 from virtlogd_driver.virtlogd.viewer import STUCK_AFTER, Viewer
 
@@ -30,7 +32,8 @@ CLOSED_AFTER = 10.0
 FULL_BELOW = 65536
 
 #: What a call raises whose privileged helper does not work.
-PRIVSEP_ERRORS = (privsep.FailedToDropPrivileges, OSError)
+PRIVSEP_ERRORS = (privsep.FailedToDropPrivileges, comm.PrivsepTimeout,
+                  OSError)
 
 #: As privileged.probe.
 Probe = Callable[[str, list[tuple[str, str]], float],
@@ -45,12 +48,14 @@ class DaemonState(enum.StrEnum):
     DOWN = 'down'
     #: No answer in time: guests stop, libvirt follows.
     HUNG = 'hung'
+    #: It has as many connections as it takes: logs go on, no guest starts.
+    FULL = 'full'
     #: It cannot be asked: no permission, or another protocol.
     REFUSED = 'refused'
 
 
 #: virtlogd told nothing, and libvirt was not asked.
-_UNASKED = (DaemonState.HUNG, DaemonState.REFUSED)
+_UNASKED = (DaemonState.HUNG, DaemonState.FULL, DaemonState.REFUSED)
 
 
 class LogState(enum.StrEnum):
@@ -60,12 +65,28 @@ class LogState(enum.StrEnum):
     ALIVE = 'alive'
     #: Nobody does: it is lost until the log is attached again.
     DEAD = 'dead'
+    #: virtlogd writes it, but not into the file at its path: that was removed,
+    #: renamed or replaced.
+    UNLINKED = 'unlinked'
+    #: Its guest is off, and something else has it open at virtlogd: the guest
+    #: does not start.
+    HELD = 'held'
     #: QEMU writes it itself, without bound: stdio_handler = "file".
     UNROTATED = 'unrotated'
     #: The port has no log.
     NOT_LOGGING = 'not-logging'
-    #: virtlogd could not be asked, or the guest is just starting or ending.
+    #: virtlogd or the file system could not be asked, the guest is just
+    #: starting or ending, or its XML is not understood.
     UNKNOWN = 'unknown'
+
+
+#: What to do about a log that is held.
+HELD_REMEDY = (
+    'A process that is not QEMU has the log\'s pipe: look for it with "lsof '
+    '+E -p $(pidof virtlogd)", and end it. Do not restart virtlogd: all other '
+    'logs would be dead.')
+#: What the guest writes is lost, or nobody finds it.
+LOST = (LogState.DEAD, LogState.UNLINKED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +129,8 @@ class Report:
     viewers: str = ''
     #: Ports without an interactive console, if they stay so.
     unopened: tuple[Unopened, ...] = ()
+    #: Why the files of some logs were not looked at.
+    stalled: tuple[str, ...] = ()
     #: Time of the pass, in seconds since the epoch.
     time: float = field(default_factory=time.time)
     #: What the pass took, in seconds.
@@ -148,15 +171,59 @@ _BY_ANSWER = {privileged.OPEN: LogState.ALIVE,
               privileged.STARTING: LogState.UNKNOWN}
 
 
-def _states(ports: Sequence[Port], socket_path: str, probe: Probe,
-            timeout: float) -> tuple[DaemonState, str, list[LogState]]:
+#: A port and its log's state.
+_Seen = list[tuple[Port, LogState]]
+
+
+def _look(ports: Sequence[Port], socket_path: str, probe: Probe,
+          timeout: float) -> tuple[DaemonState, str, _Seen]:
+    """Ask virtlogd about ports; of a guest that is off only HELD is told."""
     logging = [(port.name, port.log) for port in ports if port.log]
     daemon, reason, answers = probe(socket_path, logging, timeout)
     # virtlogd that is gone has closed every pipe.
     found = iter([_BY_ANSWER[answer] for answer in answers]
                  or [LogState.UNKNOWN] * len(logging))
-    return DaemonState(daemon), reason, [
-        next(found) if port.log else LogState.NOT_LOGGING for port in ports]
+    seen = []
+    for port in ports:
+        state = next(found) if port.log else LogState.NOT_LOGGING
+        if not port.log and port.unclear:
+            state = LogState.UNKNOWN
+        if port.active:
+            seen.append((port, state))
+        elif state is LogState.ALIVE:
+            seen.append((port, LogState.HELD))
+    return DaemonState(daemon), reason, seen
+
+
+#: Finds logs whose file is elsewhere among those that virtlogd writes.
+FindUnlinked = Callable[[Sequence[str]], unlinked.Found]
+
+
+#: As privileged.positions.
+Positions = Callable[[str, list[str], float], Sequence[unlinked.Position]]
+
+
+def find_unlinked(socket_path: str, timeout: float, disks: Disks = DISKS,
+                  positions: Positions = privileged.positions
+                  ) -> FindUnlinked:
+    """What :func:`examine` finds unlinked logs with.
+
+    :param socket_path: virtlogd's socket
+    :param timeout: seconds for virtlogd to answer each time
+    """
+    def ask_once(logs: list[str]) -> Sequence[unlinked.Position]:
+        # privsep makes lists of tuples, or the other way round.
+        return [(inode, offset) for inode, offset in positions(
+            socket_path, logs, timeout)]
+
+    def find(logs: Sequence[str]) -> unlinked.Found:
+        try:
+            return unlinked.find(logs, ask_once, disks)
+        except (exception.VirtlogdError, *PRIVSEP_ERRORS):
+            # The next pass says what is wrong with virtlogd.
+            return unlinked.Found(unseen=frozenset(logs))
+
+    return find
 
 
 def examine(list_ports: Callable[[], Sequence[Port]], socket_path: str,
@@ -164,14 +231,14 @@ def examine(list_ports: Callable[[], Sequence[Port]], socket_path: str,
             list_viewers: Callable[[list[Address]], list[Viewer]]
             | None = None, confirm_after: float = 0.2,
             listening: Callable[[list[Address]], set[Address]]
-            | None = None) -> Report:
+            | None = None, find: FindUnlinked | None = None) -> Report:
     """One pass over all guests of the host.
 
     Where virtlogd does not answer, libvirt is not asked at all: it may hang
     with virtlogd.
 
-    :param list_ports: the serial ports of all running guests; HostError where
-        libvirt does not answer
+    :param list_ports: the serial ports of guests; HostError where libvirt
+        does not answer
     :param socket_path: virtlogd's socket
     :param timeout: seconds for virtlogd to answer all that it is asked
     :param probe: asks virtlogd
@@ -179,39 +246,47 @@ def examine(list_ports: Callable[[], Sequence[Port]], socket_path: str,
     :param confirm_after: seconds after which a log that seems dead is looked
         at again; its guest may just have ended
     :param listening: what is listened on; None: do not look
+    :param find: finds logs whose file is elsewhere; None: do not look
     """
     start = time.monotonic()
-    ports: Sequence[Port] = ()
-    states: list[LogState] = []
+    seen: _Seen = []
     libvirt = ''
-    daemon, reason, _ = _states((), socket_path, probe, timeout)
+    daemon, reason, _ = _look((), socket_path, probe, timeout)
     if daemon not in _UNASKED:
         try:
-            ports = list_ports()
-            daemon, reason, states = _states(
-                ports, socket_path, probe, timeout)
-            if daemon is DaemonState.UP and LogState.DEAD in states:
-                ports, daemon, reason, states = _confirm(
-                    ports, states, list_ports, socket_path, timeout, probe,
-                    confirm_after)
+            daemon, reason, seen = _look(
+                list_ports(), socket_path, probe, timeout)
+            if daemon is DaemonState.UP:
+                daemon, reason, seen = _confirm(
+                    seen, list_ports, lambda ports: _look(
+                        ports, socket_path, probe, timeout), confirm_after)
         except exception.HostError as e:
-            libvirt, ports, states = str(e), (), []
+            libvirt, seen = str(e), []
+    stalled: tuple[str, ...] = ()
+    if find is not None and daemon is DaemonState.UP:
+        found = find([port.log for port, state in seen
+                      if state is LogState.ALIVE and port.log])
+        stalled = found.stalled
+        seen = [(port, LogState.UNLINKED if port.log in found.unlinked
+                 else LogState.UNKNOWN if port.log in found.unseen
+                 else state) for port, state in seen]
     stuck: tuple[Stuck, ...] = ()
     unopened: Sequence[Port] = ()
     viewers = ''
     if list_viewers is not None:
         try:
-            stuck = tuple(_stuck(ports, list_viewers))
+            stuck = tuple(_stuck([port for port, _ in seen if port.active],
+                                 list_viewers))
             if listening is not None:
-                unopened = _unopened(ports, states, listening)
+                unopened = _unopened(seen, listening)
         except OSError as e:
             viewers = (f'The kernel does not tell who is connected ({e}). '
                        'Load its modules inet_diag and tcp_diag.')
     now = time.time()
     return Report(daemon, reason, libvirt,
-                  tuple(map(Log, ports, states)), stuck, viewers,
-                  tuple(Unopened(port, now) for port in unopened),
-                  now, time.monotonic() - start)
+                  tuple(Log(port, state) for port, state in seen), stuck,
+                  viewers, tuple(Unopened(port, now) for port in unopened),
+                  stalled, now, time.monotonic() - start)
 
 
 def _stuck(ports: Sequence[Port],
@@ -224,13 +299,12 @@ def _stuck(ports: Sequence[Port],
             yield Stuck(port, viewer)
 
 
-def _unopened(ports: Sequence[Port], states: Sequence[LogState],
+def _unopened(seen: _Seen,
               listening: Callable[[list[Address]], set[Address]]
               ) -> list[Port]:
-    wanted = {port: port.listener
-              for port, state in zip(ports, states, strict=True)
+    wanted = {port: port.listener for port, state in seen
               if port.listener is not None
-              and state in (LogState.ALIVE, LogState.DEAD)}
+              and state in (LogState.ALIVE, *LOST)}
     found = listening(list(wanted.values()))
     if len(wanted) > 1 and not found:
         # Guests listen in another network namespace than this process.
@@ -238,22 +312,34 @@ def _unopened(ports: Sequence[Port], states: Sequence[LogState],
     return [port for port, listener in wanted.items() if listener not in found]
 
 
-def _confirm(ports: Sequence[Port], states: list[LogState],
-             list_ports: Callable[[], Sequence[Port]], socket_path: str,
-             timeout: float, probe: Probe, confirm_after: float
-             ) -> tuple[Sequence[Port], DaemonState, str, list[LogState]]:
-    """Look again at what seems dead: its guest may have ended meanwhile."""
+#: May be so for a moment, while a guest starts or ends.
+_PASSING = (LogState.DEAD, LogState.HELD)
+
+
+def _confirm(seen: _Seen, list_ports: Callable[[], Sequence[Port]],
+             look: Callable[[Sequence[Port]],
+                            tuple[DaemonState, str, _Seen]],
+             confirm_after: float) -> tuple[DaemonState, str, _Seen]:
+    """Look again at what seems dead, or held: its guest may just end.
+
+    virtlogd closes a log whose pipe has ended before it answers to another
+    connection; so one that it still has then is open elsewhere, if the guest
+    was off before and is off afterwards.
+    """
+    doubtful = {port for port, state in seen if state in _PASSING}
+    if not doubtful:
+        return DaemonState.UP, '', seen
     time.sleep(confirm_after)
-    dead = {port for port, state in zip(ports, states, strict=True)
-            if state is LogState.DEAD}
-    again = [port for port in list_ports() if port in dead]
-    daemon, reason, found = _states(again, socket_path, probe, timeout)
-    confirmed = dict(zip(again, found, strict=True))
-    kept = [(port, confirmed.get(port, state))
-            for port, state in zip(ports, states, strict=True)
-            if port not in dead or port in confirmed]
-    return ([port for port, _ in kept], daemon, reason,
-            [state for _, state in kept])
+    daemon, reason, again = look(
+        [port for port in list_ports() if port in doubtful])
+    if any(state is LogState.HELD for _, state in again):
+        off = set(list_ports())
+        again = [(port, state) for port, state in again
+                 if state is not LogState.HELD or port in off]
+    confirmed = dict(again)
+    return daemon, reason, [
+        (port, confirmed.get(port, state)) for port, state in seen
+        if port not in doubtful or port in confirmed]
 
 
 def _port_of(viewer: Viewer, by_listener: dict[Address, Port]) -> Port | None:
@@ -283,6 +369,15 @@ class Changes:
     #: Ports that have no interactive console, and that have one again.
     closed: tuple[Port, ...] = ()
     opened: tuple[Port, ...] = ()
+    #: Ports whose log is in a file that is not at its path.
+    unlinked: tuple[Port, ...] = ()
+    #: Ports of guests that are off, whose log is open all the same.
+    held: tuple[Port, ...] = ()
+    #: Ports of which something is not understood.
+    unclear: tuple[Port, ...] = ()
+    #: Why logs are not looked at from now on; and whether all are again.
+    stalled: tuple[str, ...] = ()
+    answering: bool = False
 
 
 def changes(before: Report | None, now: Report) -> Changes:
@@ -308,7 +403,7 @@ def changes(before: Report | None, now: Report) -> Changes:
         died=became(LogState.DEAD),
         back=tuple(log.port for log in now.logs
                    if log.state is LogState.ALIVE
-                   and old.get(log.port) is LogState.DEAD),
+                   and old.get(log.port) in LOST),
         unrotated=became(LogState.UNROTATED),
         stuck=tuple(stuck for stuck in now.stuck
                     if stuck.viewer.socket_id not in old_stuck),
@@ -320,7 +415,14 @@ def changes(before: Report | None, now: Report) -> Changes:
                      if before is None or port not in before.closed),
         opened=tuple(log.port for log in now.logs
                      if before and log.port in before.closed
-                     and log.port not in known.closed))
+                     and log.port not in known.closed),
+        unlinked=became(LogState.UNLINKED),
+        held=became(LogState.HELD),
+        unclear=tuple(log.port for log in now.logs
+                      if log.port.unclear and log.port not in old),
+        stalled=tuple(reason for reason in now.stalled
+                      if before is None or reason not in before.stalled),
+        answering=bool(before and before.stalled and not known.stalled))
 
 
 def remember(before: Report | None, now: Report) -> Report:
@@ -335,7 +437,8 @@ def remember(before: Report | None, now: Report) -> Report:
     if unasked and not now.logs:
         return dataclasses.replace(now, logs=before.logs, stuck=before.stuck,
                                    viewers=before.viewers,
-                                   unopened=before.unopened)
+                                   unopened=before.unopened,
+                                   stalled=before.stalled)
     if now.viewers:
         now = dataclasses.replace(now, stuck=before.stuck,
                                   unopened=before.unopened)
@@ -348,37 +451,50 @@ def remember(before: Report | None, now: Report) -> Report:
         unopened=tuple(since.get(one.port, one) for one in now.unopened))
 
 
-def free_space(log: str) -> int | None:
+def free_space(log: str, disks: Disks = DISKS) -> int | None:
     """Free bytes where a log is, for root; None where that is not known.
 
     virtlogd runs as root: what is reserved for root counts as free.
     """
     try:
-        found = os.statvfs(os.path.dirname(log))
+        return disks.ask(log, _free, os.path.dirname(log))
+    except exception.DiskStalled:
+        return None
+
+
+def _free(directory: str) -> int | None:
+    try:
+        found = os.statvfs(directory)
     except OSError:
         return None
     return found.f_bfree * found.f_frsize
 
 
 def check_ready(socket_path: str, logs: Sequence[str], timeout: float,
-                probe: Probe = ask) -> None:
+                probe: Probe = ask, disks: Disks = DISKS) -> None:
     """Before a guest starts: its logs will be written.
 
     libvirt starts no guest while virtlogd is down, hangs with it without
-    limit, and starts one into a dead log where the disk is full.
+    limit, and with a file system that stalls; and starts one into a dead log
+    where the disk is full. This takes as long as virtlogd and each file
+    system may take to answer, and no longer.
 
     :param logs: the paths that the guest is going to log to
     :raises VirtlogdDown: virtlogd is down
-    :raises VirtlogdHung: it did not answer in time
+    :raises VirtlogdHung: it did not answer in time, takes no connection, or
+        would hang with a file system that does not answer
     :raises LogDiskFull: there is no room for a log
     """
     state, reason, _ = probe(socket_path, [], timeout)
     if state == DaemonState.DOWN:
         raise exception.VirtlogdDown(reason)
-    if state == DaemonState.HUNG:
+    if state in (DaemonState.HUNG, DaemonState.FULL):
         raise exception.VirtlogdHung(reason)
     for log in logs:
-        free = free_space(log)
+        try:
+            free = disks.ask(log, _free, os.path.dirname(log))
+        except exception.DiskStalled as e:
+            raise exception.VirtlogdHung(str(e)) from e
         if free is not None and free < FULL_BELOW:
             raise exception.LogDiskFull(
                 f'The file system of {os.path.dirname(log)} is full ({free} '

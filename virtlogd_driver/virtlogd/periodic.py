@@ -5,28 +5,34 @@ It runs on ``threading``'s threads, native or eventlet's, whichever the
 process has. What it is given to call may block a thread, but under eventlet
 must not block the process (nova_edge.outside_eventlet).
 
-A pass that does not end (libvirt hangs) is left to itself; it is said, and no
-other is begun until it has ended. Nothing waits for it.
+Whatever a pass waits for has a bound: the privileged helper, each file system,
+each attempt to bring a log back. What does not answer is said, and the pass
+goes on with the others. libvirt alone can keep a pass for good: then it is
+left to itself, that is said, and no other is begun until it has ended.
 """
 
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from oslo_log import log as logging
 
 from virtlogd_driver import exception
 from virtlogd_driver.virtlogd import health, privileged, viewer
+from virtlogd_driver.virtlogd.bounded import Calls, NoAnswer
+from virtlogd_driver.virtlogd.disk import Disks
 from virtlogd_driver.virtlogd.health import (
+    LOST,
     DaemonState,
-    LogState,
     Report,
     Stuck,
 )
 from virtlogd_driver.virtlogd.port import Port
 
 LOG = logging.getLogger(__name__)
+_T = TypeVar('_T')
 
 #: The most passes between two attempts to bring one log back.
 _MAX_PAUSE = 64
@@ -47,7 +53,8 @@ class Settings:
     timeout: float
     #: Seconds after which a stuck viewer is disconnected; 0 is never.
     viewer_timeout: float = 0
-    #: Seconds after which libvirt, asked for its guests, counts as hung.
+    #: Seconds after which libvirt, asked for its guests, counts as hung; and
+    #: so does a privileged helper, or an attempt to bring a log back.
     patience: float = 30
 
 
@@ -77,18 +84,22 @@ class HealthTask:
         libvirt does not answer
     :param reattach: brings the log of a port back and returns a note for the
         operator, or raises VirtlogdError; None: do not
-    :param publish: gets each report, for metrics; may raise OSError
+    :param publish: gets each report, for metrics; may raise OSError, or
+        DiskStalled
+    :param disks: asks file systems
     """
 
     def __init__(self, settings: Settings,
                  list_ports: Callable[[], Sequence[Port]],
                  reattach: Callable[[Port], str] | None = None,
-                 publish: Callable[[Report, Totals], None] | None = None
-                 ) -> None:
+                 publish: Callable[[Report, Totals], None] | None = None,
+                 disks: Disks | None = None) -> None:
         self._settings = settings
         self._list_ports = list_ports
         self._reattach = reattach
         self._publish = publish
+        self._disks = disks or Disks()
+        self._calls = Calls()
         self._totals = Totals()
         self._report: Report | None = None
         self._attempts: dict[Port, _Attempts] = {}
@@ -100,8 +111,9 @@ class HealthTask:
         # Reports that passes made, and when one got on, by time.monotonic.
         self._made = 0
         self._progress = 0.0
-        # Held during an attempt to bring a log back.
-        self._attempt = threading.Lock()
+        # Attempts to bring a log back that are under way.
+        self._under_way = 0
+        self._attempt_ended = threading.Condition()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -123,9 +135,10 @@ class HealthTask:
         most; no other is begun.
         """
         self._stop.set()
-        if self._attempt.acquire(timeout=_STOP_TIMEOUT):
-            self._attempt.release()
-        else:
+        with self._attempt_ended:
+            ended = self._attempt_ended.wait_for(
+                lambda: not self._under_way, _STOP_TIMEOUT)
+        if not ended:
             LOG.error(
                 'An attempt to bring a console log back has not ended within '
                 '%g s; its guest may have no interactive console. See '
@@ -162,14 +175,16 @@ class HealthTask:
         What is found is no pass: the time of the last one stays.
         """
         made = self._made
-        daemon, reason, _ = health.ask(
-            self._settings.socket_path, [], self._settings.timeout)
+        daemon, reason, _ = self._ask(
+            self._settings.socket_path, [], self._settings.timeout,
+            who='look beside')
         libvirt = ''
         if time.monotonic() - self._progress > self._settings.patience:
             libvirt = ('libvirt did not answer for '
                        f'{self._settings.patience:g} s. See whether virtlogd '
                        'or a guest hangs.')
-        if daemon == DaemonState.HUNG or libvirt:
+        if daemon in (DaemonState.HUNG, DaemonState.FULL,
+                      DaemonState.REFUSED) or libvirt:
             last = self._report
             self._take(Report(
                 DaemonState(daemon), reason, libvirt,
@@ -188,10 +203,44 @@ class HealthTask:
         return self._report or found
 
     def _examine(self) -> Report:
+        socket_path = self._settings.socket_path
+        timeout = self._settings.timeout
         return health.examine(
-            self._list_ports, self._settings.socket_path,
-            self._settings.timeout, list_viewers=viewer.viewers,
-            listening=viewer.listening)
+            self._list_ports, socket_path, timeout, self._ask,
+            list_viewers=viewer.viewers, listening=viewer.listening,
+            find=health.find_unlinked(
+                socket_path, timeout, self._disks, self._positions))
+
+    # What may not return
+
+    def _ask(self, *arguments: Any,
+             who: str = 'pass') -> tuple[str, str, Sequence[str]]:
+        """health.ask, where a helper that hangs is an answer, too."""
+        try:
+            return self._of_helper(who, health.ask, *arguments)
+        except exception.VirtlogdHung as e:
+            return privileged.REFUSED, str(e), []
+
+    def _positions(self, *arguments: Any) -> Sequence[tuple[int, int]]:
+        return self._of_helper('pass', privileged.positions, *arguments)
+
+    def _of_helper(self, who: str, function: Callable[..., _T],
+                   *arguments: Any) -> _T:
+        """What a privileged helper answers.
+
+        :param who: asks; one call at a time
+        :raises VirtlogdHung: it does not
+        """
+        seconds = self._settings.patience
+        try:
+            return self._calls.call(who, seconds, function, *arguments)
+        except NoAnswer as e:
+            raise exception.VirtlogdHung(
+                'virtlogd cannot be asked: the privileged helper has not '
+                f'answered for {seconds:g} s. See whether the process '
+                'privsep-helper with virtlogd_context is stopped (kill -CONT '
+                'continues it), or what it waits for; console logs are not '
+                'watched until it answers.') from e
 
     def _take(self, found: Report, beside: int | None = None) -> None:
         """Say what has changed, and publish the report.
@@ -209,7 +258,7 @@ class HealthTask:
             self._report = health.remember(self._report, found)
             self._totals = replace(
                 self._totals, died=self._totals.died + len(changes.died))
-            _say(changes, found)
+            _say(changes, found, self._disks)
             self._publish_report(self._report)
 
     def _publish_report(self, report: Report) -> None:
@@ -218,7 +267,7 @@ class HealthTask:
         try:
             self._publish(report, self._totals)
             self._publishable = True
-        except OSError as e:
+        except (OSError, exception.DiskStalled) as e:
             if self._publishable:
                 LOG.error('[virtlogd] metrics_file cannot be written: %s', e)
             self._publishable = False
@@ -226,8 +275,8 @@ class HealthTask:
     # Healing
 
     def _heal(self, found: Report) -> bool:
-        """Bring back what is dead or closed; whether anything was."""
-        dead = {log.port for log in found.logs if log.state is LogState.DEAD}
+        """Bring back what is lost or closed; whether anything was."""
+        dead = {log.port for log in found.logs if log.state in LOST}
         if self._report is not None:
             # Since when is in what is remembered.
             dead |= set(self._report.closed)
@@ -236,23 +285,22 @@ class HealthTask:
             return False
         back = False
         for port in sorted(dead, key=lambda port: (port.guest, port.number)):
-            with self._attempt:
-                if self._stop.is_set():
-                    break
-                try:
-                    if self._bring_back(port):
-                        back = self._healable = True
-                except (exception.VirtlogdDown, exception.VirtlogdHung) as e:
-                    if self._healable:
-                        LOG.error('Console logs are not brought back for '
-                                  'now: %s', e)
-                    self._healable = False
-                    break
-                except Exception:
-                    self._count_failure()
-                    LOG.exception(
-                        'Console log %s of %s could not be brought back',
-                        port.log, port, instance_uuid=port.guest)
+            if self._stop.is_set():
+                break
+            try:
+                if self._bring_back(port):
+                    back = self._healable = True
+            except (exception.VirtlogdDown, exception.VirtlogdHung) as e:
+                if self._healable:
+                    LOG.error('Console logs are not brought back for '
+                              'now: %s', e)
+                self._healable = False
+                break
+            except Exception:
+                self._count_failure()
+                LOG.exception(
+                    'Console log %s of %s could not be brought back',
+                    port.log, port, instance_uuid=port.guest)
             self._progress = time.monotonic()
         return back
 
@@ -273,16 +321,24 @@ class HealthTask:
         if attempts.passes_to_wait:
             attempts.passes_to_wait -= 1
             return False
-        assert self._reattach is not None
         assert port.log is not None
-        free = health.free_space(port.log)
+        free = health.free_space(port.log, self._disks)
         if free is not None and free < health.FULL_BELOW:
             # It would die of its first write.
             return False
         attempts.count += 1
         attempts.passes_to_wait = min(2 ** (attempts.count - 1), _MAX_PAUSE)
         try:
-            note = self._reattach(port)
+            note = self._calls.call(
+                port.guest, self._settings.patience, self._attempt, port)
+        except NoAnswer:
+            self._count_failure()
+            LOG.error(
+                'Console log %s of %s: an attempt to bring it back has not '
+                'ended within %g s, and goes on; other logs are watched. See '
+                'whether the guest or libvirt hangs.', port.log, port,
+                self._settings.patience, instance_uuid=port.guest)
+            return False
         except (exception.VirtlogdDown, exception.VirtlogdHung):
             # It says nothing of this log.
             attempts.count -= 1
@@ -301,6 +357,20 @@ class HealthTask:
                         port.log, port, note, instance_uuid=port.guest)
         return True
 
+    def _attempt(self, port: Port) -> str:
+        """Bring a log back; see :meth:`stop`."""
+        assert self._reattach is not None
+        with self._attempt_ended:
+            if self._stop.is_set():
+                raise exception.ReattachFailed('nova-compute is stopped.')
+            self._under_way += 1
+        try:
+            return self._reattach(port)
+        finally:
+            with self._attempt_ended:
+                self._under_way -= 1
+                self._attempt_ended.notify_all()
+
     def _count_failure(self) -> None:
         self._totals = replace(
             self._totals, reattach_failed=self._totals.reattach_failed + 1)
@@ -314,11 +384,16 @@ class HealthTask:
 
     def _end(self, stuck: Stuck, limit: float) -> bool:
         try:
-            ended = bool(privileged.disconnect(
-                stuck.viewer.socket_id, limit))
-        except (exception.VirtlogdDriverError, *health.PRIVSEP_ERRORS) as e:
+            ended = bool(self._calls.call(
+                'viewer helper', self._settings.patience,
+                privileged.disconnect, stuck.viewer.socket_id, limit))
+        except (NoAnswer, exception.VirtlogdDriverError,
+                *health.PRIVSEP_ERRORS) as e:
             if self._disconnectable:
-                LOG.error('[virtlogd] viewer_timeout cannot be kept: %s', e)
+                LOG.error(
+                    '[virtlogd] viewer_timeout cannot be kept: %s',
+                    str(e) or 'the privileged helper does not answer. See '
+                    'the process privsep-helper with viewer_context.')
             self._disconnectable = False
             return False
         self._disconnectable = True
@@ -333,7 +408,7 @@ class HealthTask:
         return ended
 
 
-def _say(changes: health.Changes, found: Report) -> None:
+def _say(changes: health.Changes, found: Report, disks: Disks) -> None:
     """Each change once: errors as errors, what is well again as info."""
     if changes.daemon:
         if found.daemon is DaemonState.UP:
@@ -354,7 +429,26 @@ def _say(changes: health.Changes, found: Report) -> None:
     for port in changes.died:
         LOG.error(
             'Console log %s of %s is dead: what the guest writes is lost. %s',
-            port.log, port, _why_dead(port), instance_uuid=port.guest)
+            port.log, port, _why_dead(port, disks), instance_uuid=port.guest)
+    for port in changes.unlinked:
+        LOG.error(
+            'Console log %s of %s is not at its path any more: it was '
+            'removed, renamed or replaced, and what the guest writes is lost. '
+            'See [virtlogd] reattach; "virtlogd-console reattach %s" begins '
+            'a new file there. Leave rotation to virtlogd.',
+            port.log, port, port.name, instance_uuid=port.guest)
+    for port in changes.held:
+        LOG.error(
+            'Console log %s of %s is open at virtlogd, though the guest is '
+            'off: it will not start ("Device or resource busy"). %s',
+            port.log, port, health.HELD_REMEDY, instance_uuid=port.guest)
+    for port in changes.unclear:
+        LOG.warning('Not all of %s is understood: %s', port, port.unclear,
+                    instance_uuid=port.guest)
+    for reason in changes.stalled:
+        LOG.error('Console logs are not all looked at: %s', reason)
+    if changes.answering:
+        LOG.info('The file systems of all console logs answer again.')
     for port in changes.back:
         LOG.info('Console log %s of %s is back.', port.log, port,
                  instance_uuid=port.guest)
@@ -385,8 +479,8 @@ def _say(changes: health.Changes, found: Report) -> None:
                  instance_uuid=port.guest)
 
 
-def _why_dead(port: Port) -> str:
-    free = health.free_space(port.log or '')
+def _why_dead(port: Port, disks: Disks) -> str:
+    free = health.free_space(port.log or '', disks)
     if free is not None and free < health.FULL_BELOW:
         return 'Its file system is full: free some space.'
     return ('virtlogd was restarted (reload it instead), or its disk was '

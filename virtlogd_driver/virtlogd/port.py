@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The serial ports of a running guest, as far as their logs are concerned."""
+"""The serial ports of a guest, as far as their logs are concerned."""
 
 import ipaddress
 import os
@@ -10,7 +10,7 @@ Address = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A serial port of a running guest."""
+    """A serial port of a guest."""
 
     #: UUID of the guest.
     guest: str
@@ -26,6 +26,10 @@ class Port:
     listener: Address | None = None
     #: Path of its pseudo terminal; None: it has none.
     pty: str | None = None
+    #: The guest runs.
+    active: bool = True
+    #: What of the port, or of its guest, is not understood; empty: all is.
+    unclear: str = ''
 
     def __str__(self) -> str:
         return f'guest {self.guest} ({self.name}), serial port {self.number}'

@@ -24,7 +24,7 @@ from oslo_config import cfg
 from oslo_privsep import capabilities
 
 from virtlogd_driver import conf, exception, helper
-from virtlogd_driver.virtlogd import rpc, settings, viewer
+from virtlogd_driver.virtlogd import clients, rpc, settings, viewer
 from virtlogd_driver.virtlogd.port import Address, numeric
 
 #: Root without capabilities: connects to virtlogd, reads root's own files.
@@ -51,7 +51,7 @@ _STARTING = " reason='starting up' "
 _SHORTEST = 0.05
 
 # Answers of probe.
-UP, DOWN, HUNG, REFUSED = 'up', 'down', 'hung', 'refused'
+UP, DOWN, HUNG, REFUSED, FULL = 'up', 'down', 'hung', 'refused', 'full'
 OPEN, CLOSED, FILE, STARTING = 'open', 'closed', 'file', 'starting'
 
 
@@ -124,7 +124,7 @@ def probe(socket_path: str, logs: list[tuple[str, str]],
     :param socket_path: virtlogd's socket, as it is configured here
     :param logs: name of the guest and path of the log
     :param timeout: seconds for all of it
-    :returns: UP, DOWN, HUNG or REFUSED; the reason of the latter three;
+    :returns: UP, DOWN, HUNG, REFUSED or FULL; the reason of the latter four;
         where it is up or down, for each log OPEN, CLOSED, FILE for one that
         QEMU writes itself, or STARTING where the guest just starts or ended
     """
@@ -147,11 +147,36 @@ def probe(socket_path: str, logs: list[tuple[str, str]],
             return DOWN, str(e), _answers_while_down(socket_path, logs)
         except exception.VirtlogdHung:
             if patience == timeout:
-                return HUNG, str(rpc.hung(socket_path, timeout)), []
+                full = clients.refused(socket_path, _max_clients())
+                return (FULL if full else HUNG,
+                        full or str(rpc.hung(socket_path, timeout)), [])
             patience = timeout
         except exception.VirtlogdError as e:
             return REFUSED, str(e), []
         time.sleep(_SHORTEST)
+
+
+def _max_clients() -> int:
+    """max_clients of virtlogd.conf, by the configuration of this process."""
+    conf.register_opts(cfg.CONF)
+    return settings.read_max_clients(cfg.CONF.virtlogd.virtlogd_conf)
+
+
+@virtlogd_context.entrypoint
+def positions(socket_path: str, logs: list[str],
+              timeout: float) -> list[tuple[int, int]]:
+    """Ask virtlogd which file it writes as each log, and how far it is.
+
+    :param socket_path: virtlogd's socket, as it is configured here
+    :param logs: paths
+    :param timeout: seconds for all of it
+    :returns: inode and size in bytes; 0 and 0 of a log that it does not write
+    :raises VirtlogdError: as :meth:`rpc.Connection.position`
+    """
+    _check_socket(socket_path)
+    with rpc.Connection(socket_path, timeout) as virtlogd:
+        found = [virtlogd.position(log) for log in logs]
+    return [(one.inode, one.offset) if one else (0, 0) for one in found]
 
 
 def _answers_while_down(socket_path: str,

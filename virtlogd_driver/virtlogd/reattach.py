@@ -19,9 +19,8 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import libvirt
 import libvirt_qemu
@@ -29,14 +28,8 @@ from lxml import etree
 
 from virtlogd_driver import exception
 from virtlogd_driver.virtlogd import privileged, viewer
+from virtlogd_driver.virtlogd.bounded import Run, direct
 from virtlogd_driver.virtlogd.port import is_open, numeric
-
-_T = TypeVar('_T')
-
-#: Calls what may block the process, with these arguments: in this thread, or
-#: outside of eventlet (nova_edge.outside_eventlet). What is called uses the
-#: connection, or the domain, that it is given, and no other.
-Run = Callable[..., _T]
 
 #: fdsets of libvirt count from 0; ours start where libvirt's never get.
 _FIRST_FDSET = 1 << 20
@@ -45,11 +38,6 @@ _PORT_TIMEOUT = 5.0
 _REMEDY = ('A new QEMU process has a live log again: managed save and start '
            '(the guest does not notice), or a live migration.')
 _PARSER = etree.XMLParser(resolve_entities=False, no_network=True)
-
-
-def direct(function: Callable[..., _T], *arguments: Any) -> _T:
-    """Call it in this thread."""
-    return function(*arguments)
 
 
 @dataclass(frozen=True, slots=True)

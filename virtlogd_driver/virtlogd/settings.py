@@ -249,6 +249,19 @@ def read_virtlogd_settings(path: str) -> VirtlogdSettings:
         if name in ('max_size', 'max_backups') and isinstance(value, int)})
 
 
+def read_max_clients(path: str) -> int:
+    """How many connections virtlogd accepts at the same time. Never raises.
+
+    :param path: of virtlogd.conf; where it cannot be read, or says nothing of
+        it, virtlogd's own default counts
+    """
+    try:
+        value = _read(path).get('max_clients')
+    except (OSError, exception.InvalidConfFile):
+        value = None
+    return value if isinstance(value, int) and value > 0 else 1024
+
+
 def disk_budget(settings: VirtlogdSettings, logs: int) -> int | None:
     """The most bytes that so many logs take together; None is unbounded.
 

@@ -3,35 +3,27 @@
 
 A viewer that does not read stops the guest's output, and with it the log,
 once the socket's buffer is full. The kernel says exactly whether it is, and
-since when nothing was sent (sock_diag(7), linux/inet_diag.h, linux/tcp.h);
-asking needs no privilege, disconnecting needs CAP_NET_ADMIN.
+since when nothing was sent (linux/inet_diag.h, linux/tcp.h); asking needs no
+privilege, disconnecting needs CAP_NET_ADMIN.
 """
 
 import errno
 import ipaddress
-import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from virtlogd_driver import exception
+from virtlogd_driver.virtlogd import sock_diag
 from virtlogd_driver.virtlogd.port import Address
 
 #: A viewer that took nothing for so many seconds is stuck; one that is
 #: stuck for less is not disconnected, whoever asks for it.
 STUCK_AFTER = 10.0
 
-_NETLINK_SOCK_DIAG = 4
-_SOCK_DIAG_BY_FAMILY = 20
-_SOCK_DESTROY = 21
-_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _INET_DIAG_INFO, _INET_DIAG_SKMEMINFO = 2, 7
-_TCP_ESTABLISHED, _TCP_CLOSE_WAIT, _TCP_LISTEN = 1, 8, 10
 
-_MESSAGE = struct.Struct('=IHHII')
-_ATTRIBUTE = struct.Struct('=HH')
 _REQUEST = struct.Struct('=BBBxI48s')
 _ADDRESSES = struct.Struct('!HH16s16s')
 _SOCKET = struct.Struct('=BBxx48s20x')
@@ -61,31 +53,6 @@ class Viewer:
         return self.full and self.silent >= seconds
 
 
-def _ask(message_type: int, flags: int, request: bytes
-         ) -> Iterator[tuple[int, bytes]]:
-    """Send one netlink request; the messages of the answer."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM,
-                       _NETLINK_SOCK_DIAG) as netlink:
-        netlink.settimeout(5)
-        netlink.send(_MESSAGE.pack(_MESSAGE.size + len(request), message_type,
-                                   _NLM_F_REQUEST | flags, 1, 0) + request)
-        while True:
-            data = netlink.recv(1 << 20)
-            while data:
-                length, kind, _, _, _ = _MESSAGE.unpack_from(data)
-                if kind == _NLMSG_DONE:
-                    return
-                yield kind, data[_MESSAGE.size:length]
-                if kind == _NLMSG_ERROR:
-                    return
-                data = data[(length + 3) & ~3:]
-
-
-def _error(payload: bytes) -> OSError | None:
-    (negative,) = struct.unpack_from('=i', payload)
-    return OSError(-negative, os.strerror(-negative)) if negative else None
-
-
 def _address(family: int, data: bytes) -> str:
     if family == socket.AF_INET:
         return str(ipaddress.IPv4Address(data[:4]))
@@ -93,18 +60,9 @@ def _address(family: int, data: bytes) -> str:
     return str(address.ipv4_mapped or address)
 
 
-def _attributes(data: bytes) -> dict[int, bytes]:
-    found = {}
-    while len(data) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(data)
-        found[kind] = data[_ATTRIBUTE.size:length]
-        data = data[max((length + 3) & ~3, _ATTRIBUTE.size):]
-    return found
-
-
 def _viewer(payload: bytes) -> Viewer | None:
     family, _, socket_id = _SOCKET.unpack_from(payload)
-    attributes = _attributes(payload[_SOCKET.size:])
+    attributes = sock_diag.attributes(payload[_SOCKET.size:])
     if not {_INET_DIAG_INFO, _INET_DIAG_SKMEMINFO} <= attributes.keys():
         return None
     local_port, peer_port, local, peer = _ADDRESSES.unpack_from(socket_id)
@@ -131,14 +89,12 @@ def _sockets(states: int, attributes: int) -> Iterator[bytes]:
     for family in (socket.AF_INET, socket.AF_INET6):
         request = _REQUEST.pack(family, socket.IPPROTO_TCP, attributes,
                                 states, bytes(48))
-        for kind, payload in _ask(_SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, request):
-            if kind != _NLMSG_ERROR:
+        for error, payload in sock_diag.ask(
+                sock_diag.BY_FAMILY, sock_diag.NLM_F_DUMP, request):
+            if error is None:
                 yield payload
-                continue
-            error = _error(payload)
             # Without IPv6 there is none of it.
-            if error is not None and (error.errno != errno.ENOENT
-                                      or family == socket.AF_INET):
+            elif error.errno != errno.ENOENT or family == socket.AF_INET:
                 raise error
 
 
@@ -154,7 +110,7 @@ def viewers(listeners: Iterable[Address]) -> list[Viewer]:
     found: list[Viewer] = []
     if not by_port:
         return found
-    states = 1 << _TCP_ESTABLISHED | 1 << _TCP_CLOSE_WAIT
+    states = 1 << sock_diag.ESTABLISHED | 1 << sock_diag.CLOSE_WAIT
     wanted = 1 << _INET_DIAG_INFO - 1 | 1 << _INET_DIAG_SKMEMINFO - 1
     for payload in _sockets(states, wanted):
         viewer = _viewer(payload)
@@ -175,7 +131,7 @@ def listening(listeners: Iterable[Address]) -> set[Address]:
     if not wanted:
         return set()
     by_number: dict[int, list[Address]] = {}
-    for payload in _sockets(1 << _TCP_LISTEN, 0):
+    for payload in _sockets(1 << sock_diag.LISTEN, 0):
         family, _, socket_id = _SOCKET.unpack_from(payload)
         number, _, address, _ = _ADDRESSES.unpack_from(socket_id)
         by_number.setdefault(number, []).append(
@@ -194,8 +150,8 @@ def disconnect(socket_id: bytes) -> None:
     """
     request = _REQUEST.pack(socket_id[0], socket.IPPROTO_TCP, 0,
                             0xffffffff, socket_id[1:])
-    for _, payload in _ask(_SOCK_DESTROY, _NLM_F_ACK, request):
-        error = _error(payload)
+    for error, _ in sock_diag.ask(
+            sock_diag.DESTROY, sock_diag.NLM_F_ACK, request):
         if error is None or error.errno == errno.ENOENT:
             return
         raise exception.VirtlogdDriverError(

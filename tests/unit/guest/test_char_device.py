@@ -157,12 +157,6 @@ def test_a_number_that_is_none_is_said(port: str) -> None:
     assert 'no number' in found.unclear
 
 
-def test_a_listener_without_a_host_listens_anywhere() -> None:
-    found = _one("<serial type='tcp'><source mode='bind' service='1'/>"
-                 '</serial>')
-    assert found.address == ('::', 1)
-
-
 def test_protocol_tls_and_alias() -> None:
     found = _one(
         "<serial type='tcp'><source mode='bind' host='h' service='1' "

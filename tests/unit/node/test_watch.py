@@ -43,15 +43,37 @@ def test_a_guest_that_does_not_run_has_none() -> None:
             fake_libvirt.domain_xml(fake_libvirt.serial())) as fake:
         fake.connection.lookupByName('guest').destroy()
         assert watch.list_ports(fake.connection) == []
+        (port,) = watch.list_ports(fake.connection, off=True)
+        assert not port.active
 
 
-def test_a_guest_that_cannot_be_understood_is_left_out(
+def test_a_guest_that_cannot_be_understood_has_one_port_that_says_so(
         monkeypatch: pytest.MonkeyPatch) -> None:
     guests = [hypervisor.Guest('1', 'odd', True, 'running', '<capabilities/>'),
               hypervisor.Guest('2', 'two', True, 'running',
                          fake_libvirt.domain_xml(fake_libvirt.serial()))]
     monkeypatch.setattr(hypervisor, 'list_guests', lambda _: guests)
-    assert [port.name for port in watch.list_ports(None)] == ['two']
+    odd, two = watch.list_ports(None)
+    assert (odd.name, odd.number, odd.log) == ('odd', 0, None)
+    assert 'not a <domain>' in odd.unclear
+    assert (two.name, two.unclear) == ('two', '')
+
+
+def test_a_port_that_cannot_be_understood_is_watched_all_the_same() -> None:
+    (found,) = _ports(
+        "<serial type='tcp'><source mode='bind' host='::1' service='?'/>"
+        "<log file='/a/l'/></serial>")
+    assert (found.log, found.listener) == ('/a/l', None)
+    assert "'?'" in found.unclear
+
+
+def test_numbers_are_those_of_the_guest() -> None:
+    found = _ports(
+        fake_libvirt.serial(1, 10001)
+        + "<console type='pty'><log file='/v'/><target type='virtio'/>"
+          '</console>')
+    assert [(p.number, p.log) for p in found] == [
+        (1, '/var/log/guest.log'), (2, '/v')]
 
 
 class _Proxy:

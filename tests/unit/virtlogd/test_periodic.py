@@ -225,7 +225,7 @@ def test_log_that_stayed_alive_is_healed_at_once_again(host: Host) -> None:
 
 def test_log_is_not_healed_into_a_full_disk(
         host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, 'free_space', lambda log: 4096)
+    monkeypatch.setattr(health, 'free_space', lambda log, disks: 4096)
     host.virtlogd.open.remove('/a/0')
     host.task(heal=True).run_once()
     assert host.attempts == []

@@ -4,13 +4,12 @@
 import contextlib
 import errno
 import socket
-import struct
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from virtlogd_driver.virtlogd import viewer
+from virtlogd_driver.virtlogd import sock_diag, viewer
 
 
 @contextlib.contextmanager
@@ -139,10 +138,10 @@ def test_listener_of_others_is_not_found() -> None:
 def test_kernel_that_does_not_tell_has_no_empty_answer(
         monkeypatch: pytest.MonkeyPatch) -> None:
     """ENOENT: its module tcp_diag is not there."""
-    def missing(*args: object) -> Iterator[tuple[int, bytes]]:
-        yield viewer._NLMSG_ERROR, struct.pack('=i', -errno.ENOENT)
+    def missing(*args: object) -> Iterator[tuple[OSError, bytes]]:
+        yield OSError(errno.ENOENT, 'No such file or directory'), b''
 
-    monkeypatch.setattr(viewer, '_ask', missing)
+    monkeypatch.setattr(sock_diag, 'ask', missing)
     with pytest.raises(FileNotFoundError):
         viewer.viewers([('127.0.0.1', 1)])
     with pytest.raises(FileNotFoundError):

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real unix sockets, as the kernel counts them."""
+
+import contextlib
+import pathlib
+import socket
+
+import pytest
+
+from virtlogd_driver.virtlogd import clients
+from virtlogd_driver.virtlogd.clients import Clients
+
+
+def test_accepted_and_waiting_connections_are_told_apart(
+        tmp_path: pathlib.Path) -> None:
+    path, other = str(tmp_path / 'sock'), str(tmp_path / 'other')
+    with contextlib.ExitStack() as stack:
+        def listen(name: str) -> socket.socket:
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(name)
+            listener.listen(8)
+            return listener
+
+        def connect(name: str) -> None:
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.connect(name)
+
+        listener, another = listen(path), listen(other)
+        assert clients.count(path) == Clients(0, 0)
+        for _ in range(3):
+            connect(path)
+        connect(other)
+        stack.enter_context(another.accept()[0])
+        assert clients.count(path) == Clients(0, 3)
+        for _ in range(2):
+            stack.enter_context(listener.accept()[0])
+        assert clients.count(path) == Clients(2, 1)
+        assert clients.refused(path, 3) == ''
+        assert 'max_clients is 2' in clients.refused(path, 2)
+
+
+def test_a_socket_that_is_not_there(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        clients.count(str(tmp_path / 'none'))
+    assert clients.refused(str(tmp_path / 'none'), 1) == ''
