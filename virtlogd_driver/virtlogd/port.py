@@ -3,6 +3,7 @@
 
 import ipaddress
 import os
+import socket
 from dataclasses import dataclass
 
 Address = tuple[str, int]
@@ -42,6 +43,19 @@ def is_open(pty: str) -> bool:
     """
     directory = os.path.dirname(pty)
     return os.path.exists(pty) or not os.path.isdir(directory)
+
+
+def tcp_port(service: str) -> int:
+    """The number of a TCP port by its number, or by its name (services(5)).
+
+    :raises ValueError: there is none of this name
+    """
+    if service.isascii() and service.isdigit() and len(service) <= 5:
+        return int(service)
+    try:
+        return socket.getservbyname(service, 'tcp')
+    except OSError as e:
+        raise ValueError(f'no TCP port {service[:40]!r}') from e
 
 
 def numeric(host: str, number: int) -> Address:

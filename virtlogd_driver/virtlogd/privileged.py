@@ -25,7 +25,7 @@ from oslo_privsep import capabilities
 
 from virtlogd_driver import conf, exception, helper
 from virtlogd_driver.virtlogd import clients, rpc, settings, viewer
-from virtlogd_driver.virtlogd.port import Address, numeric
+from virtlogd_driver.virtlogd.port import Address, numeric, tcp_port
 
 #: Root without capabilities: connects to virtlogd, reads root's own files.
 virtlogd_context = helper.Context(
@@ -147,19 +147,14 @@ def probe(socket_path: str, logs: list[tuple[str, str]],
             return DOWN, str(e), _answers_while_down(socket_path, logs)
         except exception.VirtlogdHung:
             if patience == timeout:
-                full = clients.refused(socket_path, _max_clients())
+                full = clients.refused(socket_path, settings.read_max_clients(
+                    _own('virtlogd_conf')))
                 return (FULL if full else HUNG,
                         full or str(rpc.hung(socket_path, timeout)), [])
             patience = timeout
         except exception.VirtlogdError as e:
             return REFUSED, str(e), []
         time.sleep(_SHORTEST)
-
-
-def _max_clients() -> int:
-    """max_clients of virtlogd.conf, by the configuration of this process."""
-    conf.register_opts(cfg.CONF)
-    return settings.read_max_clients(cfg.CONF.virtlogd.virtlogd_conf)
 
 
 @virtlogd_context.entrypoint
@@ -173,7 +168,7 @@ def positions(socket_path: str, logs: list[str],
     :returns: inode and size in bytes; 0 and 0 of a log that it does not write
     :raises VirtlogdError: as :meth:`rpc.Connection.position`
     """
-    _check_socket(socket_path)
+    _check_own('virtlogd_socket', socket_path)
     with rpc.Connection(socket_path, timeout) as virtlogd:
         found = [virtlogd.position(log) for log in logs]
     return [(one.inode, one.offset) if one else (0, 0) for one in found]
@@ -274,7 +269,7 @@ def _listeners() -> list[Address]:
             for kind in ('serial', 'console'):
                 found += [
                     numeric(source.get('host', ''),
-                            int(source.get('service', '')))
+                            tcp_port(source.get('service', '')))
                     for source in status.iterfind(
                         f"./domain/devices/{kind}/source[@mode='bind']")]
         except (OSError, ValueError, ElementTree.ParseError):
