@@ -13,7 +13,7 @@ from virtlogd_driver.guest import char_device
 from virtlogd_driver.node import hypervisor, metrics
 from virtlogd_driver.virtlogd import health, periodic, reattach
 from virtlogd_driver.virtlogd.bounded import Run, direct
-from virtlogd_driver.virtlogd.disk import Disks
+from virtlogd_driver.virtlogd.disk import DISKS, Disks
 from virtlogd_driver.virtlogd.port import Port, numeric
 
 
@@ -58,12 +58,13 @@ def _pty(device: char_device.CharDevice) -> str | None:
 
 def reattach_log(connection: Any, port: Port,
                  socket_path: str, timeout: float,
-                 run: Run[Any] = direct) -> str:
-    """Bring the dead log of a guest's serial port back.
+                 run: Run[Any] = direct, disks: Disks = DISKS) -> str:
+    """Bring the lost log of a guest's serial port back.
 
     :param connection: to libvirt, on this host
     :param timeout: seconds for virtlogd to answer each time
     :param run: runs what blocks in libvirt
+    :param disks: asks file systems
     :returns: what an operator should know, or an empty string
     :raises GuestNotFound: the guest is gone
     :raises HostError: libvirt does not answer
@@ -72,7 +73,8 @@ def reattach_log(connection: Any, port: Port,
     if port.log is None:
         raise exception.ReattachFailed(f'{port} has no log.')
     domain = run(hypervisor.find_guest, connection, port.guest)
-    return reattach.reattach(domain, port.log, socket_path, timeout, run)
+    return reattach.reattach(domain, port.log, socket_path, timeout, run,
+                             disks)
 
 
 def health_task(get_connection: Callable[[], Any],
@@ -88,7 +90,7 @@ def health_task(get_connection: Callable[[], Any],
     """
     def bring_back(port: Port) -> str:
         return reattach_log(get_connection(), port, settings.socket_path,
-                            settings.timeout, run)
+                            settings.timeout, run, disks)
 
     def publish(report: health.Report, totals: periodic.Totals) -> None:
         if metrics_file:

@@ -200,6 +200,9 @@ def _check_log_of_guest(socket_path: str, domain: str, name: str,
             f'({e}); is the guest running?') from e
     logs = {element.get('file')
             for element in status.iterfind('./domain/devices/*/log')}
+    logs |= {source.get('path') for kind in ('serial', 'console')
+             for source in status.iterfind(
+                 f"./domain/devices/{kind}[@type='file']/source")}
     if status.findtext('./domain/uuid') != domain or log not in logs:
         raise exception.ReattachFailed(
             f'Guest {name} ({domain}) has no log {log}, says {path}.')

@@ -10,6 +10,9 @@ its QEMU process lives.
 What the guest wrote while the log was dead is lost. What it writes meanwhile
 is not: the device is changed for one that only logs first, as the TCP port
 has to be free before a new device can listen on it. A viewer is disconnected.
+
+A log whose file is not at its path any more (unlinked.py) is let go first:
+the device drops it, virtlogd closes it, and a new file is begun.
 """
 
 import contextlib
@@ -27,9 +30,10 @@ import libvirt_qemu
 from lxml import etree
 
 from virtlogd_driver import exception
-from virtlogd_driver.virtlogd import privileged, viewer
+from virtlogd_driver.virtlogd import privileged, unlinked, viewer
 from virtlogd_driver.virtlogd.bounded import Run, direct
-from virtlogd_driver.virtlogd.port import is_open, numeric
+from virtlogd_driver.virtlogd.disk import DISKS, Disks
+from virtlogd_driver.virtlogd.port import is_open, numeric, tcp_port
 
 #: fdsets of libvirt count from 0; ours start where libvirt's never get.
 _FIRST_FDSET = 1 << 20
@@ -55,11 +59,14 @@ class Device:
         """Whether it has its listener, as far as the kernel tells."""
         if self.pty is not None:
             return is_open(self.pty)
-        if self.backend['type'] != 'socket':
+        address = self.backend['data'].get('addr', {})
+        if address.get('type') == 'unix':
+            return os.path.exists(address['data']['path'])
+        if address.get('type') != 'inet':
             return True
-        address = self.backend['data']['addr']['data']
         try:
-            listener = numeric(address['host'], int(address['port']))
+            listener = numeric(address['data']['host'],
+                               tcp_port(address['data']['port']))
             return bool(viewer.listening([listener]))
         except (OSError, ValueError):
             return True
@@ -77,8 +84,8 @@ def find_device(xml: str, log: str) -> Device:
 
     :param xml: the live XML of the domain
     :param log: the path in its ``<log file>``
-    :raises ReattachFailed: there is none, or it is not a TCP listener or a
-        pseudo terminal
+    :raises ReattachFailed: there is none, or it is neither a listener, a
+        pseudo terminal nor a file
     """
     root = etree.fromstring(xml.encode(), _PARSER)
     for element in root.iterfind('devices/*'):
@@ -95,12 +102,14 @@ def find_device(xml: str, log: str) -> Device:
         if kind == 'pty':
             path = source.get('path') if source is not None else None
             return Device(chardev, {'type': 'pty', 'data': {}}, path)
-        if kind == 'tcp' and source is not None:
+        if kind == 'file':
+            return Device(chardev, {'type': 'file', 'data': {}}, None)
+        if kind in ('tcp', 'unix') and source is not None:
             return Device(chardev, _socket_backend(element, source, log),
                           None)
         raise exception.ReattachFailed(
-            f'The device of {log} is of type {kind}; only tcp and pty can be '
-            f'attached again. {_REMEDY}')
+            f'The device of {log} is of type {kind}, which cannot be attached '
+            f'again. {_REMEDY}')
     raise exception.ReattachFailed(f'The guest has no device with log {log}.')
 
 
@@ -121,11 +130,14 @@ def _socket_backend(element: etree._Element, source: etree._Element,
     if (source.get('mode') != 'bind' or source.get('tls') == 'yes'
             or protocol_type not in ('raw', 'telnet')):
         raise exception.ReattachFailed(
-            f'The TCP device of {log} uses TLS, {protocol_type}, or '
+            f'The device of {log} uses TLS, {protocol_type}, or '
             f'connects out; that cannot be attached again. {_REMEDY}')
+    address = {'type': 'inet', 'data': {
+        'host': source.get('host'), 'port': source.get('service')}}
+    if element.get('type') == 'unix':
+        address = {'type': 'unix', 'data': {'path': source.get('path')}}
     return {'type': 'socket', 'data': {
-        'addr': {'type': 'inet', 'data': {
-            'host': source.get('host'), 'port': source.get('service')}},
+        'addr': address,
         'server': True, 'wait': False,
         'telnet': protocol_type == 'telnet'}}
 
@@ -150,7 +162,12 @@ def _qmp(domain: libvirt.virDomain, command: str,
 def _change(domain: libvirt.virDomain, chardev: str,
             backend: dict[str, Any], logfile: str | None) -> Any:
     data = dict(backend['data'])
-    if logfile is not None:
+    if backend['type'] == 'file':
+        if logfile is None:
+            backend = {'type': 'null'}
+        else:
+            data = {'out': logfile, 'append': True}
+    elif logfile is not None:
         data |= {'logfile': logfile, 'logappend': True}
     return _qmp(domain, 'chardev-change', id=chardev,
                 backend={'type': backend['type'], 'data': data})
@@ -165,6 +182,7 @@ def attach(domain: libvirt.virDomain, device: Device, pipe: int) -> str:
     :returns: what an operator should know, or an empty string
     :raises ReattachFailed: the device is as it was
     """
+    _check_can_listen(domain, device)
     try:
         fdset = _free_fdset(_qmp(domain, 'query-fdsets'))
         _add_fd(domain, fdset, pipe)
@@ -182,6 +200,29 @@ def attach(domain: libvirt.virDomain, device: Device, pipe: int) -> str:
         raise exception.ReattachFailed(
             f'Device {device.chardev} of guest {domain.UUIDString()} could '
             f'not be attached to its log again ({e}). {_REMEDY}') from e
+
+
+def _check_can_listen(domain: libvirt.virDomain, device: Device) -> None:
+    """Of a unix socket libvirt gives QEMU the listener: QEMU may not be
+    allowed to make one by itself.
+
+    :raises ReattachFailed: it is not; nothing was touched
+    """
+    address = device.backend['data'].get('addr', {})
+    if address.get('type') != 'unix':
+        return
+    path = os.path.join(os.path.dirname(address['data']['path']), '.v')
+    try:
+        _qmp(domain, 'chardev-add', id='virtlogd-driver', backend={
+            'type': 'socket', 'data': {
+                'addr': {'type': 'unix', 'data': {'path': path}},
+                'server': True, 'wait': False}})
+        _qmp(domain, 'chardev-remove', id='virtlogd-driver')
+    except _REFUSALS as e:
+        raise exception.ReattachFailed(
+            f'QEMU may not listen in {os.path.dirname(path)} ({e}), where '
+            f'the console of guest {domain.UUIDString()} is; its log is not '
+            f'attached again. {_REMEDY}') from e
 
 
 def _free_fdset(fdsets: list[dict[str, Any]]) -> int:
@@ -205,6 +246,9 @@ def _add_fd(domain: libvirt.virDomain, fdset: int, pipe: int) -> None:
 
 def _exchange(domain: libvirt.virDomain, device: Device,
               logfile: str) -> str:
+    if device.backend['type'] == 'file':
+        _change(domain, device.chardev, device.backend, logfile)
+        return ''
     try:
         _change(domain, device.chardev, {'type': 'null', 'data': {}}, logfile)
         result = _open_again(domain, device, logfile)
@@ -264,6 +308,55 @@ def _open_listener(domain: libvirt.virDomain, device: Device) -> None:
             f'not be opened again ({e}). {_REMEDY}') from e
 
 
+def _let_go(domain: libvirt.virDomain, device: Device) -> None:
+    """Have the device drop its log, so that virtlogd closes it.
+
+    :raises ReattachFailed: the device is as it was, unless the message says
+        that its interactive console is gone
+    """
+    _check_can_listen(domain, device)
+    try:
+        if not _qmp(domain, 'query-status')['running']:
+            raise exception.ReattachFailed(
+                f'Guest {domain.UUIDString()} is paused, and its QEMU keeps '
+                'the old log open as long as it is: resume it first.')
+        for fdset in _fdsets_of_log(domain, device):
+            _qmp(domain, 'remove-fd', fdset_id=fdset)
+        try:
+            _change(domain, device.chardev, {'type': 'null', 'data': {}},
+                    None)
+            _open_again(domain, device, None)
+        except BaseException:
+            _restore(domain, device)
+            raise
+    except _REFUSALS as e:
+        raise exception.ReattachFailed(
+            f'Device {device.chardev} of guest {domain.UUIDString()} could '
+            f'not be parted from its old log ({e}). {_REMEDY}') from e
+
+
+def _fdsets_of_log(domain: libvirt.virDomain, device: Device) -> list[int]:
+    """Where QEMU keeps what libvirt gave it for the log of a device.
+
+    libvirt calls it by the device's alias (src/qemu/qemu_command.c, since
+    8.1).
+
+    :raises ReattachFailed: it cannot be told which it is
+    """
+    alias = device.chardev.removeprefix('char')
+    names = (f'{alias}-log', f'{alias}-source')
+    found = []
+    for fdset in _qmp(domain, 'query-fdsets'):
+        known = {fd.get('opaque') for fd in fdset['fds']}
+        if fdset['fdset-id'] < _FIRST_FDSET and None in known:
+            raise exception.ReattachFailed(
+                'libvirt does not say for what it gave QEMU descriptors (it '
+                f'is older than 8.1). {_REMEDY}')
+        if known & set(names):
+            found.append(fdset['fdset-id'])
+    return found
+
+
 def _open_again(domain: libvirt.virDomain, device: Device,
                 logfile: str | None) -> Any:
     """Back to the backend; its port may take a moment to be free."""
@@ -293,7 +386,8 @@ def _open_pipe(socket_path: str, domain: str, name: str, log: str,
 
 
 def reattach(domain: libvirt.virDomain, log: str, socket_path: str,
-             timeout: float, run: Run[Any] = direct) -> str:
+             timeout: float, run: Run[Any] = direct,
+             disks: Disks = DISKS) -> str:
     """Bring the dead log of a running guest back.
 
     :param domain: the guest, of a local libvirt connection
@@ -301,6 +395,7 @@ def reattach(domain: libvirt.virDomain, log: str, socket_path: str,
     :param socket_path: virtlogd's socket
     :param timeout: seconds for virtlogd to answer each time
     :param run: runs what blocks in libvirt
+    :param disks: asks file systems
     :returns: what an operator should know, or an empty string; also where
         the log is alive already, and the device listens
     :raises ReattachFailed: the guest is as it was, unless the message says
@@ -314,7 +409,9 @@ def reattach(domain: libvirt.virDomain, log: str, socket_path: str,
             f'The guest of {log} cannot be looked at: {e}.') from e
     state = _log_state(socket_path, name, log, timeout)
     device = find_device(xml, log)
-    if state == privileged.OPEN and device.listens():
+    elsewhere = (state == privileged.OPEN
+                 and _is_unlinked(socket_path, log, timeout, disks))
+    if state == privileged.OPEN and device.listens() and not elsewhere:
         return ''
     if state == privileged.FILE:
         raise exception.ReattachFailed(
@@ -325,7 +422,7 @@ def reattach(domain: libvirt.virDomain, log: str, socket_path: str,
             'libvirt-python is older than 8.2, and cannot give QEMU a '
             f'descriptor: install a newer one. {_REMEDY}')
     if state == privileged.OPEN:
-        run(_open_listener, domain, device)
+        run(_let_go if device.listens() else _open_listener, domain, device)
         _wait_until_closed(socket_path, name, log, timeout)
     pipe = _open_pipe(socket_path, domain_uuid, name, log, timeout)
     try:
@@ -335,7 +432,34 @@ def reattach(domain: libvirt.virDomain, log: str, socket_path: str,
     if _log_state(socket_path, name, log, timeout) != privileged.OPEN:
         raise exception.ReattachFailed(
             f'QEMU took {log}, but virtlogd does not write it. {_REMEDY}')
+    if elsewhere and _is_unlinked(socket_path, log, timeout, disks):
+        raise exception.ReattachFailed(
+            f'virtlogd writes {log} anew, but the file is not to be seen '
+            'here. Run this where virtlogd runs.')
     return note
+
+
+def _is_unlinked(socket_path: str, log: str, timeout: float,
+                 disks: Disks) -> bool:
+    """Whether virtlogd writes a log into a file that is not at its path.
+
+    :raises ReattachFailed: its directory is gone, or does not answer
+    """
+    def positions(logs: list[str]) -> list[tuple[int, int]]:
+        return [(inode, offset) for inode, offset in privileged.positions(
+            socket_path, logs, timeout)]
+
+    directory = os.path.dirname(log)
+    try:
+        if not unlinked.is_unlinked(log, positions, disks):
+            return False
+        if disks.ask(log, os.path.isdir, directory):
+            return True
+    except exception.DiskStalled as e:
+        raise exception.ReattachFailed(str(e)) from e
+    raise exception.ReattachFailed(
+        f'{directory} is not there: no log can be begun in it. Make it, with '
+        'its former owner.')
 
 
 def _look_at(domain: libvirt.virDomain) -> tuple[str, str, str]:

@@ -40,17 +40,35 @@ def test_pseudo_terminal_of_a_console() -> None:
             'charconsole0', {'type': 'pty', 'data': {}}, '/dev/pts/4')
 
 
+def test_unix_socket_service_name_and_file() -> None:
+    unix = device(f"""
+        <serial type='unix'><source mode='bind' path='/s'/>
+          <log file='{LOG}'/><alias name='serial0'/></serial>""")
+    assert unix.backend['data']['addr'] == {
+        'type': 'unix', 'data': {'path': '/s'}}
+    assert not unix.listens()
+    named = device(f"""
+        <serial type='tcp'>
+          <source mode='bind' host='127.0.0.1' service='http-alt'/>
+          <log file='{LOG}'/><alias name='serial0'/></serial>""")
+    assert named.backend['data']['addr']['data']['port'] == 'http-alt'
+    file = device(f"<serial type='file'><source path='{LOG}'/>"
+                  "<alias name='serial0'/></serial>")
+    assert file.backend == {'type': 'file', 'data': {}}
+    assert file.listens()
+
+
 @pytest.mark.parametrize(('serial', 'said'), [
     ('', 'no device'),
-    (f"<serial type='file'><source path='{LOG}'/><alias name='s'/></serial>",
-     'type file'),
     (f"<serial type='pty'><log file='{LOG}'/></serial>", 'does not run'),
     (f"<serial type='tcp'><source mode='connect' host='h' service='1'/>"
      f"<log file='{LOG}'/><alias name='s'/></serial>", 'connects out'),
     (f"<serial type='tcp'><source mode='bind' host='h' service='1' "
      f"tls='yes'/><log file='{LOG}'/><alias name='s'/></serial>", 'TLS'),
-    (f"<serial type='unix'><source mode='bind' path='/s'/>"
-     f"<log file='{LOG}'/><alias name='s'/></serial>", 'type unix'),
+    (f"<serial type='unix'><source mode='connect' path='/s'/>"
+     f"<log file='{LOG}'/><alias name='s'/></serial>", 'connects out'),
+    (f"<serial type='udp'><log file='{LOG}'/><alias name='s'/></serial>",
+     'type udp'),
 ])
 def test_device_that_cannot_be_attached_again(serial: str,
                                               said: str) -> None:
