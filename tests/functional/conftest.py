@@ -13,6 +13,7 @@ import pytest
 
 from tests.functional.moving_server import UNCUT, WRITER, Make, Use
 from tests.lab import namespace
+from tests.lab.command import Console
 from tests.lab.daemons import LibvirtHost
 from tests.lab.nova_node import NovaNode
 from tests.lab.two_hosts import TwoHosts
@@ -41,6 +42,13 @@ def libvirt_host(tmp_path: Path) -> Iterator[LibvirtHost]:
     """One hypervisor host, with libvirt's default settings."""
     with LibvirtHost(tmp_path / 'host1') as host:
         yield host
+
+
+@pytest.fixture
+def console(libvirt_host: LibvirtHost) -> Iterator[Console]:
+    """The command on that host."""
+    with Console(libvirt_host.uri, libvirt_host.virtlogd_socket) as fixture:
+        yield fixture
 
 
 @pytest.fixture

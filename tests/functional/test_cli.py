@@ -8,7 +8,7 @@ import json
 import signal
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import fixtures
@@ -16,6 +16,7 @@ import libvirt
 import psutil
 import pytest
 
+from tests.functional.by_hand import define, log_of
 from tests.lab import guest
 from tests.lab.command import Console
 from tests.lab.daemons import LibvirtHost
@@ -25,24 +26,6 @@ from tests.lab.wait import until
 Use = Callable[[fixtures.Fixture], fixtures.Fixture]
 
 CTRL_C, ESCAPE = b'\x03', b'\x1d'
-
-
-@pytest.fixture
-def console(libvirt_host: LibvirtHost) -> Iterator[Console]:
-    with Console(libvirt_host.uri, libvirt_host.virtlogd_socket) as fixture:
-        yield fixture
-
-
-def define(host: LibvirtHost, sector: bytes, serials: list[object],
-           name: str = 'guest1') -> libvirt.virDomain:
-    return host.connect().defineXML(
-        guest.domain_xml(host.directory, sector, serials, name=name))
-
-
-def log_of(host: LibvirtHost, name: str = 'guest1') -> Path:
-    directory = host.log_directory / name
-    directory.mkdir(exist_ok=True)
-    return directory / 'console.log'
 
 
 # follow

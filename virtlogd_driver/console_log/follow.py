@@ -137,6 +137,8 @@ class Follower:
         """
         log = self._logs[path] = _Log(path, position)
         self._watch(log)
+        if position is not None:
+            _pass(log)
         self._ready[path] = None
 
     def remove(self, path: str) -> None:

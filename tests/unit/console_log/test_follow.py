@@ -273,9 +273,10 @@ _BELOW = ('rename', 'rename_and_create', 'copy_and_truncate')
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from(('poll', 'write', *_WHAT)), max_size=20))
+@given(st.lists(st.sampled_from(('poll', 'write', *_WHAT)), max_size=20),
+       st.booleans())
 def test_whatever_is_done_to_the_files_each_line_is_seen_once(
-        done: list[str]) -> None:
+        done: list[str], late: bool) -> None:
     """In its order, and all that show shows has been seen.
 
     Between two looks nothing is lost that is still in a file, unless one was
@@ -284,7 +285,16 @@ def test_whatever_is_done_to_the_files_each_line_is_seen_once(
     with tempfile.TemporaryDirectory() as directory:
         files = Files(Path(directory))
         follower = Follower(read)
-        follower.add(str(files.path), None)
+        old: set[bytes] = set()
+        position = None
+        if late:
+            # Only what comes from now on.
+            for _ in range(3):
+                files.write()
+                files.rotate()
+            since = read(str(files.path), None, 1 << 20)
+            old, position = set(since.data.splitlines()), since.position
+        follower.add(str(files.path), position)
         seen = b''
         for what in (*done, 'poll', 'write', 'poll'):
             if what not in ('poll', *_BELOW):
@@ -296,14 +306,14 @@ def test_whatever_is_done_to_the_files_each_line_is_seen_once(
                 files.write()
             seen += look(follower, files.path)
             lines = seen.splitlines()
-            assert lines == sorted(set(lines))
+            assert lines == sorted(set(lines).difference(old))
             with contextlib.suppress(exception.LogNotFound):
                 shown = read(str(files.path), None, 1 << 20).data
-                assert set(shown.splitlines()) <= set(lines)
+                assert set(shown.splitlines()) <= old.union(lines)
             if what != 'poll':
                 getattr(files, what)()
         if not files.harmed:
-            assert len(lines) == files.count
+            assert len(lines) + len(old) == files.count
         follower.close()
         files.close()
 
