@@ -26,6 +26,7 @@ from virtlogd_driver.cmd import (
     listing,
     reattach,
     show,
+    standard_streams,
 )
 from virtlogd_driver.cmd.host import Host
 
@@ -207,6 +208,7 @@ def _host(config: cfg.ConfigOpts) -> Host:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
+    standard_streams.prepare()
     # What the privileged helpers say is in the errors.
     logging.getLogger().addHandler(logging.NullHandler())
     try:
@@ -218,9 +220,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f'virtlogd-console: {error}', file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # Nothing is to be written at the end of the interpreter either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        standard_streams.abandon_output()
         return _BROKEN_PIPE
+    except OSError as error:
+        standard_streams.abandon_output()
+        print(f'virtlogd-console: {error}', file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return _INTERRUPTED
     return status

@@ -37,17 +37,26 @@ class Row:
     log: str
     #: None: there is no log, or it may not be looked at.
     usage: files.Usage | None
+    #: What of it cannot be told, and why; empty: all can.
+    unclear: str = ''
+
+    @property
+    def name(self) -> str:
+        return self.port.label if self.port else self.guest.name
 
     @property
     def address(self) -> str:
+        """Where an operator finds the console."""
         device = self.port.device if self.port else None
-        if device is None or device.source is None:
+        if device is None:
             return ''
-        if device.type == 'tcp' and device.address is not None:
+        if device.address is not None:
             host_, number = device.address
             return f'[{host_}]:{number}' if ':' in host_ else (
                 f'{host_}:{number}')
-        return device.source.path or '' if device.type == 'pty' else ''
+        if device.type == 'pty' and device.source is not None:
+            return device.source.path or ''
+        return device.socket_path or ''
 
 
 def run(host: Host, arguments: Any) -> int:
@@ -68,9 +77,14 @@ def run(host: Host, arguments: Any) -> int:
         print(line)
     for port in host.closed([row.port for row in found if row.port
                                    and row.log in ('alive', 'dead')]):
-        print(f'{port.label}: nobody listens on its console. Run '
-              f'"virtlogd-console reattach {port.guest.name}".',
-              file=sys.stderr)
+        print(control_sequences.visible(
+            f'{port.label}: nobody listens on its console. Run '
+            f'"virtlogd-console reattach {port.guest.name}".'),
+            file=sys.stderr)
+    for row in found:
+        if row.unclear:
+            print(control_sequences.visible(f'{row.name}: {row.unclear}'),
+                  file=sys.stderr)
     if state != 'up':
         print(reason if state == 'refused' else
               f'virtlogd is {state}: {reason}', file=sys.stderr)
@@ -80,27 +94,39 @@ def run(host: Host, arguments: Any) -> int:
 def rows(host: Host) -> list[Row]:
     """All ports of all guests, with their logs.
 
+    What is the matter with one guest, its XML or its files, is said of it, and
+    takes nothing from the others.
+
     :raises HostError: libvirt does not answer
     """
-    found: list[tuple[hypervisor.Guest, SerialPort | None]] = []
+    found: list[tuple[hypervisor.Guest, SerialPort | None, str]] = []
     for guest in host.guests():
         try:
             ports = serial_ports(guest)
         except exception.InvalidGuestXML as error:
-            print(f'{guest.name}: {error}', file=sys.stderr)
-            ports = []
-        found += [(guest, port) for port in ports] or [(guest, None)]
-    states = iter(host.log_states([port for _, port in found if port]))
-    return [Row(guest, port, next(states) if port else 'none', _usage(port))
-            for guest, port in found]
+            found.append((guest, None, str(error)))
+            continue
+        found += [(guest, port, port.device.unclear)
+                  for port in ports] or [(guest, None, '')]
+    states = iter(host.log_states([port for _, port, _ in found if port]))
+    return [_row(guest, port, next(states) if port
+                 else 'unknown' if unclear else 'none', unclear)
+            for guest, port, unclear in found]
 
 
-def _usage(port: SerialPort | None) -> files.Usage | None:
+def _row(guest: hypervisor.Guest, port: SerialPort | None, log: str,
+         unclear: str) -> Row:
     path = port.device.log_file if port else None
+    usage = None
     try:
-        return files.usage(path) if path else None
-    except exception.LogRefused:
-        return None
+        usage = files.usage(path) if path else None
+    except exception.LogError as error:
+        unclear = f'{unclear} {error}'.strip()
+    except (OSError, ValueError) as error:
+        # A file system that fails, or a name that the locale cannot say.
+        reason = getattr(error, 'strerror', None) or error
+        unclear = f'{unclear} {path} cannot be looked at: {reason}.'.strip()
+    return Row(guest, port, log, usage, unclear)
 
 
 def _json(row: Row) -> dict[str, Any]:
@@ -117,6 +143,7 @@ def _json(row: Row) -> dict[str, Any]:
         'file': device.log_file if device else None,
         'size': row.usage.size if row.usage else None,
         'rotated': row.usage.rotated if row.usage else None,
+        'unclear': row.unclear or None,
         'last_write': None if written is None else
         datetime.datetime.fromtimestamp(written, datetime.UTC).isoformat(
             timespec='milliseconds'),

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""list, whatever one guest, the locale or the reader of it are like."""
+
+import errno
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.command import Console
+from tests.unit import fake_libvirt
+from virtlogd_driver import exception
+from virtlogd_driver.cmd import listing
+from virtlogd_driver.cmd.host import SerialPort
+from virtlogd_driver.console_log import files
+from virtlogd_driver.node.hypervisor import Guest
+
+
+class Host:
+    """A host with these guests, and no virtlogd."""
+
+    def __init__(self, *guests: tuple[str, str]) -> None:
+        self._guests = [Guest(f'uuid of {name}', name, True, 'running', xml)
+                        for name, xml in guests]
+        self.asked = 0
+
+    def guests(self) -> list[Guest]:
+        return self._guests
+
+    def log_states(self, ports: Sequence[SerialPort]) -> list[str]:
+        self.asked += 1
+        return ['alive' for _ in ports]
+
+
+def rows(*guests: tuple[str, str]) -> list[listing.Row]:
+    host: Any = Host(*guests)
+    found = listing.rows(host)
+    assert host.asked == 1
+    return found
+
+
+def xml(*serials: str) -> str:
+    return fake_libvirt.domain_xml(''.join(serials))
+
+
+def test_a_guest_that_is_not_understood_is_a_row_with_the_reason() -> None:
+    bad, none, strange = rows(
+        ('bad', '<domain'), ('none', xml()), ('strange', xml(
+            fake_libvirt.serial().replace("'10000'", "'no-such-service'"))))
+    assert (bad.port, bad.log) == (None, 'unknown')
+    assert 'not well-formed' in bad.unclear
+    assert (none.port, none.log, none.unclear) == (None, 'none', '')
+    assert strange.port is not None
+    assert strange.log == 'alive'
+    assert 'no-such-service' in strange.unclear
+
+
+@pytest.mark.parametrize('error', [
+    OSError(errno.ESTALE, 'Stale file handle'),
+    OSError(errno.EIO, 'Input/output error'),
+    NotADirectoryError(errno.ENOTDIR, 'Not a directory'),
+    exception.LogRefused('it may not be looked at'),
+    UnicodeEncodeError('ascii', 'ü', 0, 1, 'not in range'),
+])
+def test_files_that_cannot_be_looked_at_are_one_guests_matter(
+        monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def usage(path: str) -> files.Usage | None:
+        if 'bad' in path:
+            raise error
+        return files.Usage(1, 0, 5, None)
+
+    monkeypatch.setattr(files, 'usage', usage)
+    found = rows(
+        ('bad', xml(fake_libvirt.serial(log='/bad/console.log'))),
+        ('good', xml(fake_libvirt.serial(log='/good/console.log'))))
+    assert [row.usage is None for row in found] == [True, False]
+    assert str(error.args[-1]) in found[0].unclear
+    assert found[1].unclear == ''
+
+
+@pytest.fixture
+def console(tmp_path: Path) -> Console:
+    node = tmp_path / 'node.xml'
+    (tmp_path / 'file').write_text('where a directory should be')
+    node.write_text(fake_libvirt.NODE.format(domains=''.join(
+        fake_libvirt.domain_xml(
+            fake_libvirt.serial(log=f'{tmp_path}/file/{number}.log'),
+            name=name)
+        for number, name in enumerate(('grün', 'C1-\x9b31m', '中')))))
+    made = Console(f'test://{node}')
+    made.setUp()
+    return made
+
+
+@pytest.mark.parametrize('environment', [
+    {'LC_ALL': 'C'}, {'PYTHONIOENCODING': 'latin-1'},
+    {'LC_ALL': 'POSIX', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}])
+@pytest.mark.parametrize('form', ['--names', None])
+def test_names_in_any_locale(console: Console, environment: dict[str, str],
+                             form: str | None,
+                             monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    done = console.run('list', *([form] if form else []))
+    assert done.returncode == 0, done.stderr
+    assert b'Traceback' not in done.stderr
+    assert done.stdout.count(b'\n') >= 4
+    if form is None:
+        assert b'\x9b' not in done.stdout
+
+
+def test_what_is_typed_need_not_be_text(console: Console) -> None:
+    for word in ('\udcff', '\x1b[8m'):
+        done = console.run('show', word)
+        assert done.returncode == 1
+        assert b'There is no guest' in done.stderr
+        assert b'\x1b' not in done.stderr
+
+
+@pytest.mark.parametrize(('redirection', 'status'), [
+    ('>&-', 0), ('2>&-', 0), ('>&- 2>&- <&-', 0),
+    ('> /dev/full', 1)])
+def test_streams_that_are_closed_or_full(
+        console: Console, redirection: str, status: int) -> None:
+    command = shlex.join([*console.command, 'list'])
+    done = subprocess.run(['bash', '-c', f'{command} {redirection}'],
+                          check=False, capture_output=True)
+    assert b'Traceback' not in done.stderr + done.stdout
+    assert b'Exception' not in done.stderr
+    assert done.returncode == status
+    if status:
+        assert b'No space left' in done.stderr
+        assert done.stderr.count(b'virtlogd-console: ') == 1
+
+
+def test_a_reader_that_has_left(console: Console) -> None:
+    command = shlex.join([*console.command, 'list'])
+    done = subprocess.run(
+        ['bash', '-c',
+         f'{command} | true; exit ${{PIPESTATUS[0]}}'],
+        check=False, capture_output=True)
+    assert b'Traceback' not in done.stderr
+    assert done.returncode in (0, 141)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Standard input, output and error of a command, as it was started."""
+
+import contextlib
+import io
+import os
+import sys
+
+
+def prepare() -> None:
+    """See that all three are there, and take every text.
+
+    One that was closed goes nowhere: otherwise the next file that is opened
+    would be it. A character that the locale does not have is written as its
+    escape sequence.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # The lowest that is free: this one.
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdin = sys.stdin or _stream(0, 'r')
+    sys.stdout = sys.stdout or _stream(1, 'w')
+    sys.stderr = sys.stderr or _stream(2, 'w')
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')
+
+
+def _stream(fd: int, mode: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(open(fd, f'{mode}b', closefd=False),
+                            encoding='utf-8')
+
+
+def abandon_output() -> None:
+    """Write nothing more, so that the end of the interpreter does not."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
