@@ -87,9 +87,15 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         self._arrivals.stop()
         self._source.stop()
 
+    def get_available_resource(self, nodename: str) -> Any:
+        """Let other hosts know what this one can do, as long as it can."""
+        with nova_errors():
+            return self._arrivals.describe(
+                super().get_available_resource(nodename))
+
     def update_provider_tree(self, provider_tree: Any, nodename: str,
                              *args: Any, **kwargs: Any) -> None:
-        """Let other hosts, and flavors, know what this one can do."""
+        """Let flavors require what this host can do."""
         super().update_provider_tree(provider_tree, nodename, *args, **kwargs)
         with nova_errors():
             self._arrivals.publish(provider_tree, nodename)

@@ -13,7 +13,6 @@ from typing import Any
 
 from nova import objects
 from nova.console import serial as serial_console
-from nova.scheduler.client import report
 from nova.virt.libvirt import utils as libvirt_utils
 from oslo_log import log as logging
 
@@ -29,8 +28,12 @@ from virtlogd_driver.virtlogd import health
 LOG = logging.getLogger(__name__)
 
 #: What placement says of a host that runs this driver and can have both
-#: consoles at once.
+#: consoles at once. It stays there after going back to nova's own driver.
 TRAIT = 'CUSTOM_CONSOLE_LOG_VIRTLOGD'
+#: What the host's compute node says of itself, among its stats. nova writes
+#: these anew with each update, and those of another driver are gone
+#: (nova/compute/resource_tracker.py, _copy_resources).
+STAT = 'console_log_virtlogd'
 #: Seconds since a guest has come that a reader waits for its history.
 READ_WAIT = 1.0
 #: Where nova's own search for TCP ports finds none that is in use.
@@ -60,6 +63,17 @@ class Destination:
             provider_tree.add_traits(nodename, TRAIT)
         else:
             provider_tree.remove_traits(nodename, TRAIT)
+
+    def describe(self, resources: dict[str, Any]) -> dict[str, Any]:
+        """Let other hosts know what this one can do, while it can.
+
+        :param resources: nova's, of get_available_resource
+        :returns: the same, with what this host can do among its stats
+        :raises HostError: libvirt does not answer
+        """
+        resources.setdefault('stats', {})[STAT] = str(
+            self._consoles.capability().capable)
+        return resources
 
     def check(self, instance: Any) -> None:
         """Before anything is done: can the guest have its console here?
@@ -238,20 +252,17 @@ class Source:
     def _is_capable(context: Any, dest: str) -> bool:
         """Whether another host runs this driver and can have both consoles.
 
-        Its trait tells, as nova asks for those of another host itself
-        (nova/virt/hardware.py, check_shares_supported).
+        Its trait would not tell: it stays where the driver does not.
         """
         try:
             node = objects.ComputeNode.get_first_node_by_host_for_old_compat(
                 context, dest)
-            found = report.report_client_singleton().get_provider_traits(
-                context, node.uuid).traits
+            return (node.stats or {}).get(STAT) == str(True)
         except Exception:
             # Whatever it is, it must not stop the guest from moving.
             LOG.exception('What host %s can do is not known: the guest moves '
                           'without its log', dest)
             return False
-        return TRAIT in found
 
     def left(self, uuid: str) -> None:
         """The guest runs on its destination: what it wrote is sent there."""

@@ -185,7 +185,10 @@ def loadable(host: Survey) -> Result:
     if host.compute_driver != COMPUTE_DRIVER:
         return _warning(
             f'[DEFAULT] compute_driver is {host.compute_driver!r}: set it to '
-            f'{COMPUTE_DRIVER} and restart nova-compute.')
+            f'{COMPUTE_DRIVER} and restart nova-compute. If the host is to '
+            'stay so, take the trait CUSTOM_CONSOLE_LOG_VIRTLOGD off its '
+            'resource provider, where flavors that require it are still '
+            'scheduled to: see "Go back" of the installation guide.')
     if support is Support.NEWER:
         return _warning(
             f'nova {host.nova_version} is newer than {release.NEWEST}, the '

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the driver decides before a live migration."""
 
-import types
 
 import pytest
 from nova import exception as nova_exception
 from nova import objects
-from nova.scheduler.client import report
+from nova.virt.libvirt import driver as libvirt_driver
 
 from tests.unit.compute.given import flavor_of
 from virtlogd_driver.compute import live_migration
@@ -16,32 +15,41 @@ class TestLiveMigration:
 
     @pytest.fixture
     def node(self, monkeypatch):
-        """What placement says of the destination, or fails with."""
-        def say(found: object) -> None:
-            def traits(*_: object) -> object:
-                if isinstance(found, Exception):
-                    raise found
-                return types.SimpleNamespace(traits=found)
+        """What nova knows of the destination, or fails with."""
+        def say(stats: object) -> None:
+            def find(*_: object) -> object:
+                if isinstance(stats, Exception):
+                    raise stats
+                return objects.ComputeNode(stats=stats)
             monkeypatch.setattr(
                 objects.ComputeNode, 'get_first_node_by_host_for_old_compat',
-                lambda *_: types.SimpleNamespace(uuid='node'))
-            monkeypatch.setattr(
-                report, 'report_client_singleton',
-                lambda: types.SimpleNamespace(get_provider_traits=traits))
+                find)
         return say
 
-    @pytest.mark.parametrize(('found', 'capable'), [
-        ({live_migration.TRAIT, 'HW_CPU_X86_SSE'}, True), (set(), False),
-        (nova_exception.ResourceProviderTraitRetrievalFailed(uuid='node'),
-         False)])
-    def test_what_the_destination_can_do(self, make_driver, node, found,
+    @pytest.mark.parametrize(('stats', 'capable'), [
+        ({live_migration.STAT: 'True', 'uptime': None}, True),
+        ({live_migration.STAT: 'False'}, False), ({'uptime': '1'}, False),
+        (None, False), (nova_exception.ComputeHostNotFound(host='x'), False)])
+    def test_what_the_destination_can_do(self, make_driver, node, stats,
                                          capable, caplog) -> None:
         """Where that is not known the guest moves, and it is said."""
-        node(found)
+        node(stats)
         made = make_driver()
         assert made._source._is_capable(None, 'host2') == capable
         assert ('host2 can do is not known' in caplog.text) == isinstance(
-            found, Exception)
+            stats, Exception)
+
+    @pytest.mark.parametrize(('theirs', 'qemu', 'ours'), [
+        ({}, 7_002_000, {live_migration.STAT: 'True'}),
+        ({'stats': {'uptime': '1'}}, 7_002_000,
+         {'uptime': '1', live_migration.STAT: 'True'}),
+        ({'stats': {}}, 2_006_000, {live_migration.STAT: 'False'})])
+    def test_what_a_host_says_of_itself(
+            self, make_driver, monkeypatch, theirs, qemu, ours) -> None:
+        monkeypatch.setattr(libvirt_driver.LibvirtDriver,
+                            'get_available_resource', lambda *_: theirs)
+        made = make_driver(qemu_version=qemu)
+        assert made.get_available_resource('node')['stats'] == ours
 
     @pytest.mark.parametrize('lacking', ['directory', 'port', 'room'])
     def test_refused_before_it_moves(self, make_driver, instance, conf,
