@@ -8,13 +8,15 @@ import sys
 import sysconfig
 import time
 import venv
+from importlib import metadata
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 NOVA_SITE = pathlib.Path(sysconfig.get_path('purelib'))
 
-DRIVER_SAYS = 'Compute driver virtlogd_driver 0.1.0 on nova'
+DRIVER_SAYS = ('Compute driver virtlogd_driver '
+               f'{metadata.version("virtlogd-driver")} on nova')
 
 LOAD = """
 import nova.conf
