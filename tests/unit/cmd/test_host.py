@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit import fake_libvirt
-from virtlogd_driver.cmd import host, listing
+from virtlogd_driver.cmd import host
 from virtlogd_driver.cmd.host import Host, serial_port
-from virtlogd_driver.console_log import files
 from virtlogd_driver.node.hypervisor import Guest
 from virtlogd_driver.virtlogd import viewer
 
@@ -55,29 +54,3 @@ def test_what_nobody_listens_on(monkeypatch: pytest.MonkeyPatch,
     host = Host('test:///default', '/nowhere', 1.0)
     assert host.closed(ports) == [ports[0], ports[2]]
     assert asked == [{('127.0.0.1', 10000), ('127.0.0.1', 10001)}]
-
-
-@pytest.mark.parametrize('call', ['listdir', 'lstat'])
-def test_the_size_of_a_log_that_may_not_be_seen(
-        call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root may look everywhere, and tests are run by root, too."""
-    def refuse(*_: object) -> None:
-        raise PermissionError
-
-    log = tmp_path / 'console.log'
-    log.write_bytes(b'one')
-    port = _port(fake_libvirt.serial(log=str(log)))
-    assert listing._usage(port) is not None
-    monkeypatch.setattr(files.os, call, refuse)
-    assert listing._usage(port) is None
-
-
-def test_a_guest_that_cannot_be_understood_is_in_the_list(
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str]) -> None:
-    host = Host('test:///default', '/nowhere', 1.0)
-    monkeypatch.setattr(host, 'guests', lambda: [
-        Guest('uuid', 'odd', True, 'running', '<capabilities/>')])
-    (row,) = listing.rows(host)
-    assert (row.guest.name, row.port, row.log) == ('odd', None, 'none')
-    assert capsys.readouterr().err.startswith('odd: ')
