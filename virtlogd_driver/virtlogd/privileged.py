@@ -14,6 +14,7 @@ and return those.
 """
 
 import os
+import re
 import socket
 import time
 import uuid
@@ -23,7 +24,7 @@ from xml.etree import ElementTree
 from oslo_config import cfg
 from oslo_privsep import capabilities
 
-from virtlogd_driver import conf, exception, helper
+from virtlogd_driver import conf, exception, helper, safe_path
 from virtlogd_driver.virtlogd import clients, rpc, settings, viewer
 from virtlogd_driver.virtlogd.port import Address, numeric, tcp_port
 
@@ -47,8 +48,17 @@ _LOGD = '<chardevStdioLogd/>'
 #: And that its logs are not open yet.
 _STARTING = " reason='starting up' "
 
-#: Seconds from one attempt to the next.
-_SHORTEST = 0.05
+#: Bytes of a status file that are read. What a tenant decides of it, such as
+#: metadata, nova and libvirt bound at much less.
+_MOST_STATUS = 16 * 1024 * 1024
+
+#: Seconds from one attempt to the next; and the most that a caller may ask
+#: for.
+_SHORTEST, _LONGEST = 0.05, 600.0
+
+#: What the socket of a caller is called, to which a pipe is sent.
+RECEIVER = 'virtlogd-driver-'
+_RECEIVER = re.compile(RECEIVER + '[0-9a-f-]{36}')
 
 # Answers of probe.
 UP, DOWN, HUNG, REFUSED, FULL = 'up', 'down', 'hung', 'refused', 'full'
@@ -79,7 +89,7 @@ def _check_own(option: str, path: str) -> None:
 
 def _status_file(socket_path: str, name: str) -> Path | None:
     """libvirt's status file of a running guest, beside virtlogd's socket."""
-    if '/' in name or name in ('', '.', '..'):
+    if '/' in name or '\0' in name or name in ('', '.', '..'):
         return None
     return Path(socket_path).parent / 'qemu' / f'{name}.xml'
 
@@ -90,7 +100,7 @@ def _not_open(socket_path: str, name: str) -> str:
     if path is None or not path.parent.is_dir():
         return CLOSED
     try:
-        status = path.read_text(errors='replace')
+        status = _read(path).decode(errors='replace')
     except FileNotFoundError:
         # libvirt writes it once the logs are open, and removes it at the end.
         return STARTING
@@ -101,6 +111,31 @@ def _not_open(socket_path: str, name: str) -> str:
     if _STARTING in status:
         return STARTING
     return CLOSED if _LOGD in status else FILE
+
+
+def _read(path: Path) -> bytes:
+    """libvirt's status file, which root alone can write.
+
+    :raises OSError: it cannot be read, or is too long for one
+    """
+    with path.open('rb') as file:
+        status = file.read(_MOST_STATUS + 1)
+    if len(status) > _MOST_STATUS:
+        raise OSError(f'{path} has more than {_MOST_STATUS} bytes')
+    return status
+
+
+def _root_element(path: Path) -> ElementTree.Element:
+    """The same, parsed.
+
+    :raises OSError, ParseError: as _read; it is no XML
+    """
+    return ElementTree.fromstring(_read(path))  # noqa: S314
+
+
+def _within_reason(seconds: float) -> float:
+    """A time that a caller has named; nan is none."""
+    return min(max(_SHORTEST, seconds), _LONGEST)
 
 
 def _probe_once(socket_path: str, logs: list[tuple[str, str]],
@@ -116,7 +151,7 @@ def _probe_once(socket_path: str, logs: list[tuple[str, str]],
     return answers
 
 
-@virtlogd_context.entrypoint
+@virtlogd_context.timed_entrypoint()
 def probe(socket_path: str, logs: list[tuple[str, str]],
           timeout: float) -> tuple[str, str, list[str]]:
     """Ask virtlogd which logs it writes.
@@ -132,6 +167,7 @@ def probe(socket_path: str, logs: list[tuple[str, str]],
         _check_own('virtlogd_socket', socket_path)
     except exception.VirtlogdError as e:
         return REFUSED, str(e), []
+    timeout = _within_reason(timeout)
     deadline = time.monotonic() + timeout
     # virtlogd loses a reply that it has not sent when it executes itself anew.
     patience = timeout / 2
@@ -157,7 +193,7 @@ def probe(socket_path: str, logs: list[tuple[str, str]],
         time.sleep(_SHORTEST)
 
 
-@virtlogd_context.entrypoint
+@virtlogd_context.timed_entrypoint()
 def positions(socket_path: str, logs: list[str],
               timeout: float) -> list[tuple[int, int]]:
     """Ask virtlogd which file it writes as each log, and how far it is.
@@ -169,7 +205,8 @@ def positions(socket_path: str, logs: list[str],
     :raises VirtlogdError: as :meth:`rpc.Connection.position`
     """
     _check_own('virtlogd_socket', socket_path)
-    with rpc.Connection(socket_path, timeout) as virtlogd:
+    with rpc.Connection(
+            socket_path, _within_reason(timeout)) as virtlogd:
         found = [virtlogd.position(log) for log in logs]
     return [(one.inode, one.offset) if one else (0, 0) for one in found]
 
@@ -192,49 +229,83 @@ def _check_log_of_guest(socket_path: str, domain: str, name: str,
     try:
         if path is None:
             raise ValueError('no name of a guest')
-        # libvirt's own file, which root alone can write.
-        status = ElementTree.parse(path)  # noqa: S314
+        status = _root_element(path)
     except (OSError, ValueError, ElementTree.ParseError) as e:
         raise exception.ReattachFailed(
             f'Guest {name}: libvirt\'s status file {path} cannot be read '
             f'({e}); is the guest running?') from e
     logs = {element.get('file')
-            for element in status.iterfind('./domain/devices/*/log')}
+            for element in status.iterfind('domain/devices/*/log')}
     logs |= {source.get('path') for kind in ('serial', 'console')
              for source in status.iterfind(
-                 f"./domain/devices/{kind}[@type='file']/source")}
-    if status.findtext('./domain/uuid') != domain or log not in logs:
+                 f"domain/devices/{kind}[@type='file']/source")}
+    if status.findtext('domain/uuid') != domain or log not in logs:
         raise exception.ReattachFailed(
             f'Guest {name} ({domain}) has no log {log}, says {path}.')
 
 
-@virtlogd_context.entrypoint
+@virtlogd_context.timed_entrypoint(steps=2)
 def open_log(socket_path: str, domain: str, name: str, log: str,
              receiver: str, timeout: float) -> None:
     """Have virtlogd open a guest's log; its pipe is sent to the caller.
 
-    privsep passes no descriptors; so the pipe goes by an abstract socket.
+    privsep passes no descriptors; so the pipe goes by an abstract socket. It
+    is not sent before it is known where it leads: virtlogd opens the log by
+    its path, as root, and whoever may write its directory can put something
+    else there meanwhile. virtlogd has written nothing by then.
 
     :param socket_path: virtlogd's socket, as it is configured here
     :param domain: UUID of the running guest
     :param name: its libvirt name
     :param log: the path in one of its ``<log file>``
-    :param receiver: name of the abstract socket that the caller listens on
+    :param receiver: name of the abstract socket that the caller listens on:
+        RECEIVER and a UUID
     :param timeout: of each step, in seconds
     :raises VirtlogdError: virtlogd refuses, is down or hung, or is another
-    :raises ReattachFailed: this is not a log of this guest
+    :raises ReattachFailed: this is not a log of this guest, or not one that
+        root may append to
     """
     _check_own('virtlogd_socket', socket_path)
     _check_log_of_guest(socket_path, domain, name, log)
+    before = _check_file(name, log)
+    if _RECEIVER.fullmatch(receiver) is None:
+        raise exception.ReattachFailed(
+            f'Guest {name}: a pipe is sent to a socket {RECEIVER}UUID alone.')
+    timeout = _within_reason(timeout)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
         channel.settimeout(timeout)
         channel.connect(f'\0{receiver}')
         with rpc.Connection(socket_path, timeout) as virtlogd:
-            pipe, _ = virtlogd.open_log('qemu', uuid.UUID(domain), name, log)
+            pipe, position = virtlogd.open_log(
+                'qemu', uuid.UUID(domain), name, log)
         try:
+            after = _check_file(name, log)
+            if after is None or after.st_ino != position.inode or (
+                    before is not None
+                    and not os.path.samestat(before, after)):
+                raise exception.ReattachFailed(
+                    f'Guest {name}: {log} was exchanged while virtlogd opened '
+                    'it, so nothing is written there. See what does that, and '
+                    'try it again.')
             socket.send_fds(channel, [b'\0'], [pipe])
         finally:
             os.close(pipe)
+
+
+def _check_file(name: str, log: str) -> os.stat_result | None:
+    """:raises ReattachFailed: root is not to append to this file"""
+    try:
+        return safe_path.check_log(log)
+    except safe_path.Untrusted as e:
+        raise exception.ReattachFailed(
+            f'Guest {name}: virtlogd is not to write {log} as root: {e}. '
+            'Put a directory in place of a link to one, and remove what is '
+            'no file of a console log.') from e
+    except OSError as e:
+        raise exception.ReattachFailed(
+            f'Guest {name}: the directory of {log} cannot be opened '
+            f'({e.strerror}): it has to be there, and each above it to be '
+            'searched by root without capabilities (chmod o+x).') from e
 
 
 # libvirt's configuration files: root's alone on some hosts. Nothing of them
@@ -267,14 +338,13 @@ def _listeners() -> list[Address]:
     found = []
     for path in (Path(_own('virtlogd_socket')).parent / 'qemu').glob('*.xml'):
         try:
-            # As above.
-            status = ElementTree.parse(path)  # noqa: S314
+            status = _root_element(path)
             for kind in ('serial', 'console'):
                 found += [
                     numeric(source.get('host', ''),
                             tcp_port(source.get('service', '')))
                     for source in status.iterfind(
-                        f"./domain/devices/{kind}/source[@mode='bind']")]
+                        f"domain/devices/{kind}/source[@mode='bind']")]
         except (OSError, ValueError, ElementTree.ParseError):
             # Its guest has ended, or it has no number.
             continue
@@ -291,7 +361,7 @@ def disconnect(socket_id: bytes, seconds: float) -> bool:
     :returns: whether it was, and is disconnected
     :raises VirtlogdDriverError: the kernel refuses
     """
-    seconds = max(seconds, viewer.STUCK_AFTER)
+    seconds = max(viewer.STUCK_AFTER, seconds)
     for found in viewer.viewers(_listeners()):
         if found.socket_id == socket_id and found.stuck(seconds):
             viewer.disconnect(socket_id)

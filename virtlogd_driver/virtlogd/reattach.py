@@ -373,7 +373,7 @@ def _open_again(domain: libvirt.virDomain, device: Device,
 def _open_pipe(socket_path: str, domain: str, name: str, log: str,
                timeout: float) -> int:
     """Have virtlogd open the log; the descriptor of its pipe."""
-    receiver = f'virtlogd-driver-{uuid.uuid4()}'
+    receiver = f'{privileged.RECEIVER}{uuid.uuid4()}'
     with socket.socket(socket.AF_UNIX) as listener:
         listener.settimeout(timeout)
         listener.bind(f'\0{receiver}')

@@ -14,6 +14,7 @@ import array
 import contextlib
 import os
 import socket
+import stat
 import struct
 import time
 import uuid
@@ -39,6 +40,11 @@ _POSITION = struct.Struct('>QQ')
 #: virtlogd's replies have some hundred bytes; libvirt's own limit for the
 #: first message is 64 KiB (VIR_NET_MESSAGE_INITIAL).
 _MAX_REPLY = 65536
+#: Bytes of an error's text that are passed on.
+_MOST_SAID = 1024
+#: Descriptors that one message can bring (SCM_MAX_FD of the kernel): all have
+#: to be received to be closed.
+_MOST_FDS = 253
 #: VIR_ERR_INTERNAL_ERROR: of a position call, "No open log file".
 _NOT_OPEN = 1
 
@@ -94,7 +100,8 @@ def _error(payload: bytes) -> _CallFailed:
     if not has_message:
         return _CallFailed(code, f'error {code}')
     (length,) = _LENGTH.unpack_from(payload, 12)
-    text = payload[16:16 + length].decode(errors='backslashreplace')
+    text = payload[16:16 + min(length, _MOST_SAID)].decode(
+        errors='backslashreplace')
     return _CallFailed(code, text)
 
 
@@ -174,18 +181,33 @@ class Connection:
         return data
 
     def _receive_fd(self) -> int:
-        """A descriptor comes after its message, with one byte of its own."""
-        size = array.array('i').itemsize
+        """A descriptor comes after its message, with one byte of its own.
+
+        Those that come with other bytes, or are more, the kernel closes, as
+        nothing here receives them.
+        """
+        fds = array.array('i')
         with self._io():
-            data, ancillary, _, _ = self._socket.recvmsg(
-                1, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, flags, _ = self._socket.recvmsg(
+                1, socket.CMSG_SPACE(_MOST_FDS * fds.itemsize),
+                socket.MSG_CMSG_CLOEXEC)
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                return array.array('i', content[:size])[0]
-        raise self._not_understood(f'{data!r} instead of a descriptor')
+                fds.frombytes(
+                    content[:len(content) - len(content) % fds.itemsize])
+        if len(fds) == 1 and not flags & socket.MSG_CTRUNC and (
+                stat.S_ISFIFO(os.fstat(fds[0]).st_mode)):
+            return fds[0]
+        for fd in fds:
+            os.close(fd)
+        if not fds:
+            raise self._not_understood(f'{data!r} instead of a descriptor')
+        raise self._not_understood(
+            f'{len(fds)} descriptors instead of that of a pipe')
 
     def _call(self, procedure: int, arguments: bytes,
-              fds: int = 0) -> tuple[bytes, list[int]]:
+              fd: bool = False) -> tuple[bytes, int]:
+        """Call; the payload of the reply, and its descriptor or -1."""
         self._serial += 1
         message = _HEADER.pack(_PROGRAM, _VERSION, procedure, _CALL,
                                self._serial, _OK) + arguments
@@ -215,9 +237,9 @@ class Connection:
                 payload = payload[_LENGTH.size:]
         except struct.error as e:
             raise self._not_understood('a short reply') from e
-        if count != fds:
+        if count != fd:
             raise self._not_understood(f'{count} descriptors')
-        return payload, [self._receive_fd() for _ in range(count)]
+        return payload, self._receive_fd() if fd else -1
 
     def _not_understood(self, what: str) -> exception.VirtlogdError:
         return exception.VirtlogdError(
@@ -256,10 +278,10 @@ class Connection:
             already. VirtlogdDown and VirtlogdHung as for position.
         """
         try:
-            payload, (pipe,) = self._call(
+            payload, pipe = self._call(
                 _DOMAIN_OPEN_LOG_FILE,
                 _string(driver) + domain.bytes + _string(name)
-                + _string(log) + _LENGTH.pack(0), fds=1)
+                + _string(log) + _LENGTH.pack(0), fd=True)
         except _CallFailed as e:
             raise exception.VirtlogdError(str(e)) from e
         try:

@@ -2,21 +2,24 @@
 """What the privileged side refuses, whatever the calling process says."""
 
 import contextlib
+import os
 import pathlib
+import shutil
 import socket
+import stat
 import struct
 import subprocess
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from oslo_config import cfg
 from oslo_privsep import capabilities
 
-from virtlogd_driver import conf, exception
+from virtlogd_driver import conf, exception, safe_path
 from virtlogd_driver.virtlogd import privileged, rpc, viewer
 
 DOMAIN = str(uuid.uuid4())
@@ -116,14 +119,279 @@ def test_open_log_refuses_a_broken_status_file(
         privileged.open_log(socket_path, DOMAIN, 'instance-1', LOG, 'r', 1)
 
 
-def test_open_log_says_that_virtlogd_is_down(socket_path: str) -> None:
-    receiver = f'test-{uuid.uuid4()}'
+class Caller:
+    """What nova-compute has: a socket, on which a pipe may come."""
+
+    def __init__(self, listener: socket.socket, name: str) -> None:
+        self._listener = listener
+        self.receiver = name
+
+    def pipe(self) -> int | None:
+        channel, _ = self._listener.accept()
+        with channel:
+            _, fds, _, _ = socket.recv_fds(channel, 1, 1)
+        return fds[0] if fds else None
+
+
+@pytest.fixture
+def caller() -> Iterator[Caller]:
+    name = f'{privileged.RECEIVER}{uuid.uuid4()}'
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(f'\0{receiver}')
+        listener.bind(f'\0{name}')
         listener.listen()
-        with pytest.raises(exception.VirtlogdDown):
-            privileged.open_log(socket_path, DOMAIN, 'instance-1', LOG,
-                                receiver, 1)
+        yield Caller(listener, name)
+
+
+@pytest.fixture
+def log(tmp_path: pathlib.Path, socket_path: str) -> pathlib.Path:
+    """The log of the guest, which is not there yet; its directory is."""
+    path = tmp_path / 'instances' / 'a' / 'console.log'
+    path.parent.mkdir(parents=True)
+    _has_log(tmp_path, str(path))
+    return path
+
+
+def _has_log(tmp_path: pathlib.Path, log: str) -> None:
+    (tmp_path / 'qemu' / 'instance-1.xml').write_text(
+        STATUS.replace(LOG, log))
+
+
+@contextlib.contextmanager
+def opening(path: str, before: Callable[[], object] = lambda: None
+            ) -> Iterator[list[str]]:
+    """A virtlogd that opens one log as a real one does, and the paths."""
+    asked: list[str] = []
+
+    def text(call: bytes, at: int) -> tuple[str, int]:
+        (length,) = struct.unpack_from('>I', call, at)
+        return call[at + 4:at + 4 + length].decode(), (
+            at + 4 + length + -length % 4)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            client, _ = listener.accept()
+            with client:
+                call = client.recv(65536)
+                _, at = text(call, 28)
+                _, at = text(call, at + 16)
+                log, _ = text(call, at)
+                asked.append(log)
+                before()
+                file = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY
+                               | os.O_NONBLOCK, 0o600)
+                status = os.fstat(file)
+                read_end, write_end = os.pipe()
+                client.sendall(struct.pack(
+                    '>IIIiiIiIQQ', 48, 0x87539319, 1, 1, 5, 1, 0, 1,
+                    status.st_ino, status.st_size))
+                socket.send_fds(client, [b'\0'], [write_end])
+                os.close(write_end)
+                with open(read_end, 'rb') as pipe, open(file, 'ab') as out:
+                    shutil.copyfileobj(pipe, out)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield asked
+        finally:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+    assert not thread.is_alive()
+
+
+def open_log(socket_path: str, log: object, caller: Caller) -> None:
+    privileged.open_log(
+        socket_path, DOMAIN, 'instance-1', str(log), caller.receiver, 5)
+
+
+@pytest.mark.parametrize('there', [False, True])
+def test_open_log_opens_a_log(socket_path: str, log: pathlib.Path,
+                              caller: Caller, there: bool) -> None:
+    if there:
+        log.write_bytes(b'before, ')
+    with opening(socket_path):
+        open_log(socket_path, log, caller)
+        pipe = caller.pipe()
+        assert pipe is not None
+        os.write(pipe, b'after')
+        os.close(pipe)
+    assert log.read_bytes() == b'before, ' * there + b'after'
+
+
+def _link(log: pathlib.Path, secret: pathlib.Path) -> None:
+    log.symlink_to(secret)
+
+
+def _dangling(log: pathlib.Path, secret: pathlib.Path) -> None:
+    log.symlink_to(secret.with_name('none'))
+
+
+def _hard_link(log: pathlib.Path, secret: pathlib.Path) -> None:
+    log.hardlink_to(secret)
+
+
+def _directory_link(log: pathlib.Path, secret: pathlib.Path) -> None:
+    elsewhere = secret.parent / 'elsewhere'
+    elsewhere.mkdir()
+    log.parent.rmdir()
+    log.parent.symlink_to(elsewhere)
+
+
+def _fifo(log: pathlib.Path, secret: pathlib.Path) -> None:
+    os.mkfifo(log)
+
+
+def _directory(log: pathlib.Path, secret: pathlib.Path) -> None:
+    log.mkdir()
+
+
+def _socket(log: pathlib.Path, secret: pathlib.Path) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(log))
+
+
+def _device(log: pathlib.Path, secret: pathlib.Path) -> None:
+    try:
+        os.mknod(log, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip('no devices can be made here')
+
+
+def _strangers(log: pathlib.Path, secret: pathlib.Path) -> None:
+    if os.geteuid():
+        pytest.skip('a file of another user is made by root')
+    log.touch()
+    os.chown(log, 65534, -1)
+
+
+TRAPS = [_link, _dangling, _hard_link, _directory_link, _fifo, _directory,
+         _socket, _device, _strangers]
+
+
+@pytest.fixture
+def secret(tmp_path: pathlib.Path) -> pathlib.Path:
+    path = tmp_path / 'secret'
+    path.write_bytes(b'of root')
+    return path
+
+
+def _refused(socket_path: str, log: object, caller: Caller) -> str:
+    with pytest.raises(exception.ReattachFailed) as caught:
+        open_log(socket_path, log, caller)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize('trap', TRAPS)
+def test_open_log_refuses_what_the_owner_of_the_directory_has_planted(
+        socket_path: str, log: pathlib.Path, secret: pathlib.Path,
+        caller: Caller, trap: Callable[..., None]) -> None:
+    trap(log, secret)
+    with opening(socket_path) as asked:
+        assert str(log) in _refused(socket_path, log, caller)
+    assert asked == []
+    assert secret.read_bytes() == b'of root'
+    assert not secret.with_name('none').exists()
+
+
+@pytest.mark.parametrize('trap', [_link, _dangling, _hard_link,
+                                  _directory_link, _strangers])
+@pytest.mark.parametrize('there', [False, True])
+def test_open_log_finds_what_was_exchanged_while_virtlogd_opened_it(
+        socket_path: str, log: pathlib.Path, secret: pathlib.Path,
+        caller: Caller, trap: Callable[..., None], there: bool) -> None:
+    if there:
+        log.touch()
+
+    def exchange() -> None:
+        log.unlink(missing_ok=True)
+        trap(log, secret)
+
+    with opening(socket_path, exchange) as asked:
+        assert str(log) in _refused(socket_path, log, caller)
+    assert asked == [str(log)]
+    # The pipe is closed, and nobody else has it.
+    assert caller.pipe() is None
+    assert secret.read_bytes() == b'of root'
+
+
+def test_open_log_finds_another_file_at_the_end(
+        socket_path: str, log: pathlib.Path, caller: Caller) -> None:
+    """A link was there, and is gone again: the inode tells."""
+    log.touch()
+    aside = log.with_name('aside')
+
+    class Swapped:
+        def __init__(self) -> None:
+            self.calls = 0
+
+        def __call__(self, path: str) -> os.stat_result | None:
+            self.calls += 1
+            if self.calls == 2:
+                aside.touch()
+                os.replace(aside, path)
+            return check(path)
+
+    check = safe_path.check_log
+    with (pytest.MonkeyPatch.context() as patch, opening(socket_path)):
+        patch.setattr(safe_path, 'check_log', Swapped())
+        assert 'exchanged' in _refused(socket_path, log, caller)
+
+
+@pytest.mark.parametrize('spelling', ['{}//console.log', '{}/./console.log',
+                                      '{}/../a/console.log'])
+def test_open_log_takes_other_spellings(
+        socket_path: str, log: pathlib.Path, caller: Caller,
+        tmp_path: pathlib.Path, spelling: str) -> None:
+    spelled = spelling.format(log.parent)
+    _has_log(tmp_path, spelled)
+    with opening(socket_path) as asked:
+        open_log(socket_path, spelled, caller)
+        pipe = caller.pipe()
+        assert pipe is not None
+        os.close(pipe)
+    assert asked == [spelled]
+
+
+def test_open_log_sends_a_pipe_to_its_own_callers_alone(
+        socket_path: str, log: pathlib.Path, caller: Caller) -> None:
+    with socket.socket(socket.AF_UNIX) as other, opening(socket_path):
+        other.bind('\0another-service')
+        other.listen()
+        caller.receiver = 'another-service'
+        assert 'virtlogd-driver-' in _refused(socket_path, log, caller)
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            other.accept()
+
+
+def test_open_log_says_that_virtlogd_is_down(
+        socket_path: str, log: pathlib.Path, caller: Caller) -> None:
+    with pytest.raises(exception.VirtlogdDown):
+        open_log(socket_path, log, caller)
+
+
+@pytest.mark.parametrize('timeout', [float('nan'), -1.0, 0.0])
+def test_a_time_that_is_none_is_short(socket_path: str,
+                                      timeout: float) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(socket_path)
+        listener.listen()
+        state, _, _ = privileged.probe(socket_path, [], timeout)
+    assert state == privileged.HUNG
+
+
+def test_a_status_file_is_read_as_far_as_one_can_be_long(
+        socket_path: str, log: pathlib.Path, caller: Caller,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(privileged, '_MOST_STATUS', 100)
+    assert 'more than 100 bytes' in _refused(socket_path, log, caller)
+    _, _, answers = privileged.probe(
+        socket_path, [('instance-1', str(log))], 1)
+    assert answers == [privileged.CLOSED]
 
 
 def test_probe_of_a_daemon_that_is_down(
@@ -135,12 +403,12 @@ def test_probe_of_a_daemon_that_is_down(
     state, reason, answers = privileged.probe(
         socket_path, [('instance-1', LOG), ('instance-2', LOG),
                       ('instance-3', LOG), ('no-such', LOG),
-                      ('../etc', LOG)], 1)
+                      ('../etc', LOG), ('a\0b', LOG)], 1)
     assert state == privileged.DOWN
     assert 'systemctl start' in reason
     assert answers == [privileged.CLOSED, privileged.FILE,
                        privileged.STARTING, privileged.STARTING,
-                       privileged.CLOSED]
+                       privileged.CLOSED, privileged.CLOSED]
 
 
 def test_probe_does_not_heed_what_the_tenant_wrote(

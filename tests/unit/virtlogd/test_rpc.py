@@ -16,6 +16,8 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from virtlogd_driver import exception
 from virtlogd_driver.virtlogd import rpc
@@ -245,6 +247,108 @@ def test_open_log_with_no_descriptor_is_refused(path: str) -> None:
     with (server(path, answer), rpc.Connection(path, 5) as virtlogd,
           pytest.raises(exception.VirtlogdError, match='descriptor')):
         virtlogd.open_log('qemu', uuid.uuid4(), 'guest', '/log')
+
+
+def _descriptors(of: int) -> int:
+    """How many descriptors this process has of a file."""
+    count = 0
+    for name in os.listdir('/proc/self/fd'):
+        with contextlib.suppress(OSError):
+            count += os.path.samestat(os.fstat(int(name)), os.fstat(of))
+    return count
+
+
+@pytest.mark.parametrize('count', [2, 3, 10, 253])
+@pytest.mark.parametrize('pipe', [True, False])
+def test_more_descriptors_than_one_are_all_closed(
+        path: str, count: int, pipe: bool) -> None:
+    ends = os.pipe() if pipe else (os.open('/dev/null', os.O_RDWR),) * 2
+
+    def answer(client: socket.socket, call: bytes) -> None:
+        client.sendall(message(
+            1, b'\0\0\0\1' + struct.pack('>QQ', 5, 6), kind=5))
+        socket.send_fds(client, [b'\0'], [ends[1]] * count)
+
+    with server(path, answer), rpc.Connection(path, 5) as virtlogd:
+        before = _descriptors(ends[1])
+        with pytest.raises(exception.VirtlogdError,
+                           match=f'{count} descriptors'):
+            virtlogd.open_log('qemu', uuid.uuid4(), 'guest', '/log')
+        assert _descriptors(ends[1]) == before
+    for end in set(ends):
+        os.close(end)
+
+
+def test_descriptors_with_other_bytes_are_closed(path: str) -> None:
+    with open(os.devnull, 'rb') as null:
+        def answer(client: socket.socket, call: bytes) -> None:
+            reply = message(2, struct.pack('>QQ', 7, 8))
+            for part in (reply[:2], reply[2:9], reply[9:]):
+                socket.send_fds(client, [part], [null.fileno()] * 3)
+
+        with server(path, answer), rpc.Connection(path, 5) as virtlogd:
+            before = _descriptors(null.fileno())
+            assert virtlogd.position('/log') == rpc.Position(7, 8)
+            assert _descriptors(null.fileno()) == before
+
+
+def test_what_is_no_pipe_is_refused(path: str) -> None:
+    with open(os.devnull, 'rb') as null:
+        def answer(client: socket.socket, call: bytes) -> None:
+            client.sendall(message(
+                1, b'\0\0\0\1' + struct.pack('>QQ', 5, 6), kind=5))
+            socket.send_fds(client, [b'\0'], [null.fileno()])
+
+        with server(path, answer), rpc.Connection(path, 5) as virtlogd:
+            before = _descriptors(null.fileno())
+            with pytest.raises(exception.VirtlogdError, match='of a pipe'):
+                virtlogd.open_log('qemu', uuid.uuid4(), 'guest', '/log')
+            assert _descriptors(null.fileno()) == before
+
+
+def test_a_pipe_with_a_reply_that_is_refused_is_closed(path: str) -> None:
+    ends = os.pipe()
+
+    def answer(client: socket.socket, call: bytes) -> None:
+        client.sendall(message(1, b'\0\0\0\1' + bytes(9), kind=5))
+        socket.send_fds(client, [b'\0'], [ends[1]])
+
+    with server(path, answer), rpc.Connection(path, 5) as virtlogd:
+        before = _descriptors(ends[1])
+        with pytest.raises(exception.VirtlogdError, match='short reply'):
+            virtlogd.open_log('qemu', uuid.uuid4(), 'guest', '/log')
+        assert _descriptors(ends[1]) == before
+    for end in ends:
+        os.close(end)
+
+
+def test_what_is_passed_on_of_an_error_is_bounded(path: str) -> None:
+    payload = error(39, b'x' * 60000)
+    with pytest.raises(exception.VirtlogdError) as caught:
+        ask(path, sends(message(2, payload, status=1)))
+    assert 1000 < len(str(caught.value)) < 2000
+
+
+@given(payload=st.binary(max_size=64), status=st.integers(0, 2),
+       kind=st.integers(0, 6), length=st.integers(0, 2 ** 32 - 1))
+@settings(max_examples=200, deadline=None)
+def test_whatever_is_answered_is_understood_or_refused(
+        payload: bytes, status: int, kind: int, length: int) -> None:
+    """As what virtlogd does not say, and of any length."""
+    head, body = message(2, payload, kind=kind, status=status)[:4], (
+        message(2, payload, kind=kind, status=status)[4:])
+    for sent in (head + body, struct.pack('>I', length) + body):
+        ours, its = socket.socketpair()
+        with ours, its:
+            its.sendall(sent)
+            its.shutdown(socket.SHUT_WR)
+            virtlogd = object.__new__(rpc.Connection)
+            virtlogd._socket, virtlogd._path = ours, '/sock'
+            virtlogd._timeout = 1.0
+            virtlogd._deadline = time.monotonic() + 1
+            virtlogd._serial = 0
+            with contextlib.suppress(exception.VirtlogdError):
+                virtlogd.position('/log')
 
 
 def test_open_log_refused(path: str) -> None:
