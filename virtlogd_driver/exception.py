@@ -68,6 +68,10 @@ class LogNotRegular(LogError):
     """The log is a symbolic link, a FIFO, a device, a directory, a socket."""
 
 
+class LogDamaged(LogError):
+    """The file system does not give a file of the log (EIO, ESTALE)."""
+
+
 class InvalidPosition(LogError):
     """A text that is no position in a console log."""
 

@@ -20,19 +20,20 @@ more to have: two rotations in the scan can have removed what it began with.)
 Contents need no such care: a backup is never written again, and of the live
 file no more is read than it had when it was looked at last.
 
-A backup that max_backups no longer covers stays where it is for ever, and is
-not adjacent to the one before it. Each rotation renames all the others, which
-sets their change time, so such a leftover is known by a change time well
-before that of a newer backup.
+Where a file does not go on from the next one (neighbours.py), or the file
+system does not give it, the run ends before it.
 """
 
+import itertools
 import logging
 import os
 import stat
 
 from virtlogd_driver import exception
-from virtlogd_driver.console_log.directory import Directory, is_regular
+from virtlogd_driver.console_log import neighbours
+from virtlogd_driver.console_log.directory import Directory, Files
 from virtlogd_driver.console_log.generation import MAX_BACKUPS, backup_name
+from virtlogd_driver.console_log.neighbours import Verdict
 
 LOG = logging.getLogger(__name__)
 
@@ -50,25 +51,36 @@ SCANS = 16
 #: 12 us in a rotation, and no rotation within the scan.
 PATIENT_SCANS = 8
 
-#: Longest time between the first and the last rename of one rotation, in
-#: nanoseconds. Measured: 13 ms.
-ROTATION_NS = 500_000_000
-
 
 class Segment:
     """One open file of a chain, as it was when it was opened."""
 
-    __slots__ = ('device', 'fd', 'first', 'inode', 'mtime_ns', 'size')
+    __slots__ = ('device', 'fd', 'first', 'inode', 'mtime_ns', 'size',
+                 'version')
 
-    def __init__(self, fd: int, status: os.stat_result) -> None:
+    def __init__(self, fd: int, device: int, inode: int, size: int,
+                 mtime_ns: int, *, first: bool) -> None:
         self.fd = fd
-        self.device = status.st_dev
-        self.inode = status.st_ino
+        self.device = device
+        self.inode = inode
         #: Bytes.
-        self.size = status.st_size
-        self.mtime_ns = status.st_mtime_ns
+        self.size = size
+        #: When it was written last, as of when its size was looked at.
+        self.mtime_ns = mtime_ns
         #: Created by :func:`begin`.
-        self.first = bool(status.st_mode & FIRST_OF_CHAIN)
+        self.first = first
+        #: Directory.version of it, once that was asked for.
+        self.version: int | None = None
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What no other file has as long as this one is open."""
+        return self.device, self.inode
+
+    def look_at(self, size: int, mtime_ns: int) -> None:
+        """Bring it up to date."""
+        self.size = size
+        self.mtime_ns = mtime_ns
 
     def is_file(self, status: os.stat_result) -> bool:
         return (self.inode == status.st_ino
@@ -78,12 +90,14 @@ class Segment:
 class Snapshot:
     """Open files, the newest first, that are one contiguous run of bytes."""
 
-    __slots__ = ('_directory', 'complete', 'exact', 'segments', 'settled')
+    __slots__ = ('complete', 'exact', 'files', 'segments', 'settled')
 
     def __init__(
-            self, directory: Directory, segments: list[Segment], *,
-            complete: bool, exact: bool, settled: bool) -> None:
-        self._directory = directory
+            self, files: Files, segments: list[Segment], *,
+            complete: bool = True, exact: bool = True,
+            settled: bool = True) -> None:
+        #: The system calls on the segments.
+        self.files = files
         self.segments = segments
         #: All names were looked at, not only as many as were wanted.
         self.complete = complete
@@ -105,7 +119,7 @@ class Snapshot:
 
     def close(self) -> None:
         for segment in self.segments:
-            self._directory.close(segment.fd)
+            self.files.close(segment.fd)
         self.segments = []
 
 
@@ -129,31 +143,58 @@ def snapshot(
         until: tuple[int, int] | None = None,
         max_backups: int | None = None,
         live: bool = True) -> Snapshot:
-    """Open the files of a chain; none of them if there is no such chain.
+    """Open the files of a chain as far as they are surely one run of bytes.
+
+    None of them if there is no such chain.
 
     :param name: name of the live file
     :param limit: bytes that are enough; None: all there are
     :param until: device and inode of the oldest file that is wanted
     :param max_backups: virtlogd's, where known: what is beyond is no part of
-        the chain
+        the chain. Unknown, a backup has to prove that it is one
     :param live: the guest may be writing, so a missing live file is waited
         for (4 ms at most)
     :returns: the caller closes it
     :raises LogNotRegular: the newest file is no regular file
+    :raises LogDamaged: the file system does not give the newest file
     :raises LogRefused: a file may not be read
     """
+    [found] = _scanned(
+        directory, name, limit, until, max_backups, live=live, split=False)
+    return found
+
+
+def runs(
+        directory: Directory, name: str, *,
+        until: tuple[int, int] | None = None,
+        max_backups: int | None = None,
+        live: bool = True) -> list[Snapshot]:
+    """Open all files of a chain: runs of bytes, the newest first.
+
+    Between two of them bytes may be missing. As :func:`snapshot` otherwise.
+    """
+    return _scanned(
+        directory, name, None, until, max_backups, live=live, split=True)
+
+
+def _scanned(
+        directory: Directory, name: str, limit: int | None,
+        until: tuple[int, int] | None, max_backups: int | None, *,
+        live: bool, split: bool) -> list[Snapshot]:
+    bounded = max_backups is not None
     backups = (
         MAX_BACKUPS if max_backups is None
         else min(max(max_backups, 0), MAX_BACKUPS))
     for scan in range(SCANS - 1):
         patient = scan < PATIENT_SCANS
         found = _scan(
-            directory, name, backups, limit, until,
-            wait=live and patient, patient=patient)
+            directory, name, backups, limit, until, bounded=bounded,
+            split=split, wait=live and patient, patient=patient)
         if found is not None:
             return found
         directory.pause(scan)
-    found = _scan(directory, name, backups, limit, until, cautious=True)
+    found = _scan(directory, name, backups, limit, until, bounded=bounded,
+                  split=split, cautious=True)
     assert found is not None
     return found
 
@@ -161,22 +202,29 @@ def snapshot(
 def _scan(
         directory: Directory, live: str, backups: int,
         limit: int | None, until: tuple[int, int] | None,
-        *, wait: bool = False, patient: bool = False,
-        cautious: bool = False) -> Snapshot | None:
+        *, bounded: bool, split: bool, wait: bool = False,
+        patient: bool = False, cautious: bool = False
+) -> list[Snapshot] | None:
     """Open the names once, from the newest to the oldest.
 
+    :param bounded: max_backups is known
+    :param split: go on with another run where one ends
     :param wait: None if the live file is missing
-    :param patient: None if a rotation ended within the scan
+    :param patient: None if a rotation ended within the scan, or may be under
+        way
     :param cautious: look after each file whether the run is still sure, and
         end it where it isn't, instead of None at the end
     """
     segments: list[Segment] = []
     complete = exact = settled = True
     again = False
+    # Where runs begin.
+    borders = [0]
     seen: dict[tuple[int, int], Segment] = {}
-    start = 0
+    start = found = 0
     total = 0
     renamed_ns = 0
+    newest: os.stat_result | None = None
     try:
         index = -1
         while index < backups:
@@ -193,20 +241,20 @@ def _scan(
                 if wait and index == 0:
                     return None
                 continue
-            except exception.LogNotRegular as error:
+            except (exception.LogNotRegular, exception.LogDamaged) as error:
                 if not segments:
                     raise
                 LOG.debug('The log ends there: %s', error)
                 exact = False
                 break
-            key = (segment.device, segment.inode)
-            known = seen.setdefault(key, segment)
+            known = seen.setdefault(segment.key, segment)
             if known is not segment:
                 directory.close(segment.fd)
                 again = True
                 # It was the live file, and has been written to its end.
                 total += segment.size - known.size
-                known.size = segment.size
+                known.look_at(segment.size, segment.mtime_ns)
+                newest, found = status, index
                 if limit is not None and total >= limit:
                     complete = False
                     break
@@ -223,18 +271,30 @@ def _scan(
                     len(segments))
                 exact = settled = False
                 break
-            if index > 0:
-                if status.st_ctime_ns < renamed_ns - ROTATION_NS:
-                    directory.close(segments.pop().fd)
+            if newest is not None:
+                verdict = neighbours.verdict(
+                    _times(directory, segment, status),
+                    _times(directory, segments[-2], newest),
+                    renamed=renamed_ns, missing=index - found > 1,
+                    bounded=bounded)
+                if verdict is Verdict.LOOK_AGAIN and patient:
+                    return None
+                if verdict is not Verdict.YES:
                     LOG.debug(
-                        '%s/%s was not renamed with the newer backups: it is '
-                        'taken for a leftover of a higher max_backups',
-                        directory.path, name)
-                    exact = False
-                    break
+                        '%s/%s may not be what was written just before the '
+                        'newer files: a backup was deleted, or it is left of '
+                        'a higher max_backups', directory.path, name)
+                    if not split:
+                        directory.close(segments.pop().fd)
+                        exact = False
+                        break
+                    borders.append(len(segments) - 1)
+                    renamed_ns = 0
+            if index > 0:
                 renamed_ns = max(renamed_ns, status.st_ctime_ns)
+            newest, found = status, index
             total += segment.size
-            if until == key or (
+            if until == segment.key or (
                     limit is not None and total >= limit):
                 complete = False
                 break
@@ -242,14 +302,24 @@ def _scan(
                 directory, live, start, segments[0]
         ) > (0 if patient and complete else 1):
             return None
-        result = Snapshot(
-            directory, segments,
-            complete=complete, exact=exact, settled=settled)
+        found_runs = [
+            Snapshot(directory, segments[begin:end], exact=False)
+            for begin, end in itertools.pairwise(borders)]
+        found_runs.append(Snapshot(
+            directory, segments[borders[-1]:],
+            complete=complete, exact=exact, settled=settled))
         segments = []
-        return result
+        return found_runs
     finally:
         for segment in segments:
             directory.close(segment.fd)
+
+
+def _times(directory: Directory, segment: Segment,
+           status: os.stat_result) -> neighbours.Times:
+    return neighbours.Times(
+        size=status.st_size, changed=status.st_ctime_ns,
+        written=status.st_mtime_ns, born=directory.born(segment.fd))
 
 
 def _name(live: str, index: int) -> str:
@@ -261,12 +331,13 @@ def _open(
     fd = directory.open(name)
     try:
         status = directory.fstat(fd)
-        if not is_regular(status):
-            raise directory.not_regular(name)
+        directory.check(status, name)
     except BaseException:
         directory.close(fd)
         raise
-    return Segment(fd, status), status
+    return Segment(
+        fd, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns,
+        first=bool(status.st_mode & FIRST_OF_CHAIN)), status
 
 
 def _moved(
@@ -282,6 +353,7 @@ def _moved(
         except FileNotFoundError:
             continue
         if first.is_file(status):
-            first.size = max(first.size, status.st_size)
+            if status.st_size >= first.size:
+                first.look_at(status.st_size, status.st_mtime_ns)
             return moved
     return 2

@@ -6,6 +6,7 @@ is renamed meanwhile (a resize does that) doesn't mix two guests' files. No
 link is followed, nothing blocks, and what can't be read is one of our errors.
 """
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -28,8 +29,67 @@ _DIRECTORY_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 #: another number is meant by it the file system answers ENOTTY.
 _GET_VERSION = 0x80007601 | struct.calcsize('l') << 16
 
+# statx(2), of linux/stat.h: Python's os.stat leaves out the time of birth.
+_AT_EMPTY_PATH, _STATX_BTIME = 0x1000, 0x800
+_MASK = struct.Struct('=I')
+_BIRTH = struct.Struct('=qI')
+_BIRTH_AT, _STATX_SIZE = 80, 256
+_libc = ctypes.CDLL(None, use_errno=True)
 
-class Directory:
+#: What a file system says that has lost a file, or is damaged.
+_DAMAGED = frozenset((
+    errno.EIO, errno.ESTALE, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA,
+    errno.ENOTCONN, errno.EHOSTDOWN, errno.EREMOTEIO, errno.ETIMEDOUT))
+
+
+class Files:
+    """The system calls on files that are open already, wherever they are."""
+
+    __slots__ = ()
+
+    def fstat(self, fd: int) -> os.stat_result:
+        return os.fstat(fd)
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        return os.pread(fd, size, offset)
+
+    def preadv(self, fd: int, into: memoryview, offset: int) -> int:
+        return os.preadv(fd, [into], offset)
+
+    def version(self, fd: int) -> int:
+        """What tells a file from an earlier one that had the same inode.
+
+        0 where the file system keeps no such number (tmpfs, NFS).
+        """
+        try:
+            answer: bytes = fcntl.ioctl(fd, _GET_VERSION, bytes(8))
+        except OSError:
+            return 0
+        version: int = struct.unpack_from('=I', answer)[0]
+        return version
+
+    def born(self, fd: int) -> int | None:
+        """When a file was created, in nanoseconds since the epoch.
+
+        None where the file system does not say (NFS; tmpfs before Linux 6.6).
+        """
+        answer = ctypes.create_string_buffer(_STATX_SIZE)
+        try:
+            failed = _libc.statx(
+                fd, b'', _AT_EMPTY_PATH, _STATX_BTIME, answer)
+        except AttributeError:   # a C library that is older than it
+            return None
+        if failed or not _MASK.unpack_from(answer)[0] & _STATX_BTIME:
+            return None
+        seconds, nanoseconds = _BIRTH.unpack_from(answer, _BIRTH_AT)
+        born: int = seconds * 1_000_000_000 + nanoseconds
+        return born
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+
+class Directory(Files):
     """A directory that holds logs; a context manager that closes it."""
 
     __slots__ = ('_fd', 'path')
@@ -66,15 +126,33 @@ class Directory:
         except OSError as error:
             raise self._meaning(error, name) from error
 
-    def fstat(self, fd: int) -> os.stat_result:
-        return os.fstat(fd)
-
     def stat(self, name: str) -> os.stat_result:
         """:raises FileNotFoundError: there is none (right now)"""
         return os.stat(name, dir_fd=self._fd, follow_symlinks=False)
 
-    def exists(self, name: str) -> bool:
-        return os.access(name, os.F_OK, dir_fd=self._fd)
+    def check(self, status: os.stat_result, name: str) -> None:
+        """Refuse an open file that can be no log.
+
+        :raises LogNotRegular: it is a FIFO, a device or a directory
+        """
+        if not stat.S_ISREG(status.st_mode):
+            raise self.not_regular(name)
+
+    def names(self) -> list[str]:
+        """All names, in no order.
+
+        :raises LogRefused: the process may not list them
+        :raises LogError: anything else
+        """
+        try:
+            fd = os.open('.', os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC,
+                         dir_fd=self._fd)
+            try:
+                return os.listdir(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise directory_error(error, self.path) from error
 
     def next_backup(self, live: str, first: int, end: int) -> int:
         """The number of the first backup that there is, or end.
@@ -90,27 +168,6 @@ class Directory:
                 return number
         return end
 
-    def pread(self, fd: int, size: int, offset: int) -> bytes:
-        return os.pread(fd, size, offset)
-
-    def preadv(self, fd: int, into: memoryview, offset: int) -> int:
-        return os.preadv(fd, [into], offset)
-
-    def version(self, fd: int) -> int:
-        """What tells a file from an earlier one that had the same inode.
-
-        0 where the file system keeps no such number (tmpfs, NFS).
-        """
-        try:
-            answer: bytes = fcntl.ioctl(fd, _GET_VERSION, bytes(8))
-        except OSError:
-            return 0
-        version: int = struct.unpack_from('=I', answer)[0]
-        return version
-
-    def close(self, fd: int) -> None:
-        os.close(fd)
-
     def pause(self, turn: int) -> None:
         """Let virtlogd go on with its rotation, for longer from turn to turn.
 
@@ -124,19 +181,13 @@ class Directory:
             f'{self.path}/{name} is not a regular file, so it is not read as '
             f'a console log. Remove it, or correct the <log> of the domain.')
 
-    def not_found(self, name: str) -> exception.LogNotFound:
-        """The error for a log that has no file at all."""
-        return exception.LogNotFound(
-            f'There is no console log {self.path}/{name}. It is written from '
-            f'the first start of a guest with a <log> on.')
-
     def _meaning(self, error: OSError, name: str) -> exception.LogError:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             return self.not_regular(name)
         path = f'{self.path}/{name}'
         if error.errno in (errno.EACCES, errno.EPERM):
             return refused(path)
-        return exception.LogError(f'{path}: {error.strerror}')
+        return _unreadable(error, path)
 
 
 def refused(path: str) -> exception.LogRefused:
@@ -144,10 +195,6 @@ def refused(path: str) -> exception.LogRefused:
     return exception.LogRefused(
         f'{path} may not be read by this process. Run it as root, or let it '
         f'start privsep-helper (see [virtlogd_privileged] helper_command).')
-
-
-def is_regular(status: os.stat_result) -> bool:
-    return stat.S_ISREG(status.st_mode)
 
 
 def open_directory(path: str) -> Directory:
@@ -162,15 +209,17 @@ def open_directory(path: str) -> Directory:
     try:
         return Directory(os.open(path, _DIRECTORY_FLAGS), path)
     except OSError as error:
-        raise _directory_error(error, path) from error
+        raise directory_error(error, path) from error
 
 
-def open_below(root: str, parts: list[str]) -> Directory:
+def open_below(root: str, parts: list[str],
+               kind: type[Directory] = Directory) -> Directory:
     """Open a directory below a root without following a link below it.
 
     :param root: path of the root; the administrator's, so it may be or
         contain a link
     :param parts: names of the directories from the root down
+    :param kind: what is made of it
     :raises LogNotFound: one of them is missing
     :raises LogRefused: one of them is a link, or not a directory
     """
@@ -186,21 +235,30 @@ def open_below(root: str, parts: list[str]) -> Directory:
             finally:
                 os.close(above)
     except OSError as error:
-        raise _directory_error(error, path) from error
-    return Directory(fd, path)
+        raise directory_error(error, path) from error
+    return kind(fd, path)
 
 
-def _directory_error(error: OSError, path: str) -> exception.LogError:
+def directory_error(error: OSError, path: str) -> exception.LogError:
+    """The error for a directory that cannot be opened or listed."""
+    if isinstance(error, PermissionError):
+        return refused(path)
     match error.errno:
         case errno.ENOENT:
             return exception.LogNotFound(
                 f'There is no directory {path}: the guest was never on this '
                 f'host, or is gone from it.')
-        case errno.EACCES | errno.EPERM:
-            return refused(path)
         case errno.ENOTDIR | errno.ELOOP:
             return exception.LogRefused(
                 f'{path} is not a directory, or is a link, which is not '
                 f'followed. Put the log where instances_path or '
                 f'[virtlogd] log_directories says.')
-    return exception.LogError(f'{path}: {error.strerror}')
+    return _unreadable(error, path)
+
+
+def _unreadable(error: OSError, path: str) -> exception.LogError:
+    kind = (exception.LogDamaged if error.errno in _DAMAGED
+            else exception.LogError)
+    return kind(
+        f'{path} cannot be read: {error.strerror}. See to the file system '
+        f'that it is on.')

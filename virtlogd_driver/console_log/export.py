@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import io
 import json
+import logging
 import os
 import tarfile
 import time
@@ -21,13 +22,23 @@ from dataclasses import asdict, dataclass
 from typing import IO, Protocol
 
 from virtlogd_driver import exception
-from virtlogd_driver.console_log.chain import Snapshot, snapshot
-from virtlogd_driver.console_log.directory import Directory, open_directory
+from virtlogd_driver.console_log.chain import Snapshot, runs
+from virtlogd_driver.console_log.directory import (
+    Directory,
+    directory_error,
+    open_directory,
+)
 from virtlogd_driver.console_log.generation import (
+    generations,
     history_name,
     live_name,
     parse,
 )
+
+LOG = logging.getLogger(__name__)
+
+#: What is one file's fault.
+_UNREADABLE = (exception.LogNotRegular, exception.LogDamaged)
 
 #: Name of the manifest among the files.
 MANIFEST = 'manifest.json'
@@ -54,7 +65,8 @@ class Entry:
     sha256: str
     #: How many files of virtlogd it was put together from.
     files: int
-    #: False: its beginning was rotated away, or may have been.
+    #: False: its beginning was rotated away, or may have been, or a backup
+    #: within it was deleted.
     whole: bool
 
 
@@ -123,14 +135,16 @@ def _parts(directory: str, port: int, live: str) -> list[_Part]:
     file = parse(live)
     if file is None:
         return [_Part(live, port, None, False)]
-    names = set(os.listdir(directory))
     parts = []
-    for generation in range(file.generation, -1, -1):
+    for number, history in generations(
+            os.listdir(directory), file.port).items():
+        if number > file.generation:
+            continue
         parts.append(_Part(
-            live_name(file.port, generation), port, generation, False))
-        history = history_name(file.port, generation)
-        if history in names:
-            parts.append(_Part(history, port, generation, True))
+            live_name(file.port, number), port, number, False))
+        if history:
+            parts.append(_Part(
+                history_name(file.port, number), port, number, True))
             break
     parts.reverse()
     return parts
@@ -139,8 +153,14 @@ def _parts(directory: str, port: int, live: str) -> list[_Part]:
 @contextlib.contextmanager
 def _opened(path: str, part: _Part) -> Iterator[tuple[Directory, Snapshot]]:
     with open_directory(os.path.dirname(path)) as directory:
-        taken = snapshot(directory, part.name, live=not part.history,
-                         max_backups=0 if part.history else None)
+        *newer, oldest = runs(
+            directory, part.name, live=not part.history,
+            max_backups=0 if part.history else None)
+        taken = Snapshot(
+            directory, [segment for run in (*newer, oldest)
+                        for segment in run.segments],
+            complete=oldest.complete, exact=oldest.exact and not newer,
+            settled=oldest.settled)
         try:
             yield directory, taken
         finally:
@@ -156,7 +176,8 @@ def size(logs: Sequence[tuple[int, str]]) -> int:
     total = 0
     for port, path in logs:
         for part in _listed(path, port):
-            with _opened(path, part) as (_, taken):
+            with (contextlib.suppress(*_UNREADABLE),
+                  _opened(path, part) as (_, taken)):
                 total += taken.size
     return total
 
@@ -167,14 +188,16 @@ def _listed(path: str, port: int) -> list[_Part]:
         return _parts(directory, port, live)
     except FileNotFoundError:
         return []
-    except PermissionError as error:
-        raise exception.LogRefused(
-            f'{directory} may not be read: run it as root.') from error
+    except OSError as error:
+        raise directory_error(error, directory) from error
 
 
 def export(logs: Sequence[tuple[int, str]], target: Target,
            about: dict[str, str], progress: Progress) -> list[Entry]:
     """Copy logs, and then their manifest.
+
+    What is no regular file, or is damaged, is left out; the manifest has it
+    under "unreadable", with the reason.
 
     :param logs: port, and path of the live file
     :param about: what else the manifest says
@@ -184,9 +207,17 @@ def export(logs: Sequence[tuple[int, str]], target: Target,
     :raises OSError: the target cannot be written
     """
     entries = []
+    unreadable = {}
     for port, path in logs:
         for part in _listed(path, port):
-            with _opened(path, part) as (directory, taken):
+            with contextlib.ExitStack() as closing:
+                try:
+                    directory, taken = closing.enter_context(
+                        _opened(path, part))
+                except _UNREADABLE as error:
+                    LOG.warning('Left out of the export: %s', error)
+                    unreadable[part.name] = str(error)
+                    continue
                 if not taken.segments:
                     continue
                 source = _Copied(directory, taken, progress)
@@ -204,6 +235,7 @@ def export(logs: Sequence[tuple[int, str]], target: Target,
         'exported': datetime.datetime.now(datetime.UTC).isoformat(
             timespec='seconds'),
         'files': [asdict(entry) for entry in entries],
+        'unreadable': unreadable,
     }, indent=2).encode() + b'\n'
     target.write(MANIFEST, len(manifest), io.BytesIO(manifest))
     return entries

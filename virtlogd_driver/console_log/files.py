@@ -11,7 +11,7 @@ import stat
 from dataclasses import dataclass
 
 from virtlogd_driver.console_log import generation
-from virtlogd_driver.console_log.directory import refused
+from virtlogd_driver.console_log.directory import directory_error
 
 _BACKUP = re.compile(r'\.(?:0|[1-9]|[12][0-9]|3[01])')
 
@@ -36,7 +36,8 @@ def usage(path: str) -> Usage:
     """Count the files of a log.
 
     :param path: path of the live file
-    :raises LogRefused: its directory may not be looked into
+    :raises LogRefused: its directory may not be looked into, or is none
+    :raises LogError: the file system does not answer (ESTALE, EIO)
     """
     directory, live = os.path.split(path)
     found = []
@@ -45,8 +46,8 @@ def usage(path: str) -> Usage:
             status = os.lstat(os.path.join(directory, name))
         except FileNotFoundError:
             continue
-        except PermissionError as error:
-            raise refused(path) from error
+        except OSError as error:
+            raise directory_error(error, path) from error
         if stat.S_ISREG(status.st_mode):
             found.append((name, status))
     written = [status.st_mtime for _, status in found if status.st_size]
@@ -61,8 +62,8 @@ def _names(directory: str, live: str) -> list[str]:
         names = os.listdir(directory)
     except FileNotFoundError:
         return []
-    except PermissionError as error:
-        raise refused(directory) from error
+    except OSError as error:
+        raise directory_error(error, directory) from error
     file = generation.parse(live)
     if file is None:
         return [name for name in names if name == live or (

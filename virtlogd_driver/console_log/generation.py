@@ -24,9 +24,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from virtlogd_driver import exception
+
 #: max_backups can't be more in virtlogd (VIR_MAX_MAX_BACKUP), so the oldest
 #: backup that there can be is ``.31``.
 MAX_BACKUPS = 32
+
+#: The highest generation, and the highest serial port, that a name can say:
+#: nine digits. No guest moves that often; a file of that name was put there.
+MAX_GENERATION = MAX_PORT = 999_999_999
 
 _NAME = re.compile(
     r'console'
@@ -56,7 +62,10 @@ class FileName:
 
 
 def live_name(port: int, generation: int) -> str:
-    """Name of the file that virtlogd writes, as in the domain's log file."""
+    """Name of the file that virtlogd writes, as in the domain's log file.
+
+    :raises LogError: a number is too high for a name
+    """
     return f'{_stem(port, generation)}.log'
 
 
@@ -95,6 +104,19 @@ def newest(names: Iterable[str], port: int) -> int | None:
         default=None)
 
 
+def generations(names: Iterable[str], port: int) -> dict[int, bool]:
+    """The generations of a port that have a file, the newest first.
+
+    :returns: whether each has a history
+    """
+    found: dict[int, bool] = {}
+    for file in map(parse, names):
+        if file is not None and file.port == port:
+            found[file.generation] = (
+                file.history or found.get(file.generation, False))
+    return {number: found[number] for number in sorted(found, reverse=True)}
+
+
 def files_of(names: Iterable[str], port: int, generation: int) -> list[str]:
     """The files of one generation among a directory's names.
 
@@ -113,6 +135,12 @@ def files_of(names: Iterable[str], port: int, generation: int) -> list[str]:
 def _stem(port: int, generation: int) -> str:
     if port < 0 or generation < 0:
         raise ValueError(f'port {port}, generation {generation}')
+    if port > MAX_PORT or generation > MAX_GENERATION:
+        raise exception.LogError(
+            f'There is no name for a console log of serial port {port} after '
+            f'{generation} moves: {MAX_GENERATION} is the highest number. No '
+            f'guest moves that often, so a file with that number in its name '
+            f'was put beside the log: remove or rename it.')
     return ''.join((
         'console',
         f'.port{port}' if port else '',

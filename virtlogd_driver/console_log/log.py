@@ -8,18 +8,25 @@ joined only where that is sure: the newer chain must still have its first file
 at the border, and :func:`read_from` says that bytes may have been missed.
 """
 
+import contextlib
 import io
 import logging
 import re
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
 from virtlogd_driver import exception
-from virtlogd_driver.console_log.chain import Segment, Snapshot, snapshot
-from virtlogd_driver.console_log.directory import Directory, is_regular
+from virtlogd_driver.console_log.chain import (
+    Segment,
+    Snapshot,
+    runs,
+    snapshot,
+)
+from virtlogd_driver.console_log.directory import Directory, Files
 from virtlogd_driver.console_log.generation import (
+    generations,
     history_name,
     live_name,
     parse,
@@ -97,6 +104,71 @@ class LogSince:
 #: was written last (nanoseconds), as an inode is soon used again.
 Passed = tuple[int, int, int, int]
 
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which files of a log are to be opened, from the newest on."""
+
+    #: Bytes that are enough; None: all there are.
+    limit: int | None = None
+    #: Device and inode of the oldest file that is wanted.
+    until: tuple[int, int] | None = None
+    #: virtlogd's, where known.
+    max_backups: int | None = None
+    #: Not beyond a border where bytes may be missing.
+    joined: bool = False
+
+
+class Taken:
+    """A log that is open: chains and histories, the newest first."""
+
+    __slots__ = ('absent', 'cut', 'ended', 'path', 'runs', 'units')
+
+    def __init__(
+            self, path: str, units: list[tuple[Snapshot, bool]], *,
+            ended: bool, cut: bool, absent: tuple[str, ...],
+            runs: int = 1) -> None:
+        #: Of the live file.
+        self.path = path
+        #: With each, whether it surely goes on from the next one.
+        self.units = units
+        #: How many of them are of the chain that the guest writes.
+        self.runs = runs
+        #: There is none that is older, or none that could be read.
+        self.ended = ended
+        #: There is older output, which was not opened: it is not sure that
+        #: nothing is missing before what was, or it cannot be read.
+        self.cut = cut
+        #: Histories that would have been opened instead of older files, had
+        #: they been there.
+        self.absent = absent
+
+    @property
+    def live(self) -> Snapshot:
+        """The newest run of the chain that the guest writes."""
+        return self.units[0][0]
+
+    def keep(self, held: Mapping[tuple[int, int], Segment],
+             files: Files) -> None:
+        """Make it independent of the directory that it was opened in.
+
+        :param held: files that were open already, which are used instead
+        :param files: the system calls on its files from now on
+        """
+        for unit, _ in self.units:
+            unit.files = files
+            for index, segment in enumerate(unit.segments):
+                known = held.get(segment.key)
+                if known is not None:
+                    files.close(segment.fd)
+                    known.look_at(segment.size, segment.mtime_ns)
+                    unit.segments[index] = known
+
+    def close(self) -> None:
+        for unit, _ in self.units:
+            unit.close()
+
+
 #: An open file, and the offset and size in bytes of a part of it.
 _Piece = tuple[Segment, int, int]
 
@@ -112,25 +184,22 @@ def read_tail(
 
     :param name: name of the live file
     :param limit: most bytes to return, and to hold in memory
-    :param max_backups: virtlogd's, where known: older leftovers are ignored
+    :param max_backups: virtlogd's, where known: see chain.snapshot
     :raises LogNotFound: the log has no file
     :raises LogNotRegular: the newest file is no regular file
     :raises LogRefused: a file that is needed may not be read
+    :raises LogError: anything else
     """
-    try:
-        answer = _of_live_file(directory, name, limit)
+    wanted = Wanted(limit, max_backups=max_backups, joined=True)
+    for turn in range(READS + 1):
+        taken = take(directory, name, wanted)
+        try:
+            answer = tail(taken, limit, shrinking=turn == READS)
+        finally:
+            taken.close()
         if answer is not None:
             return answer
-        for _ in range(READS):
-            answer = _tail(directory, name, limit, max_backups)
-            if answer is not None:
-                return answer
-        LOG.debug('%s/%s shrinks while it is read', directory.path, name)
-        answer = _tail(directory, name, limit, max_backups, shrinking=True)
-        assert answer is not None
-        return answer
-    except OSError as error:
-        raise _failed(directory, name, error) from error
+    raise AssertionError('one that shrinks is answered')
 
 
 def read_from(
@@ -147,24 +216,94 @@ def read_from(
     :param name: name of the live file
     :param position: where the last read ended; None: the very beginning
     :param limit: most bytes to return, and to hold in memory
-    :param max_backups: virtlogd's, where known: older leftovers are ignored
+    :param max_backups: virtlogd's, where known: see chain.snapshot
     :param passed: files of the live generation that a caller who reads all
         along has read to their end: they are left out, wherever renames have
         put them. None: it does not
     :raises LogNotFound: the log has no file
     :raises LogNotRegular: the newest file is no regular file
     :raises LogRefused: a file that is needed may not be read
+    :raises LogError: anything else
+    """
+    until = None if position is None else (position.device, position.inode)
+    for _ in range(READS):
+        taken = take(directory, name, Wanted(None, until, max_backups))
+        try:
+            answer = since(taken, position, limit, passed)
+            # Its file is there, and it is not in it: another has its inode.
+            if answer is None and not taken.ended:
+                until = None
+        finally:
+            taken.close()
+        if answer is not None:
+            return answer
+    return unmoved(directory.path, name, position)
+
+
+def unmoved(
+        directory: str, name: str, position: Position | None) -> LogSince:
+    """The answer where the files move too fast to be read on."""
+    LOG.debug('%s/%s can be read no further for now', directory, name)
+    return LogSince(b'', position, 0, 0)
+
+
+def take(directory: Directory, name: str, wanted: Wanted) -> Taken:
+    """Open the files of a log that are wanted.
+
+    :param name: name of the live file
+    :returns: the caller closes it
+    :raises LogNotRegular: the newest file is no regular file
+    :raises LogRefused: a file that is needed may not be read
+    :raises LogError: anything else
     """
     try:
         for _ in range(READS):
-            answer = _since(
-                directory, name, position, limit, max_backups, passed)
-            if answer is not None:
-                return answer
+            with contextlib.suppress(_Replaced):
+                return _take(directory, name, wanted)
+        return _take(directory, name, wanted, alone=True)
     except OSError as error:
-        raise _failed(directory, name, error) from error
-    LOG.debug('%s/%s can be read no further for now', directory.path, name)
-    return LogSince(b'', position, 0, 0)
+        raise failed(f'{directory.path}/{name}', error) from error
+
+
+def _take(directory: Directory, name: str, wanted: Wanted, *,
+          alone: bool = False) -> Taken:
+    """
+    :param alone: the live chain only
+    :raises _Replaced: a history was put in place meanwhile
+    """
+    taken = Taken(f'{directory.path}/{name}', [], ended=not alone, cut=alone,
+                  absent=())
+    older = _Older(directory, name)
+    joined = True
+    total = 0
+    try:
+        for unit, joins, live in _units(directory, name, wanted, older):
+            if alone and not live:
+                unit.close()
+                break
+            if wanted.joined and not joined:
+                taken.cut = bool(unit.segments)
+                unit.close()
+                if taken.cut:
+                    taken.ended = False
+                    break
+                continue
+            taken.units.append((unit, joins))
+            taken.runs += live and len(taken.units) > 1
+            total += unit.size
+            joined = joins
+            if (wanted.limit is not None and total >= wanted.limit) or any(
+                    segment.key == wanted.until for segment in unit.segments):
+                taken.ended = False
+                break
+        if not alone:
+            older.check()
+        taken.cut = taken.cut or older.unreadable
+        taken.absent = tuple(older.absent)
+    except BaseException:
+        taken.close()
+        raise
+    return taken
 
 
 def position_at(directory: Directory, name: str, offset: int) -> Position:
@@ -172,81 +311,57 @@ def position_at(directory: Directory, name: str, offset: int) -> Position:
 
     :param offset: bytes from its start
     :raises FileNotFoundError: there is no such file
+    :raises LogNotRegular: it is no regular file
     :raises LogRefused: it may not be read
     """
     fd = directory.open(name)
     try:
-        return _position(
-            directory, Segment(fd, directory.fstat(fd)), offset)
-    finally:
-        directory.close(fd)
-
-
-def _of_live_file(
-        directory: Directory, name: str, limit: int) -> LogRead | None:
-    """The answer where one file is enough, as it mostly is; None elsewhere.
-
-    What comes of the renames doesn't matter then.
-    """
-    try:
-        fd = directory.open(name)
-    except FileNotFoundError:
-        return None
-    try:
         status = directory.fstat(fd)
-        if not is_regular(status):
-            raise directory.not_regular(name)
-        size = status.st_size
-        if size < limit or limit < MARKED_BYTES:
-            return None
-        data = directory.pread(fd, limit, size - limit)
-        if len(data) < limit:
-            return None
-        position = Position(
-            status.st_dev, status.st_ino, size,
-            directory.version(fd) << 32 | zlib.crc32(data[-MARKED_BYTES:]))
-        return LogRead(data, position, True, size - limit)
+        directory.check(status, name)
+        return _position(directory, Segment(
+            fd, status.st_dev, status.st_ino, status.st_size,
+            status.st_mtime_ns, first=False), offset)
     finally:
         directory.close(fd)
 
 
-def _tail(
-        directory: Directory, name: str, limit: int,
-        max_backups: int | None, *, shrinking: bool = False
-) -> LogRead | None:
-    """None: a file has become shorter than it was when it was opened, or a
-    history was put in place.
+def tail(taken: Taken, limit: int, *,
+         shrinking: bool = False) -> LogRead | None:
+    """The newest bytes of an open log.
 
     :param shrinking: read the newest file alone and take what it has
+    :returns: None: a file has become shorter than it was when it was opened
+    :raises LogNotFound: the log has no file
+    :raises LogError: the newest file cannot be read
     """
-    units: list[Snapshot] = []
+    segments: list[Segment] = []
     exact = joined = True
     total = 0
-    try:
-        for unit, joins in _units(
-                directory, name, limit=limit, max_backups=max_backups):
-            if not joined:
-                older = bool(unit.segments)
-                unit.close()
-                if not older:
-                    continue
-                exact = False
-                break
-            units.append(unit)
-            total += unit.size
-            exact = exact and unit.exact
-            joined = joins
-            if shrinking or total >= limit:
-                break
-        segments = [segment for unit in units for segment in unit.segments]
-        if not segments:
-            raise directory.not_found(name)
-        if shrinking:
-            segments = segments[:1]
+    for unit, joins in taken.units:
+        if not joined:
+            if not unit.segments:
+                continue
             exact = False
+            break
+        segments += unit.segments
+        total += unit.size
+        if total >= limit:
+            break
+        exact = exact and unit.exact
+        joined = joins
+    else:
+        exact = exact and not taken.cut
+    if not segments:
+        raise not_found(taken.path)
+    files = taken.live.files
+    if shrinking:
+        segments = segments[:1]
+        exact = False
+    try:
         pieces = _last(segments, limit)
-        data = _read(directory, pieces)
-        if len(data) < sum(size for _, _, size in pieces) and not shrinking:
+        data, lost = _read_last(files, pieces)
+        if len(data) + lost < sum(size for _, _, size in pieces) and (
+                not shrinking):
             return None
         # Not the start of an empty file, where nothing tells it from a later
         # one with its inode.
@@ -254,157 +369,196 @@ def _tail(
         end = newest.size
         if shrinking and pieces:
             end = pieces[0][1] + len(data)
-        return LogRead(
-            data, _position(directory, newest, end), exact,
-            total - len(data))
-    except _Replaced:
-        return None
-    finally:
-        for unit in units:
-            unit.close()
+        return LogRead(data, _position(files, newest, end, data),
+                       exact and not lost, total - len(data))
+    except OSError as error:
+        raise failed(taken.path, error) from error
 
 
-def _since(
-        directory: Directory, name: str, position: Position | None,
-        limit: int, max_backups: int | None,
-        passed: Collection[Passed] | None) -> LogSince | None:
-    """None: the files changed too fast."""
-    until = None if position is None else (position.device, position.inode)
+def since(taken: Taken, position: Position | None, limit: int,
+          passed: Collection[Passed] | None = None) -> LogSince | None:
+    """What follows a position in an open log: see :func:`read_from`.
+
+    :param taken: opened without a limit, as far as the file of the position
+    :returns: None: its files have changed too fast, or the position is not in
+        it while not all of the log is open
+    :raises LogNotFound: the log has no file
+    :raises LogError: a file cannot be read
+    """
+    try:
+        return _since(taken, position, limit, passed)
+    except OSError as error:
+        raise failed(taken.path, error) from error
+
+
+def _since(taken: Taken, position: Position | None, limit: int,
+           passed: Collection[Passed] | None) -> LogSince | None:
+    files = taken.live.files
     newer: Snapshot | None = None
     joined = True
     behind = 0
-    opened: list[Snapshot] = []
-    try:
-        for unit, joins in _units(
-                directory, name, until=until, max_backups=max_backups):
-            opened.append(unit)
-            if not unit.settled:
-                return None
-            index = _find(directory, unit, position)
-            if position is not None and index is not None:
-                pieces = _first(
-                    [*_without(unit.segments[:index], passed),
-                     unit.segments[index]], position.offset)
-                if pieces or newer is None:
-                    return _answer(
-                        directory, pieces, position, limit, 0, behind)
-                return _answer(
-                    directory, _first(newer.segments, 0), position, limit,
-                    0 if joined else None, behind - newer.size)
-            joined = joins and (joined or unit.size > 0)
-            # Not an empty one before it: the position would stay for ever.
-            if unit.size > 0 or (unit.segments and newer is None):
-                if newer is not None:
-                    opened.remove(newer)
-                    newer.close()
-                newer = unit
-                behind += unit.size
-        if position is not None:
-            newer = snapshot(directory, name, max_backups=max_backups)
-            opened.append(newer)
-            behind = newer.size
-            if not newer.settled:
-                return None
-        if newer is None or not newer.segments:
-            raise directory.not_found(name)
-        if position is not None:
-            unread = _without(newer.segments, passed)
-            resumed = _resume(
-                directory, unread, position, passed is not None)
-            if resumed is not None:
-                return _answer(directory, *resumed, limit, None)
-            if passed:
-                oldest = unread[-1] if unread else newer.segments[0]
-                return _answer(
-                    directory, _first(unread, 0), _position(
-                        directory, oldest, 0 if unread else oldest.size),
-                    limit, None)
-        return _answer(
-            directory, _first(newer.segments, 0),
-            _position(directory, newer.segments[-1], 0), limit,
-            0 if position is None else None, behind - newer.size)
-    except _Replaced:
+    for unit, joins in taken.units:
+        if not unit.settled:
+            return None
+        index = _find(files, unit, position)
+        if position is not None and index is not None:
+            pieces = _first([*_without(unit.segments[:index], passed),
+                             unit.segments[index]], position.offset)
+            if pieces or newer is None:
+                return _answer(files, pieces, position, limit, 0, behind)
+            return _answer(
+                files, _first(newer.segments, 0), position, limit,
+                0 if joined else None, behind - newer.size)
+        joined = joins and (joined or unit.size > 0)
+        # Not an empty one before it: the position would stay for ever.
+        if unit.size > 0 or (unit.segments and newer is None):
+            newer = unit
+            behind += unit.size
+    if not taken.ended:
         return None
-    finally:
-        for unit in opened:
-            unit.close()
+    if position is not None:
+        newer = taken.live
+        behind = newer.size
+    if newer is None or not newer.segments:
+        raise not_found(taken.path)
+    if position is not None:
+        unread = _without([
+            segment for unit, _ in taken.units[:taken.runs]
+            for segment in unit.segments], passed)
+        resumed = _resume(files, unread, position, passed is not None)
+        if resumed is not None:
+            return _answer(files, *resumed, limit, None)
+        if passed:
+            oldest = unread[-1] if unread else newer.segments[0]
+            return _answer(
+                files, _first(unread, 0), _position(
+                    files, oldest, 0 if unread else oldest.size),
+                limit, None)
+    return _answer(
+        files, _first(newer.segments, 0),
+        _position(files, newer.segments[-1], 0), limit,
+        0 if position is None else None, behind - newer.size)
+
+
+class _Older:
+    """The generations before a log's own, by the names that are there."""
+
+    def __init__(self, directory: Directory, name: str) -> None:
+        self._directory = directory
+        file = parse(name)
+        #: None: the log's name says nothing of generations.
+        self.live = (
+            None if file is None or file.history or file.backup is not None
+            else file)
+        self._found: dict[int, bool] | None = None
+        #: See Taken.
+        self.absent: list[str] = []
+        #: A history or a chain is there, and is no regular file or damaged.
+        self.unreadable = False
+
+    def list(self) -> dict[int, bool]:
+        """The generations, the newest first: whether each has a history."""
+        self._found = self._list()
+        return self._found
+
+    def _list(self) -> dict[int, bool]:
+        assert self.live is not None
+        return {
+            number: history for number, history in generations(
+                self._directory.names(), self.live.port).items()
+            if number <= self.live.generation}
+
+    def check(self) -> None:
+        """No history has come since, in place of what was opened.
+
+        :raises _Replaced: one has
+        """
+        if self._found is not None and _histories(
+                self._list()) != _histories(self._found):
+            raise _Replaced
+
+
+def _histories(found: dict[int, bool]) -> list[int]:
+    return [number for number, history in found.items() if history]
 
 
 def _units(
-        directory: Directory, name: str, *, max_backups: int | None,
-        limit: int | None = None, until: tuple[int, int] | None = None
-) -> Iterator[tuple[Snapshot, bool]]:
+        directory: Directory, name: str, wanted: Wanted, older: _Older
+) -> Iterator[tuple[Snapshot, bool, bool]]:
     """The live chain, then older histories and chains: the newest first.
 
-    With each, whether it surely goes on from the next one. One that has no
-    file has lost nothing where its history is there: that was put in place
-    for a guest which then had no log (on a host that cannot have both
-    consoles), and virtlogd leaves files of whatever it has written. Where
-    there is neither of them, they are lost, with what was in them.
+    With each, whether it surely goes on from the next one, and whether it is
+    of the live chain. One that has no file has lost nothing where its history
+    is there: that was put in place for a guest which then had no log (on a
+    host that cannot have both consoles), and virtlogd leaves files of whatever
+    it has written. Where there is neither of them, they are lost, with what
+    was in them.
 
     The caller closes them. A log that isn't named as a guest's own has only
     the one chain. Nothing joins a history of generation 0 (generation.py).
+    Which generations there are is listed once: what it costs does not depend
+    on their numbers. What is no regular file, or is damaged, ends the log.
     """
-    unit = snapshot(
-        directory, name, limit=limit, until=until, max_backups=max_backups)
-    live = parse(name)
-    if live is None or live.history or live.backup is not None:
-        yield unit, False
+    live = older.live
+    units = _chain(directory, name, wanted, wanted.max_backups)
+    last = units[-1]
+    whole = last.whole
+    for unit in units:
+        yield unit, live is not None and unit is last and (
+            not unit.segments or (whole and live.generation > 0)), True
+    if live is None or (whole and live.generation == 0):
         return
-    whole = unit.whole
-    yield unit, not unit.segments or (whole and live.generation > 0)
-    if whole and live.generation == 0:
-        return
-    absent: list[str] = []
-    for generation in range(live.generation, -1, -1):
-        history = history_name(live.port, generation)
-        if not directory.exists(history):
-            if generation == 0:
+    found = older.list()
+    number = live.generation
+    try:
+        while True:
+            history = history_name(live.port, number)
+            if found.get(number):
+                for unit in _chain(directory, history, wanted, 0, live=False):
+                    yield unit, False, False
                 return
-            older = snapshot(
-                directory, live_name(live.port, generation - 1),
-                limit=limit, until=until, live=False)
+            older.absent.append(history)
+            before = next((one for one in found if one < number), None)
+            if before is None:
+                return
+            if before < number - 1:
+                yield Snapshot(directory, []), False, False
+            number = before
             # The chain is removed once the history that replaces it is there.
-            if not directory.exists(history):
-                joins = generation > 1 and (older.whole or (
-                    not older.segments and directory.exists(
-                        history_name(live.port, generation - 1))))
-                _check_absent(directory, absent, older)
-                absent.append(history)
-                yield older, joins
-                continue
-            older.close()
-        older = snapshot(
-            directory, history, limit=limit, until=until, max_backups=0,
-            live=False)
-        _check_absent(directory, absent, older)
-        yield older, False
-        return
+            units = _chain(directory, live_name(live.port, number), wanted,
+                           live=False)
+            last = units[-1]
+            joins = number > 0 and (
+                last.whole or (not last.segments and found[number]))
+            for unit in units:
+                yield unit, joins and unit is last, False
+    except (exception.LogNotRegular, exception.LogDamaged) as error:
+        LOG.debug('What is older is not read: %s', error)
+        older.unreadable = True
 
 
-def _check_absent(directory: Directory, names: list[str],
-                  unit: Snapshot) -> None:
-    """No history has come that replaces the unit, and what is newer.
-
-    :raises _Replaced: the unit is closed
-    """
-    if any(directory.exists(name) for name in names):
-        unit.close()
-        raise _Replaced
+def _chain(directory: Directory, name: str, wanted: Wanted,
+           max_backups: int | None = None, *,
+           live: bool = True) -> list[Snapshot]:
+    if wanted.joined:
+        return [snapshot(
+            directory, name, limit=wanted.limit, until=wanted.until,
+            max_backups=max_backups, live=live)]
+    return runs(directory, name, until=wanted.until, max_backups=max_backups,
+                live=live)
 
 
 def _find(
-        directory: Directory, unit: Snapshot, position: Position | None
+        files: Files, unit: Snapshot, position: Position | None
 ) -> int | None:
     """Which file of a snapshot a position is in."""
     if position is None:
         return None
     for index, segment in enumerate(unit.segments):
-        if ((segment.device, segment.inode)
-                == (position.device, position.inode)):
+        if segment.key == (position.device, position.inode):
             if (position.offset <= segment.size
                     and position == _position(
-                        directory, segment, position.offset)):
+                        files, segment, position.offset)):
                 return index
             return None
     return None
@@ -420,7 +574,7 @@ def _without(segments: list[Segment],
 
 
 def _resume(
-        directory: Directory, segments: list[Segment], position: Position,
+        files: Files, segments: list[Segment], position: Position,
         replaced: bool) -> tuple[list[_Piece], Position] | None:
     """What follows a position whose file was truncated, or replaced.
 
@@ -434,9 +588,8 @@ def _resume(
     """
     emptied = next((
         index for index, segment in enumerate(segments)
-        if (segment.device, segment.inode)
-        == (position.device, position.inode)
-        and directory.version(segment.fd) == position.mark >> 32), None)
+        if segment.key == (position.device, position.inode)
+        and _version(files, segment) == position.mark >> 32), None)
     offset = position.offset
     if emptied is None:
         copies = list(range(len(segments))) if (
@@ -446,22 +599,31 @@ def _resume(
                   if segments[index].size][:1]
     for index in copies:
         if 0 < offset <= segments[index].size:
-            found = _position(directory, segments[index], offset)
+            found = _position(files, segments[index], offset)
             if found.mark & _CHECKSUM == position.mark & _CHECKSUM:
                 return _first(segments[:index + 1], offset), found
     if emptied is None:
         return None
     return (_first(segments[:emptied + 1], 0),
-            _position(directory, segments[emptied], 0))
+            _position(files, segments[emptied], 0))
 
 
-def _position(
-        directory: Directory, segment: Segment, offset: int) -> Position:
+def _version(files: Files, segment: Segment) -> int:
+    if segment.version is None:
+        segment.version = files.version(segment.fd)
+    return segment.version
+
+
+def _position(files: Files, segment: Segment, offset: int,
+              data: bytes = b'') -> Position:
+    """
+    :param data: what ends at the offset, as far as it was read
+    """
     before = min(offset, MARKED_BYTES)
-    return Position(
-        segment.device, segment.inode, offset,
-        directory.version(segment.fd) << 32 | zlib.crc32(
-            directory.pread(segment.fd, before, offset - before)))
+    marked = (data[-before:] if len(data) >= before > 0
+              else files.pread(segment.fd, before, offset - before))
+    return Position(segment.device, segment.inode, offset,
+                    _version(files, segment) << 32 | zlib.crc32(marked))
 
 
 def _has_bytes(segment: Segment) -> bool:
@@ -491,7 +653,7 @@ def _first(segments: list[Segment], offset: int) -> list[_Piece]:
 
 
 def _answer(
-        directory: Directory, pieces: list[_Piece], start: Position,
+        files: Files, pieces: list[_Piece], start: Position,
         limit: int, missed: int | None, behind: int = 0
 ) -> LogSince | None:
     """The first bytes of the pieces. None: a file has become shorter."""
@@ -502,28 +664,48 @@ def _answer(
         if size > 0:
             wanted.append((segment, offset, size))
             limit -= size
-    data = _read(directory, wanted)
+    data = _read(files, wanted)
     if len(data) < sum(size for _, _, size in wanted):
         return None
     position = start
     if wanted:
         segment, offset, size = wanted[-1]
-        position = _position(directory, segment, offset + size)
+        position = _position(files, segment, offset + size, data[-size:])
     return LogSince(data, position, missed, behind + total - len(data))
 
 
-def _read(directory: Directory, pieces: list[_Piece]) -> bytes:
+def _read_last(
+        files: Files, pieces: list[_Piece]) -> tuple[bytes, int]:
+    """Read pieces, less what is before one that cannot be read.
+
+    :returns: the bytes, and how many were left out
+    :raises OSError: the last piece cannot be read
+    """
+    lost = 0
+    while True:
+        try:
+            return _read(files, pieces), lost
+        except OSError as error:
+            # The first that fails is the oldest: what is newer may do.
+            if len(pieces) == 1:
+                raise
+            LOG.debug('What is older is not read: %s', error.strerror)
+            (_, _, size), *pieces = pieces
+            lost += size
+
+
+def _read(files: Files, pieces: list[_Piece]) -> bytes:
     """Read pieces into one object, once; shorter where a file has ended."""
     if len(pieces) == 1:
         segment, offset, size = pieces[0]
-        return directory.pread(segment.fd, size, offset)
+        return files.pread(segment.fd, size, offset)
     buffer = io.BytesIO(bytes(sum(size for _, _, size in pieces)))
     filled = 0
     with buffer.getbuffer() as view:
         for segment, offset, size in pieces:
             end = filled + size
             while filled < end:
-                got = directory.preadv(
+                got = files.preadv(
                     segment.fd, view[filled:end], offset + size - end + filled)
                 if got == 0:
                     break
@@ -534,9 +716,15 @@ def _read(directory: Directory, pieces: list[_Piece]) -> bytes:
     return buffer.getvalue()
 
 
-def _failed(
-        directory: Directory, name: str,
-        error: OSError) -> exception.LogError:
+def not_found(path: str) -> exception.LogNotFound:
+    """The error for a log that has no file at all."""
+    return exception.LogNotFound(
+        f'There is no console log {path}. It is written from the first start '
+        f'of a guest with a <log> on.')
+
+
+def failed(path: str, error: OSError) -> exception.LogError:
+    """The error for a log that the file system does not give."""
     return exception.LogError(
-        f'{directory.path}/{name} cannot be read: {error.strerror}. See to '
-        f'the file system that it is on.')
+        f'{path} cannot be read: {error.strerror}. See to the file system '
+        f'that it is on.')

@@ -1,30 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading what this process may not: a daemon with one capability.
+"""Opening what this process may not: a daemon with one capability.
 
 virtlogd's files are 0600 and root's. The functions here run in an
-oslo.privsep daemon that keeps CAP_DAC_READ_SEARCH alone: it reads any file
-and writes, owns, kills nothing. As it is the edge of another process it takes
-nobody's word: it checks each path itself, against its own configuration, and
-gives nothing but logs.
+oslo.privsep daemon that keeps CAP_DAC_READ_SEARCH alone: it opens any file for
+reading and writes, owns, kills nothing. As it is the edge of another process
+it takes nobody's word: it checks each path itself, against its own
+configuration, and gives nothing but logs: regular files with one name, of
+root, of the caller or of QEMU, that no link leads to. What it gives are open
+files (handover.py), to its caller and to nobody else.
 
 Only the types of msgpack go over the edge, so the answers are tuples; our
-errors do go over it, as each of them takes one string. Large data is posted to
-a mailbox of the caller's.
+errors do go over it, as each of them takes one string.
 """
 
+import contextlib
 import functools
 import importlib.util
+import logging
 import os
+import pwd
+import socket
 import sys
 from collections.abc import Collection
+from typing import Any
 
 from oslo_config import cfg
 from oslo_privsep import capabilities
 
 from virtlogd_driver import conf, exception, helper
-from virtlogd_driver.console_log import log, mailbox
+from virtlogd_driver.console_log import confinement, handover, log, opened
 from virtlogd_driver.console_log.directory import Directory, open_below
 from virtlogd_driver.console_log.generation import parse
+
+LOG = logging.getLogger(__name__)
 
 context = helper.Context(
     'virtlogd_driver',
@@ -35,54 +43,95 @@ context = helper.Context(
 #: Most bytes of one answer: privsep's messages end at 100 MiB.
 MAX_BYTES = 64 * 1024 * 1024
 
-_SPECIAL = frozenset(('', '.', '..'))
+#: Users that QEMU runs as; where it writes a log itself (stdio_handler "file")
+#: libvirt gives it the file.
+_QEMU = ('qemu', 'libvirt-qemu')
 
-#: The data first; None: it is in the mailbox.
-Tail = tuple[bytes | None, tuple[int, ...] | None, bool, int]
-Since = tuple[bytes | None, tuple[int, ...] | None, int | None, int]
+Position = tuple[int, ...] | None
+Tail = tuple[bytes, Position, bool, int]
+Since = tuple[bytes, Position, int | None, int]
 
 
 @context.entrypoint
-def read_tail(path: str, limit: int, max_backups: int | None,
-              box: mailbox.Address | None = None) -> Tail:
-    """:func:`log.read_tail` of a log below a root; a position is a tuple."""
+def open_log(
+        path: str, wanted: opened.Packed,
+        held: tuple[tuple[int, int], ...],
+        address: handover.Address) -> opened.Packed | None:
+    """Open the files of a log below a root; they are sent to the caller.
+
+    :param wanted: a packed log.Wanted
+    :param held: device and inode of files that the caller has open, which are
+        not sent
+    :param address: of the caller's handover.Receiver
+    :returns: what :func:`opened.unpack` takes, with the files that were sent;
+        None: they could not be sent
+    """
+    directory, name = _open(path)
+    with (directory, contextlib.closing(log.take(
+            directory, name, opened.unpack_wanted(wanted))) as taken):
+        answer, descriptors = opened.pack(taken, frozenset(held))
+        if descriptors and not handover.send(
+                address, descriptors, _caller()[0]):
+            return None
+        return answer
+
+
+@context.entrypoint
+def read_tail(path: str, limit: int, max_backups: int | None) -> Tail:
+    """:func:`log.read_tail`, for where no open file can be passed."""
     directory, name = _open(path)
     with directory:
         read = log.read_tail(
             directory, name, min(limit, MAX_BYTES), max_backups=max_backups)
-        return (None if mailbox.post(box, read.data) else read.data,
-                pack(read.position), read.exact, read.older)
+        return (read.data, opened.pack_position(read.position), read.exact,
+                read.older)
 
 
 @context.entrypoint
-def read_from(
-        path: str, position: tuple[int, ...] | None, limit: int,
-        max_backups: int | None,
-        box: mailbox.Address | None = None,
-        passed: Collection[log.Passed] | None = None) -> Since:
-    """:func:`log.read_from` of a log below a root; likewise."""
+def read_from(path: str, position: Position, limit: int,
+              max_backups: int | None,
+              passed: Collection[log.Passed] | None = None) -> Since:
+    """:func:`log.read_from`, likewise."""
     directory, name = _open(path)
     with directory:
         since = log.read_from(
-            directory, name, unpack(position), min(limit, MAX_BYTES),
-            max_backups=max_backups,
+            directory, name, opened.unpack_position(position),
+            min(limit, MAX_BYTES), max_backups=max_backups,
             passed=None if passed is None else {
                 (device, inode, size, mtime_ns)
                 for device, inode, size, mtime_ns in passed})
-        return (None if mailbox.post(box, since.data) else since.data,
-                pack(since.position), since.missed, since.behind)
+        return (since.data, opened.pack_position(since.position),
+                since.missed, since.behind)
 
 
-def pack(position: log.Position | None) -> tuple[int, ...] | None:
-    """A position as msgpack can carry it."""
-    if position is None:
-        return None
-    return (
-        position.device, position.inode, position.offset, position.mark)
+@context.entrypoint
+def open_nothing(address: handover.Address) -> bool:
+    """Send an open /dev/null: whether open files can be passed at all."""
+    descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return handover.send(address, [descriptor], _caller()[0])
+    finally:
+        os.close(descriptor)
 
 
-def unpack(values: tuple[int, ...] | None) -> log.Position | None:
-    return None if values is None else log.Position(*values)
+class _Guarded(Directory):
+    """A directory out of which nothing but logs is given."""
+
+    __slots__ = ()
+
+    def check(self, status: os.stat_result, name: str) -> None:
+        super().check(status, name)
+        path = f'{self.path}/{name}'
+        if status.st_nlink > 1:
+            raise exception.LogNotRegular(
+                f'{path} has {status.st_nlink} names (hard links), so it may '
+                f'be a file of somebody else. A console log has one: remove '
+                f'the other (find -inum {status.st_ino}), or this one.')
+        if status.st_uid not in _owners():
+            raise exception.LogNotRegular(
+                f'{path} belongs to user {status.st_uid}, not to root, '
+                f'nova-compute or QEMU, so it is not given out. Correct its '
+                f'owner, or remove it.')
 
 
 def _open(path: str) -> tuple[Directory, str]:
@@ -90,21 +139,22 @@ def _open(path: str) -> tuple[Directory, str]:
 
     :raises LogRefused: the path is not one of a log below a root
     """
-    parts = path.split('/')[1:]
-    if not path.startswith('/') or '\0' in path or _SPECIAL & set(parts):
+    *above, name = path.split('/')
+    if (not path.startswith('/') or '\0' in path
+            or name in ('', os.curdir, os.pardir)):
         raise exception.LogRefused(
-            f'{path!r} is not an absolute path without "." and "..". Correct '
-            f'the <log> of the domain.')
-    *above, name = parts
+            f'{path!r} is not the absolute path of a file. Correct the <log> '
+            f'of the domain.')
+    parts = _names('/'.join(above))
     instances, *others = roots()
-    below = _below(instances, above)
+    below = _below(instances, parts)
     # There are disks as well.
     if below is not None and parse(name) is not None:
-        return open_below(instances, below), name
+        return open_below(instances, below, _Guarded), name
     for root in others:
-        below = _below(root, above)
+        below = _below(root, parts)
         if below is not None:
-            return open_below(root, below), name
+            return open_below(root, below, _Guarded), name
     raise exception.LogRefused(
         f'{path} is neither a console.log below instances_path ({instances}) '
         f'nor a file below [virtlogd] log_directories '
@@ -120,9 +170,14 @@ def _below(root: str, parts: list[str]) -> list[str] | None:
     return parts[len(start):]
 
 
-@functools.lru_cache
-def _names(root: str) -> list[str]:
-    return [name for name in os.path.normpath(root).split('/') if name]
+def _names(path: str) -> list[str]:
+    """The names in a path; what "//", "/./" and "/x/.." say is left out.
+
+    A root and a path are taken apart alike, as nova puts the one before the
+    other as it is configured. Links in a root are the administrator's; below
+    it none is followed, so that ".." means what it says.
+    """
+    return [name for name in os.path.normpath(path).split('/') if name]
 
 
 def roots() -> tuple[str, ...]:
@@ -137,11 +192,12 @@ def roots() -> tuple[str, ...]:
     return _roots_of_files()
 
 
-def _given(option: str) -> list[str]:
+def _option(name: str) -> Any:
+    """One that privsep-helper has; None in another process."""
     try:
-        return list(cfg.CONF[option] or ())
+        return cfg.CONF[name]
     except cfg.NoSuchOptError:
-        return []
+        return None
 
 
 @functools.cache
@@ -157,6 +213,45 @@ def _roots_of_files() -> tuple[str, ...]:
         cfg.StrOpt('instances_path', default='$state_path/instances'),
     ])
     conf.register_opts(own)
-    own([], project='nova', default_config_files=_given('config_file'),
-        default_config_dirs=_given('config_dir'))
+    own([], project='nova', default_config_files=_option('config_file') or [],
+        default_config_dirs=_option('config_dir') or [])
     return (own.instances_path, *own.virtlogd.log_directories)
+
+
+@functools.cache
+def _caller() -> tuple[int, int]:
+    """Process and user at the other end of privsep's own socket.
+
+    This process itself where it is not privsep-helper's.
+    """
+    path = _option('privsep_sock_path')
+    if path is None:
+        return os.getpid(), os.getuid()
+    for name in os.listdir('/proc/self/fd'):
+        with (contextlib.suppress(OSError),
+              socket.socket(fileno=os.dup(int(name))) as channel):
+            if (channel.family == socket.AF_UNIX
+                    and channel.getpeername() == path):
+                return handover.credentials_at(channel)
+    # Nobody has it, so nothing is sent.
+    return 0, 0
+
+
+@functools.cache
+def _owners() -> frozenset[int]:
+    """Users whose files are given out."""
+    owners = {0, _caller()[1]}
+    for name in _QEMU:
+        with contextlib.suppress(KeyError):
+            owners.add(pwd.getpwnam(name).pw_uid)
+    return frozenset(owners)
+
+
+def _confine() -> None:
+    """In the process that privsep-helper has made, while it is still root."""
+    if _option('privsep_context') == context.pypath:
+        for what in confinement.confine():
+            LOG.warning('The helper that opens console logs keeps %s', what)
+
+
+_confine()

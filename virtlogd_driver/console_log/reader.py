@@ -1,27 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading a console log, with no more privilege than its files ask for.
 
-The process reads what it may itself; where a file that is needed is refused,
-one privileged call reads the whole log instead.
+The process opens what it may itself; where a file that is needed is refused,
+one privileged call opens the log instead. What was opened stays so for a while
+(descriptor_store.py), and is read without any privilege.
 """
 
 import contextlib
+import logging
 import os
-from collections.abc import Callable, Collection
-from typing import Any
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import ParamSpec, TypeVar
 
 from oslo_privsep.comm import PrivsepTimeout
 from oslo_privsep.daemon import FailedToDropPrivileges
 
 from virtlogd_driver import exception
-from virtlogd_driver.console_log import log, mailbox, privileged
-from virtlogd_driver.console_log.directory import open_directory
-from virtlogd_driver.console_log.log import LogRead, LogSince, Passed, Position
+from virtlogd_driver.console_log import handover, log, opened, privileged
+from virtlogd_driver.console_log.chain import Segment
+from virtlogd_driver.console_log.descriptor_store import DescriptorStore, Key
+from virtlogd_driver.console_log.directory import Files, open_directory
+from virtlogd_driver.console_log.log import (
+    LogRead,
+    LogSince,
+    Passed,
+    Position,
+    Taken,
+    Wanted,
+)
+
+LOG = logging.getLogger(__name__)
 
 #: What a call of the daemon raises if there is none.
 _NO_DAEMON = (FailedToDropPrivileges, PrivsepTimeout, OSError)
 
-__all__ = ['LogRead', 'LogSince', 'Position', 'read_from', 'read_tail']
+#: Seconds until it is tried again to pass open files, once that has failed.
+RETRY = 60.0
+
+_P = ParamSpec('_P')
+_T = TypeVar('_T')
+
+__all__ = ['LogRead', 'LogSince', 'Position', 'can_pass', 'forget',
+           'read_from', 'read_tail']
+
+
+class _NotPassed(Exception):
+    """Open files do not get from the privileged helper to this process."""
 
 
 def read_tail(
@@ -35,17 +60,14 @@ def read_tail(
     :raises LogNotFound: the log has no file
     :raises LogNotRegular: the newest file is a link, a directory, a device
     :raises LogRefused: it may not be read, with privilege neither
+    :raises LogError: anything else
     """
-    if not _is_refused(path):
-        with contextlib.suppress(exception.LogRefused):
-            directory_path, _, name = path.rpartition('/')
-            with open_directory(directory_path or '/') as directory:
-                return log.read_tail(
-                    directory, name, limit, max_backups=max_backups)
-    data, position, exact, older = _privileged(
-        path, limit, lambda box: privileged.read_tail(
-            path, limit, max_backups, box))
-    return LogRead(data, privileged.unpack(position), exact, older)
+    try:
+        return _store.read_tail(path, limit, max_backups)
+    except _NotPassed:
+        data, position, exact, older = _call(
+            path, privileged.read_tail, path, limit, max_backups)
+        return LogRead(data, opened.unpack_position(position), exact, older)
 
 
 def read_from(
@@ -62,19 +84,62 @@ def read_from(
     :raises LogNotFound: the log has no file
     :raises LogNotRegular: the newest file is a link, a directory, a device
     :raises LogRefused: it may not be read, with privilege neither
+    :raises LogError: anything else
+    """
+    try:
+        return _store.read_from(path, position, limit, max_backups, passed)
+    except _NotPassed:
+        data, packed, missed, behind = _call(
+            path, privileged.read_from, path,
+            opened.pack_position(position), limit, max_backups,
+            None if passed is None else list(passed))
+        return LogSince(
+            data, opened.unpack_position(packed), missed, behind)
+
+
+def forget(directory: str) -> None:
+    """Close what is open of the logs in a directory.
+
+    To be called when their guest has stopped, moved or was deleted: a file
+    that is held open takes its room on the disk even if it was removed.
+
+    :param directory: path of the instance directory
+    """
+    _store.forget(directory)
+
+
+def can_pass() -> bool:
+    """Whether the privileged helper can pass open files to this process.
+
+    Where it cannot, bytes go through privsep at each read: the answers are
+    the same, at some hundred microseconds more.
+
+    :raises LogRefused: there is no privileged helper
+    """
+    with _receiver() as receiver:
+        if not _call('The console log of a guest', privileged.open_nothing,
+                     receiver.address):
+            return False
+        found = receiver.take(1)
+    for descriptor in found or ():
+        os.close(descriptor)
+    return found is not None
+
+
+def _open(path: str, wanted: Wanted,
+          held: Mapping[Key, Segment]) -> Taken:
+    """Open a log, as this process where it may.
+
+    :raises _NotPassed: it may not, and no file can be passed to it
     """
     if not _is_refused(path):
         with contextlib.suppress(exception.LogRefused):
             directory_path, _, name = path.rpartition('/')
             with open_directory(directory_path or '/') as directory:
-                return log.read_from(
-                    directory, name, position, limit,
-                    max_backups=max_backups, passed=passed)
-    data, packed, missed, behind = _privileged(
-        path, limit, lambda box: privileged.read_from(
-            path, privileged.pack(position), limit, max_backups, box,
-            None if passed is None else list(passed)))
-    return LogSince(data, privileged.unpack(packed), missed, behind)
+                taken = log.take(directory, name, wanted)
+            taken.keep(held, Files())
+            return taken
+    return _open_with_privilege(path, wanted, held)
 
 
 def _is_refused(path: str) -> bool:
@@ -85,29 +150,77 @@ def _is_refused(path: str) -> bool:
         and os.access(path, os.F_OK, effective_ids=True))
 
 
-def _privileged(
-        path: str, limit: int,
-        read: Callable[[mailbox.Address | None], tuple[Any, ...]]
-) -> tuple[Any, ...]:
-    """The answer of one call, with the data in its place.
+def _open_with_privilege(path: str, wanted: Wanted,
+                         held: Mapping[Key, Segment]) -> Taken:
+    if not _passing.is_to_be_tried():
+        raise _NotPassed
+    with _receiver() as receiver:
+        packed = _call(path, privileged.open_log, path,
+                       opened.pack_wanted(wanted), tuple(held),
+                       receiver.address)
+        come = None if packed is None else receiver.take(
+            opened.count(packed))
+    if packed is None or come is None:
+        _passing.failed()
+        raise _NotPassed
+    _passing.worked()
+    try:
+        return opened.unpack(packed, held, come, Files())
+    except BaseException:
+        for descriptor in come:
+            os.close(descriptor)
+        raise
 
-    :raises LogRefused: there is no privileged daemon
+
+def _receiver() -> handover.Receiver:
+    try:
+        return handover.Receiver()
+    except OSError as error:
+        _passing.failed()
+        raise _NotPassed from error
+
+
+class _Passing:
+    """Whether open files can be passed: said when it changes."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failed: float | None = None
+
+    def is_to_be_tried(self) -> bool:
+        return (self._failed is None
+                or self._clock() - self._failed >= RETRY)
+
+    def failed(self) -> None:
+        if self._failed is None:
+            LOG.warning(
+                'The privileged helper cannot pass open console logs to this '
+                'process, so each read of one costs a privileged call. See '
+                'whether it runs in the same network namespace, and whether a '
+                'security module forbids it.')
+        self._failed = self._clock()
+
+    def worked(self) -> None:
+        if self._failed is not None:
+            LOG.info('The privileged helper passes open console logs again')
+        self._failed = None
+
+
+def _call(path: str, function: Callable[_P, _T], *arguments: _P.args,
+          **names: _P.kwargs) -> _T:
+    """Have the privileged helper do something. The one place that does.
+
+    :raises LogRefused: there is no privileged helper
     """
     try:
-        if limit >= mailbox.WORTHWHILE:
-            with mailbox.Mailbox() as box:
-                data, *rest = read(box.address)
-                if data is None:
-                    data = box.take()
-            if data is not None:
-                return data, *rest
-        return read(None)
+        return function(*arguments, **names)
     except _NO_DAEMON as error:
-        raise _no_daemon(path, error) from error
+        raise exception.LogRefused(
+            f'{path} may only be read with privilege, and privsep-helper '
+            f'could not be started or went away ({error}). See to the '
+            f'rootwrap filter or to [virtlogd_privileged] helper_command.'
+        ) from error
 
 
-def _no_daemon(path: str, error: Exception) -> exception.LogRefused:
-    return exception.LogRefused(
-        f'{path} may only be read with privilege, and privsep-helper could '
-        f'not be started or went away ({error}). See to the rootwrap filter '
-        f'or to [virtlogd_privileged] helper_command.')
+_passing = _Passing()
+_store = DescriptorStore(_open)

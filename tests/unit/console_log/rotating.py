@@ -10,12 +10,19 @@ import os
 import random
 import stat
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from virtlogd_driver.console_log.chain import FIRST_OF_CHAIN
+from virtlogd_driver.console_log.chain import FIRST_OF_CHAIN, Segment
+from virtlogd_driver.console_log.descriptor_store import Key
 from virtlogd_driver.console_log.directory import Directory
-from virtlogd_driver.console_log.log import MARKED_BYTES, Position
+from virtlogd_driver.console_log.log import (
+    MARKED_BYTES,
+    Position,
+    Taken,
+    Wanted,
+    take,
+)
 
 #: What the guest writes. Random, so that no other run of it looks the same.
 STREAM = random.Random('console').randbytes(1 << 22)  # noqa: S311
@@ -24,12 +31,14 @@ STREAM = random.Random('console').randbytes(1 << 22)  # noqa: S311
 STEP_NS = 1_000_000
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class File:
     inode: int
     mode: int = stat.S_IFREG | 0o600
     data: bytearray = field(default_factory=bytearray)
     ctime_ns: int = 0
+    mtime_ns: int = 0
+    born_ns: int | None = 0
     version: int = 0
     #: Where in the stream the file begins.
     start: int = 0
@@ -60,6 +69,13 @@ class MemoryDirectory(Directory):
 
     # The reader's side.
 
+    def names(self) -> list[str]:
+        self.before()
+        return list(self.files)
+
+    def born(self, fd: int) -> int | None:
+        return self.opened[fd].born_ns
+
     def open(self, name: str) -> int:
         self.before()
         file = self._file(name)
@@ -69,7 +85,8 @@ class MemoryDirectory(Directory):
 
     def fstat(self, fd: int) -> os.stat_result:
         self.before()
-        return _status(self.opened[fd])
+        file = self.opened[fd]
+        return _status(file, file in self.files.values())
 
     def stat(self, name: str) -> os.stat_result:
         self.before()
@@ -77,7 +94,7 @@ class MemoryDirectory(Directory):
 
     def exists(self, name: str) -> bool:
         self.before()
-        return name in self.files
+        return os.path.basename(name) in self.files
 
     def next_backup(self, live: str, first: int, end: int) -> int:
         for number in range(first, end):
@@ -112,6 +129,7 @@ class MemoryDirectory(Directory):
         self._versions += 1
         file = self.files[name] = File(
             inode, stat.S_IFREG | mode, start=start, ctime_ns=self.clock_ns,
+            mtime_ns=self.clock_ns, born_ns=self.clock_ns,
             version=self._versions)
         return file
 
@@ -120,18 +138,33 @@ class MemoryDirectory(Directory):
             self.files[new] = self.files.pop(old)
             self.files[new].ctime_ns = self.clock_ns
 
+    # The descriptor store's names, by paths.
+
+    def look(self, path: str) -> os.stat_result | None:
+        try:
+            return self.stat(os.path.basename(path))
+        except FileNotFoundError:
+            return None
+
+    def open_log(self, path: str, wanted: Wanted,
+                 held: Mapping[Key, Segment]) -> Taken:
+        """What a helper does for a descriptor store."""
+        taken = take(self, os.path.basename(path), wanted)
+        taken.keep(held, self)
+        return taken
+
     def _file(self, name: str) -> File:
         if name not in self.files:
             raise FileNotFoundError(errno.ENOENT, 'not there', name)
         return self.files[name]
 
 
-def _status(file: File) -> os.stat_result:
+def _status(file: File, named: bool = True) -> os.stat_result:
     # The ten of the tuple, times as integers and as floats, then what
     # Linux adds: only the nanoseconds matter.
     return os.stat_result(
-        (file.mode, file.inode, 1, 1, 0, 0, len(file.data), 0, 0, 0),
-        {'st_ctime_ns': file.ctime_ns})
+        (file.mode, file.inode, 1, int(named), 0, 0, len(file.data), 0, 0, 0),
+        {'st_ctime_ns': file.ctime_ns, 'st_mtime_ns': file.mtime_ns})
 
 
 class Rotator:
@@ -171,6 +204,7 @@ class Rotator:
         file = self.directory.files[self.name]
         file.data += STREAM[self.written:self.written + size]
         self.written += size
+        file.mtime_ns = file.ctime_ns = self.directory.clock_ns
         self._tick()
 
     def rotate(self) -> Iterator[None]:

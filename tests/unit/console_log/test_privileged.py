@@ -6,7 +6,9 @@ import os
 import pathlib
 import shlex
 import shutil
+import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -15,8 +17,9 @@ from oslo_config import cfg
 from virtlogd_driver import exception
 from virtlogd_driver.console_log import (
     chain,
+    handover,
     log,
-    mailbox,
+    opened,
     privileged,
     reader,
 )
@@ -42,16 +45,25 @@ class Daemon:
 
 
 @pytest.fixture(scope='module')
-def top(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """What nova's configuration names; instances_path itself is a link."""
-    top = tmp_path_factory.mktemp('nova')
+def top() -> Iterator[pathlib.Path]:
+    """What nova's configuration names; instances_path itself is a link.
+
+    Nobody may search pytest's own directory.
+    """
+    with tempfile.TemporaryDirectory(prefix='nova-') as name:
+        top = pathlib.Path(name)
+        top.chmod(0o755)
+        _fill(top)
+        yield top
+
+
+def _fill(top: pathlib.Path) -> None:
     (top / 'big-disk').mkdir()
     (top / 'instances').symlink_to(top / 'big-disk')
     (top / 'logs').mkdir()
     (top / 'nova.conf').write_text(
         f'[DEFAULT]\nstate_path = {top}\n'
         f'[virtlogd]\nlog_directories = {top}/logs\n')
-    return top
 
 
 @pytest.fixture(scope='module')
@@ -85,6 +97,7 @@ def instances(top: pathlib.Path) -> Iterator[pathlib.Path]:
     path = top / 'instances'
     (path / 'guest').mkdir()
     yield path
+    reader.forget(str(path / 'guest'))
     shutil.rmtree(path / 'guest')
 
 
@@ -107,7 +120,7 @@ def write(path: pathlib.Path, data: bytes, mode: int = 0) -> None:
 
 def test_one_call_for_the_whole_log(
         daemon: Daemon, instances: pathlib.Path) -> None:
-    for number in range(5):
+    for number in range(4, -1, -1):
         write(instances / f'guest/console.g1.log.{number}', b'%d' % number)
     write(instances / 'guest/console.g1.log', b'\xff\0')
     path = str(instances / 'guest/console.g1.log')
@@ -118,40 +131,125 @@ def test_one_call_for_the_whole_log(
         since = reader.read_from(path, read.position, 99)
         assert (since.data, since.missed) == (b'', 0)
         assert since.position == read.position
-        assert daemon.calls == 2
         assert reader.read_from(path, None, 3).data == b'432'
         assert reader.read_tail(path, 3) == log.LogRead(
-            b'0\xff\0', read.position, True, 0)
+            b'0\xff\0', read.position, True, 4)
+        assert daemon.calls == 1
 
 
-def test_large_data_comes_by_mailbox(
+def test_one_call_for_a_rotation(
+        daemon: Daemon, instances: pathlib.Path) -> None:
+    live = instances / 'guest/console.log'
+    write(live, b'1')
+    with unprivileged():
+        assert reader.read_tail(str(live), 99).data == b'1'
+    for turn in range(3):
+        if live.with_name('console.log.0').exists():
+            live.with_name('console.log.0').rename(
+                live.with_name('console.log.1'))
+        live.rename(live.with_name('console.log.0'))
+        write(live, b'new')
+        with unprivileged():
+            calls = daemon.calls
+            for _ in range(3):
+                assert reader.read_tail(str(live), 99).data == (
+                    b'1new', b'1newnew', b'newnewnew')[turn]
+                assert daemon.calls == calls + 1
+
+
+def test_bytes_where_no_file_can_be_passed(
         daemon: Daemon, instances: pathlib.Path,
-        monkeypatch: pytest.MonkeyPatch) -> None:
-    data = os.urandom(3 * mailbox.WORTHWHILE)
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture) -> None:
+    data = os.urandom(3 << 20)
+    caplog.set_level('INFO')
     path = str(instances / 'guest/console.log')
     write(instances / 'guest/console.log', data)
-    with mailbox.Mailbox() as box:
-        assert privileged.read_tail(
-            path, len(data), None, box.address)[0] is None
-        assert box.take() == data
-        assert privileged.read_from(
-            path, None, len(data), None, box.address)[0] is None
-        assert box.take() == data
+    now = 0.0
+    monkeypatch.setattr(reader, '_passing', reader._Passing(lambda: now))
     with unprivileged():
-        daemon.calls = 0
-        assert reader.read_tail(path, len(data)).data == data
-        assert reader.read_from(path, None, len(data)).data == data
-        assert daemon.calls == 2
-        # What a security module keeps from being passed comes otherwise.
-        monkeypatch.setattr(mailbox.Mailbox, 'take', lambda box: None)
-        assert reader.read_tail(path, len(data)).data == data
-        assert reader.read_from(path, None, len(data)).data == data
-        # And so it does where there is no way to the mailbox.
-        monkeypatch.setattr(
-            mailbox.Mailbox, 'address', (b'\0nowhere', b'secret'))
-        daemon.calls = 0
-        assert reader.read_tail(path, len(data)).data == data
-        assert daemon.calls == 1
+        assert reader.can_pass()
+        # What a security module keeps from being passed, or there is no way.
+        for method, value in (
+                ('take', lambda box, count: None),
+                ('address', (b'\0nowhere', b'secret'))):
+            with monkeypatch.context() as patch:
+                patch.setattr(handover.Receiver, method, value)
+                assert not reader.can_pass()
+                daemon.calls = 0
+                assert reader.read_tail(path, len(data)).data == data
+                assert reader.read_from(path, None, len(data)).data == data
+                read = reader.read_tail(path, 9)
+                assert reader.read_from(
+                    path, read.position, 9) == log.LogSince(
+                        b'', read.position, 0, 0)
+                # That it cannot be is found once in a while.
+                assert daemon.calls == 5
+            now += reader.RETRY
+            assert reader.read_tail(path, 9) == read
+            reader.forget(str(instances / 'guest'))
+    assert [record.levelname for record in caplog.records
+            if 'pass' in record.message] == ['WARNING', 'INFO'] * 2
+
+
+def test_only_to_the_caller(
+        daemon: Daemon, instances: pathlib.Path) -> None:
+    """The address that it words is a service's, or another process's."""
+    write(instances / 'guest/console.log', b'log')
+    path = str(instances / 'guest/console.log')
+    wanted = opened.pack_wanted(log.Wanted())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind('')
+        notify.setblocking(False)
+        for name in (notify.getsockname(), b'/run/systemd/notify'):
+            assert privileged.open_log(
+                path, wanted, (), (name, bytes(16))) is None
+        with pytest.raises(BlockingIOError):
+            notify.recv(99)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        child = os.fork()
+        if child == 0:
+            with handover.Receiver() as receiver:
+                name, secret = receiver.address
+                theirs.sendall(name + secret)
+                theirs.recv(1)
+                os._exit(0 if receiver.take(1) is None else 1)
+        message = ours.recv(99)
+        assert privileged.open_log(
+            path, wanted, (), (message[:6], message[6:])) is None
+        ours.sendall(b'x')
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def test_hard_links(daemon: Daemon, instances: pathlib.Path,
+                    top: pathlib.Path) -> None:
+    """A log never has two names: it might be a file of root's."""
+    write(top / 'secret', b'secret')
+    live = instances / 'guest/console.log'
+    os.link(top / 'secret', live)
+    for path in (str(live), f'{top}/logs/linked'):
+        if 'logs' in path:
+            os.link(top / 'secret', path)
+        with pytest.raises(exception.LogNotRegular, match='hard links'):
+            privileged.read_tail(path, 9, None)
+        with unprivileged(), pytest.raises(exception.LogNotRegular):
+            reader.read_tail(path, 9)
+    live.unlink()
+    os.link(top / 'secret', instances / 'guest/console.log.0')
+    write(live, b'log')
+    assert privileged.read_tail(str(live), 9, None)[0] == b'log'
+    (top / 'secret').unlink()
+
+
+@pytest.mark.skipif(not ROOT, reason='root alone can give files away')
+def test_files_of_others(
+        daemon: Daemon, instances: pathlib.Path) -> None:
+    live = instances / 'guest/console.log'
+    write(live, b'log')
+    os.chown(live, 4711, 0)
+    with pytest.raises(exception.LogNotRegular, match='user 4711'):
+        privileged.read_tail(str(live), 9, None)
 
 
 def test_no_call_where_the_process_may_read(
@@ -169,6 +267,8 @@ def test_a_backup_is_refused(
     path = str(instances / 'guest/console.log')
     with unprivileged():
         assert reader.read_tail(path, 9).data == b'12'
+        assert daemon.calls == 1
+        assert reader.read_tail(path, 1).data == b'2'
         assert daemon.calls == 1
 
 
@@ -189,15 +289,47 @@ def test_errors_are_told_apart(
 
 
 @pytest.mark.parametrize('path', [
-    'console.log', '{0}/guest/../../x/console.log', '{0}/guest/./console.log',
-    '{0}//guest/console.log', '{0}/guest/console.log/', '', '/',
-    '{0}/guest/console.log\0', '{0}x/console.log', '{0}/guest/disk',
-    '{0}/guest/disk.console.log', '{0}'])
+    'console.log', '{0}/guest/../../x/console.log',
+    '{0}/guest/../../instances-x/console.log', '{0}/guest/console.log/', '',
+    '/', '{0}/guest/console.log\0', '{0}x/console.log', '{0}/guest/disk',
+    '{0}/guest/disk.console.log', '{0}', '{0}/guest/..', '{0}/guest/.',
+    '{0}/../guest/console.log', '{0}/guest/../../../../../etc/console.log'])
 def test_paths_that_are_none(
         path: str, daemon: Daemon, instances: pathlib.Path) -> None:
     write(instances / 'guest/disk', b'disk')
     with pytest.raises(exception.LogRefused):
         privileged.read_tail(path.format(instances), 9, None)
+
+
+@pytest.mark.parametrize('path', [
+    '{0}//guest/console.log', '{0}/./guest/./console.log',
+    '{0}/guest/../guest/console.log', '//{0}/guest//console.log',
+    '{0}/../instances/guest/console.log', '{0}/no/../guest/console.log'])
+def test_paths_that_say_the_same(
+        path: str, daemon: Daemon, instances: pathlib.Path) -> None:
+    write(instances / 'guest/console.log', b'log')
+    assert privileged.read_tail(
+        path.format(instances), 9, None)[0] == b'log'
+
+
+@pytest.mark.parametrize('root', [
+    '{0}/instances', '{0}//instances', '/{0}/instances/', '{0}/./instances/.',
+    '{0}/logs/../instances', '{0}/big-disk/../instances//'])
+def test_roots_that_say_the_same(
+        root: str, top: pathlib.Path, instances: pathlib.Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the administrator has written instances_path, nova words paths."""
+    write(instances / 'guest/console.log', b'log')
+    root = root.format(top)
+    monkeypatch.setattr(privileged, 'roots', lambda: (root,))
+    monkeypatch.setattr(privileged.context, 'client_mode', False)
+    for path in (f'{root}/guest/console.log',
+                 f'{instances}/guest/console.log'):
+        assert privileged.read_tail(path, 9, None)[0] == b'log'
+    for path in (f'{root}/../guest/console.log', f'{root}/../../etc/passwd',
+                 f'{root}/guest/../../big-disk/guest/console.log'):
+        with pytest.raises(exception.LogRefused):
+            privileged.read_tail(path, 9, None)
 
 
 def test_links_below_the_root(
@@ -226,23 +358,44 @@ def test_largest_answer(daemon: Daemon, instances: pathlib.Path) -> None:
     path.touch()
     os.truncate(path, 1 << 30)
     data, _, exact, older = privileged.read_tail(str(path), 1 << 40, None)
-    assert data is not None
     assert len(data) == privileged.MAX_BYTES
     assert (exact, older) == (True, (1 << 30) - privileged.MAX_BYTES)
 
 
-def test_capabilities(daemon: Daemon, top: pathlib.Path) -> None:
-    """It can do nothing but read."""
+def helper_status(top: pathlib.Path) -> dict[str, str]:
+    """What the kernel says of the daemon and of each of its threads."""
     children = pathlib.Path('/proc').glob('[0-9]*/cmdline')
     mark = f'{top}/nova.conf'.encode()
     [found] = [
         path.parent for path in children
         if mark in path.read_bytes() and b'helper_main' in path.read_bytes()]
-    status = dict(
+    threads = [dict(
         line.split(':\t') for line
-        in (found / 'status').read_text().splitlines() if ':\t' in line)
-    only = f'{1 << 2:016x}'
+        in path.read_text().splitlines() if ':\t' in line)
+        for path in found.glob('task/*/status')]
+    shared = {key: value for key, value in threads[0].items()
+              if all(thread[key] == value for thread in threads)}
+    if ROOT:   # whose it is says whether it may be traced or dumped
+        shared['dumpable'] = str(
+            int(privileged_uid(found) == shared['Uid'].split()[1]))
+    return shared
+
+
+def privileged_uid(process: pathlib.Path) -> str:
+    return str((process / 'environ').stat().st_uid)
+
+
+def test_capabilities(daemon: Daemon, top: pathlib.Path,
+                      instances: pathlib.Path) -> None:
+    """It can do nothing but read, and can come by nothing else."""
+    with pytest.raises(exception.LogNotFound):   # its threads are there
+        privileged.read_tail(f'{instances}/guest/console.log', 9, None)
+    status = helper_status(top)
+    only, none = f'{1 << 2:016x}', f'{0:016x}'
     assert (status['CapEff'], status['CapPrm']) == (only, only)
+    assert (status['CapInh'], status['CapBnd'], status['CapAmb']) == (
+        none, none, none)
+    assert status['NoNewPrivs'] == '1'
 
 
 def test_generations(daemon: Daemon, instances: pathlib.Path) -> None:

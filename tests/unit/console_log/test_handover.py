@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Open files from one process to another, past whoever else is there."""
+
+import array
+import contextlib
+import itertools
+import os
+import pathlib
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from virtlogd_driver.console_log import handover
+
+
+@pytest.fixture
+def files(tmp_path: pathlib.Path) -> Iterator[list[int]]:
+    opened = []
+    for number in range(300):
+        (tmp_path / str(number)).write_bytes(b'%d' % number)
+        opened.append(os.open(tmp_path / str(number), os.O_RDONLY))
+    yield opened
+    for descriptor in opened:
+        os.close(descriptor)
+
+
+def contents(descriptors: list[int] | None) -> list[bytes]:
+    """What is in the files, which are closed."""
+    assert descriptors is not None
+    found = []
+    for descriptor in descriptors:
+        found.append(os.pread(descriptor, 9, 0))
+        assert not os.get_inheritable(descriptor)
+        os.close(descriptor)
+    return found
+
+
+def names_open(directory: pathlib.Path) -> int:
+    """How many descriptors of this process are files of a directory."""
+    found = 0
+    for name in os.listdir('/proc/self/fd'):
+        with contextlib.suppress(OSError):
+            found += os.readlink(f'/proc/self/fd/{name}').startswith(
+                f'{directory}/')
+    return found
+
+
+@contextlib.contextmanager
+def connected(receiver: handover.Receiver) -> Iterator[socket.socket]:
+    name, _ = receiver.address
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sender:
+        sender.connect(name)
+        yield sender
+
+
+def message(sender: socket.socket, text: bytes, *files: int) -> None:
+    sender.sendmsg([text], [(socket.SOL_SOCKET, socket.SCM_RIGHTS,
+                             array.array('i', files))])
+
+
+@pytest.mark.parametrize('count', [1, 2, 128, 129, 300])
+def test_sent_and_taken(files: list[int], count: int,
+                        tmp_path: pathlib.Path) -> None:
+    with handover.Receiver() as receiver:
+        assert handover.send(receiver.address, files[:count], os.getpid())
+        assert contents(receiver.take(count)) == [
+            b'%d' % number for number in range(count)]
+        assert receiver.take(1) is None
+    assert names_open(tmp_path) == len(files)
+
+
+def test_from_another_process(files: list[int]) -> None:
+    with handover.Receiver() as receiver:
+        child = os.fork()
+        if child == 0:
+            sent = handover.send(receiver.address, files[:2], os.getppid())
+            os._exit(0 if sent else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert contents(receiver.take(2)) == [b'0', b'1']
+
+
+def test_nobody_but_the_caller_is_sent_anything(files: list[int]) -> None:
+    """The name is right, and another process listens there."""
+    with handover.Receiver() as receiver:
+        for other in (os.getppid(), 0, 1):
+            assert not handover.send(receiver.address, files[:1], other)
+        assert receiver.take(1) is None
+
+
+@pytest.mark.parametrize('kind', [
+    socket.SOCK_DGRAM, socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
+@pytest.mark.parametrize('name', [
+    b'{}/notify', b'\0virtlogd-driver-test', b'\0/org/freedesktop/x'])
+def test_no_address_that_a_service_has(
+        files: list[int], tmp_path: pathlib.Path, name: bytes,
+        kind: socket.SocketKind) -> None:
+    """Not even a connection is made; it may be the caller's own."""
+    name = name.replace(b'{}', os.fsencode(tmp_path))
+    with socket.socket(socket.AF_UNIX, kind) as service:
+        service.bind(name)
+        service.settimeout(0)
+        if kind is not socket.SOCK_DGRAM:
+            service.listen()
+        assert not handover.send((name, bytes(16)), files[:1], os.getpid())
+        look = (service.accept if kind is not socket.SOCK_DGRAM
+                else lambda: service.recv(99))
+        with pytest.raises(BlockingIOError):
+            look()
+
+
+def test_nobody_listens(files: list[int]) -> None:
+    with handover.Receiver() as receiver:
+        address = receiver.address
+    assert not handover.send(address, files[:1], os.getpid())
+
+
+def test_what_others_send_is_thrown_away(
+        files: list[int], tmp_path: pathlib.Path) -> None:
+    with handover.Receiver() as receiver:
+        _, secret = receiver.address
+        with connected(receiver) as forged:
+            message(forged, b'x' * len(secret), files[0])
+        with connected(receiver) as forged:
+            message(forged, secret + b'x', files[0], files[1])
+        with connected(receiver) as forged:
+            message(forged, secret)
+        with connected(receiver) as forged:
+            message(forged, secret, *files[:5])   # more than there are
+        with connected(receiver):
+            assert handover.send(
+                receiver.address, files[2:4], os.getpid())
+            assert contents(receiver.take(2)) == [b'2', b'3']
+        with connected(receiver) as forged:
+            message(forged, secret, files[0])   # fewer than there are
+            assert receiver.take(2) is None
+    assert names_open(tmp_path) == len(files)
+
+
+def test_none_are_expected() -> None:
+    with handover.Receiver() as receiver:
+        assert receiver.take(0) == []
+
+
+def test_a_flood_keeps_nobody_waiting(files: list[int]) -> None:
+    with handover.Receiver() as receiver, contextlib.ExitStack() as flood:
+        name, _ = receiver.address
+        for _ in itertools.count():
+            stranger = flood.enter_context(socket.socket(
+                socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            stranger.setblocking(False)
+            try:
+                stranger.connect(name)
+            except BlockingIOError:
+                break
+        assert not handover.send(receiver.address, files[:1], os.getpid())
+        assert receiver.take(1) is None
+        assert handover.send(receiver.address, files[:1], os.getpid())
+        assert contents(receiver.take(1)) == [b'0']

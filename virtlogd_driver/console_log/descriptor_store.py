@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The open files of logs that are read again and again.
+
+Opening a log takes privilege and a scan (chain.py); reading what is open takes
+neither. So the files stay open, and a read begins with one stat of the live
+name. An inode of an open file is not given to another: where the name has the
+inode that is held, nothing was rotated since, and what is held, up to the size
+that the stat gave, is one run that ends at an instant of the call, whatever is
+renamed or removed meanwhile. Where it has another, the files from the new one
+to the one that is held are opened, and put before what is held.
+
+Nothing here locks: a log that is in use is out of the table, which is changed
+by single operations of a dict alone. So it does not matter whether threads are
+native or eventlet's. Two that read one log at once open it twice.
+"""
+
+import contextlib
+import itertools
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Protocol
+
+from virtlogd_driver.console_log import log
+from virtlogd_driver.console_log.chain import Segment, Snapshot
+from virtlogd_driver.console_log.log import (
+    LogRead,
+    LogSince,
+    Passed,
+    Position,
+    Taken,
+    Wanted,
+)
+
+#: Descriptors in all: half of what systemd lets a service have by default. A
+#: read of 100 KiB needs one or two of a guest.
+MOST = 512
+
+#: Descriptors of one log: all that one chain has, and an older one.
+MOST_OF_ONE = 66
+
+#: Seconds without a read after which a log is closed, so that files which were
+#: deleted meanwhile free their disk.
+IDLE = 60.0
+
+#: Seconds from one look for idle logs and deleted files to the next.
+SWEEP = 15.0
+
+Key = tuple[int, int]
+
+#: Opens what is wanted of the log with a path. Files that are given are held:
+#: they are in the answer instead of ones that would be opened again.
+Open = Callable[[str, Wanted, Mapping[Key, Segment]], Taken]
+
+
+class Names(Protocol):
+    """What can be known of names without privilege."""
+
+    def look(self, path: str) -> os.stat_result | None:
+        """The file that has a name; None: none has, or it cannot be told."""
+
+    def exists(self, path: str) -> bool: ...
+
+
+class _Names:
+
+    def look(self, path: str) -> os.stat_result | None:
+        try:
+            return os.stat(path, follow_symlinks=False)
+        except OSError:
+            return None
+
+    def exists(self, path: str) -> bool:
+        return os.access(path, os.F_OK)
+
+
+class _Held:
+    """A log that is held open, in the hands of one thread."""
+
+    __slots__ = ('_names', '_open', '_path', 'changed', 'max_backups',
+                 'taken', 'used')
+
+    def __init__(self, path: str, names: Names, open_: Open,
+                 max_backups: int | None) -> None:
+        self._path = path
+        self._names = names
+        self._open = open_
+        self.max_backups = max_backups
+        self.taken: Taken | None = None
+        #: When it was read last, by time.monotonic.
+        self.used = 0.0
+        #: Other files than before are held.
+        self.changed = False
+
+    def segments(self) -> list[Segment]:
+        return [] if self.taken is None else [
+            segment for unit, _ in self.taken.units
+            for segment in unit.segments]
+
+    def close(self) -> None:
+        if self.taken is not None:
+            self.taken.close()
+            self.taken = None
+
+    def reopen(self, *, limit: int | None = None,
+               until: Key | None = None, joined: bool = False) -> Taken:
+        """Open what is wanted; what is held and not in it is closed."""
+        held = {segment.key: segment for segment in self.segments()}
+        taken = self._open(self._path, Wanted(
+            limit, until, self.max_backups, joined), held)
+        self._replace(taken)
+        return taken
+
+    def refresh(self, limit: int | None) -> None:
+        """Bring what is held up to date.
+
+        :param limit: bytes that are enough
+        """
+        taken = self.taken
+        if taken is None or not taken.live.segments:
+            self.close()
+            return
+        newest = taken.live.segments[0]
+        status = self._names.look(self._path)
+        if status is not None and newest.is_file(status):
+            if status.st_size < newest.size:   # truncated
+                self.close()
+            newest.look_at(status.st_size, status.st_mtime_ns)
+        elif not taken.live.exact or not taken.live.settled:
+            # It may be clearer now.
+            self.close()
+        else:
+            self._rotated(taken, newest, limit)
+
+    def serves_tail(self, limit: int) -> bool:
+        """Nothing needs to be opened for the newest bytes."""
+        taken = self.taken
+        if taken is None:
+            return False
+        newest = taken.live.segments[:1]
+        total = 0
+        for unit, joins in taken.units:
+            for segment in unit.segments:
+                if segment not in newest and _is_deleted(unit, segment):
+                    return False
+                total += segment.size
+                if total >= limit:
+                    return True
+            if not unit.settled:
+                return False
+            if not joins:
+                break
+        return (taken.ended or taken.cut) and self._nothing_came(taken)
+
+    def serves_from(self, key: Key | None) -> bool:
+        """Nothing needs to be opened for what follows a position.
+
+        :param key: of its file; None: for the oldest bytes
+        """
+        taken = self.taken
+        if taken is None:
+            return False
+        for unit, _ in taken.units:
+            if not unit.settled:
+                return False
+            for segment in unit.segments:
+                if segment.key == key:
+                    return True
+                if _is_deleted(unit, segment):
+                    return False
+        return key is None and taken.ended and self._nothing_came(taken)
+
+    def _nothing_came(self, taken: Taken) -> bool:
+        """No history is there now that was not when the log was opened."""
+        directory = os.path.dirname(self._path)
+        return not any(self._names.exists(f'{directory}/{name}')
+                       for name in taken.absent)
+
+    def _rotated(self, taken: Taken, newest: Segment,
+                 limit: int | None) -> None:
+        """Open what is newer than what is held, and put it before that."""
+        (first, joins), *older = taken.units
+        # What was rotated away, or deleted: so is what is older. It is looked
+        # for before the newer files are: what goes later was there.
+        kept = list(itertools.takewhile(
+            lambda segment: (segment is newest
+                             or not _is_deleted(first, segment)),
+            first.segments))
+        come = self._open(self._path, Wanted(
+            limit, newest.key, self.max_backups, joined=True),
+            {newest.key: newest})
+        live = come.live
+        if (not live.segments or live.segments[-1] is not newest
+                or len(come.units) > 1 or not live.exact
+                or not live.settled):
+            # So many rotations, or so many bytes: it stands for itself.
+            self._replace(come)
+            return
+        self.changed = True
+        for segment in first.segments[len(kept):]:
+            first.files.close(segment.fd)
+        merged = Snapshot(
+            live.files, [*live.segments, *kept[1:]],
+            complete=first.complete, exact=True, settled=True)
+        joins = joins and merged.whole
+        cut = taken.cut
+        if not joins:
+            cut = cut or any(unit.segments for unit, _ in older)
+            for unit, _ in older:
+                unit.close()
+            older = []
+        self.taken = Taken(
+            taken.path, [(merged, joins), *older],
+            ended=taken.ended and not cut, cut=cut, absent=taken.absent)
+
+    def _replace(self, taken: Taken) -> None:
+        kept = {segment.key for unit, _ in taken.units
+                for segment in unit.segments}
+        old, self.taken = self.taken, taken
+        self.changed = True
+        if old is None:
+            return
+        for unit, _ in old.units:
+            for segment in unit.segments:
+                if segment.key not in kept:
+                    unit.files.close(segment.fd)
+
+
+class DescriptorStore:
+    """Reads logs, and keeps them open for a while.
+
+    :param open_: opens a log
+    :param names: for tests
+    :param clock: seconds, from any start
+    :param sweeper: somebody calls :meth:`sweep` while there is a log to close
+    """
+
+    def __init__(self, open_: Open, names: Names | None = None,
+                 clock: Callable[[], float] = time.monotonic, *,
+                 sweeper: bool = True) -> None:
+        self._open = open_
+        self._names = names or _Names()
+        self._clock = clock
+        # The least recently used first.
+        self._held: dict[str, _Held] = {}
+        # How often logs were forgotten.
+        self._forgotten = 0
+        self._sweeping = not sweeper
+
+    def read_tail(self, path: str, limit: int,
+                  max_backups: int | None = None) -> LogRead:
+        """The newest bytes of a log: see :func:`log.read_tail`."""
+        with self._using(path, max_backups) as held:
+            held.refresh(limit)
+            for turn in range(log.READS + 1):
+                if turn or not held.serves_tail(limit):
+                    held.reopen(limit=limit, joined=True)
+                assert held.taken is not None
+                answer = log.tail(
+                    held.taken, limit, shrinking=turn == log.READS)
+                if answer is not None:
+                    return answer
+        raise AssertionError('one that shrinks is answered')
+
+    def read_from(self, path: str, position: Position | None, limit: int,
+                  max_backups: int | None = None,
+                  passed: Collection[Passed] | None = None) -> LogSince:
+        """What follows a position in a log: see :func:`log.read_from`."""
+        until = None if position is None else (
+            position.device, position.inode)
+        with self._using(path, max_backups) as held:
+            held.refresh(None)
+            for turn in range(log.READS + 1):
+                opened = turn > 0 or not held.serves_from(until)
+                if opened:
+                    held.reopen(until=until)
+                assert held.taken is not None
+                answer = log.since(held.taken, position, limit, passed)
+                if answer is not None and (
+                        opened or answer.missed is not None):
+                    return answer
+                # Its file is there, and it is not in it: another has its
+                # inode, or it was truncated, and there may be a copy.
+                if not opened or not held.taken.ended:
+                    until = None
+        directory, name = os.path.split(path)
+        return log.unmoved(directory, name, position)
+
+    def forget(self, directory: str) -> None:
+        """Close the logs in a directory: their guest is gone from it."""
+        self._forgotten += 1
+        for path in list(self._held):
+            if os.path.dirname(path) == directory:
+                self._close(path)
+
+    def close(self) -> None:
+        """Close all logs."""
+        self._forgotten += 1
+        for path in list(self._held):
+            self._close(path)
+
+    def descriptors(self) -> int:
+        """How many are open, of logs that are not in use."""
+        return sum(len(held.segments())
+                   for held in list(self._held.values()))
+
+    def sweep(self) -> None:
+        """Close what was not read for a while, and what was deleted."""
+        for path in list(self._held):
+            held = self._held.pop(path, None)
+            if held is None:
+                continue
+            if (self._clock() - held.used >= IDLE
+                    or held.taken is None or _has_deleted(held.taken)):
+                held.close()
+            else:
+                self._put(path, held)
+
+    @contextlib.contextmanager
+    def _using(self, path: str, max_backups: int | None) -> Iterator[_Held]:
+        forgotten = self._forgotten
+        held = self._held.pop(path, None)
+        if held is None or held.max_backups != max_backups:
+            if held is not None:
+                held.close()
+            held = _Held(path, self._names, self._open, max_backups)
+        held.changed = False
+        try:
+            yield held
+        except BaseException:
+            held.close()
+            raise
+        if (forgotten != self._forgotten
+                or len(held.segments()) > MOST_OF_ONE):
+            held.close()
+            return
+        held.used = self._clock()
+        self._put(path, held)
+        if held.changed:
+            self._make_room()
+            self._watch()
+
+    def _put(self, path: str, held: _Held) -> None:
+        self._close(path)
+        self._held[path] = held
+
+    def _close(self, path: str) -> None:
+        held = self._held.pop(path, None)
+        if held is not None:
+            held.close()
+
+    def _make_room(self) -> None:
+        while self.descriptors() > MOST:
+            self._close(next(iter(self._held)))
+
+    def _watch(self) -> None:
+        """Have somebody sweep as long as there is something to be swept."""
+        if self._sweeping:
+            return
+        self._sweeping = True
+        threads, clock = _native()
+
+        def watch() -> None:
+            while self._held:
+                clock.sleep(SWEEP)
+                self.sweep()
+            self._sweeping = False
+
+        threads.Thread(target=watch, name='console-logs', daemon=True).start()
+
+
+def _is_deleted(unit: Snapshot, segment: Segment) -> bool:
+    return unit.files.fstat(segment.fd).st_nlink == 0
+
+
+def _has_deleted(taken: Taken) -> bool:
+    return any(_is_deleted(unit, segment) for unit, _ in taken.units
+               for segment in unit.segments)
+
+
+def _native() -> tuple[Any, Any]:
+    """threading and time of the system: eventlet's thread would need a hub."""
+    patcher = sys.modules.get('eventlet.patcher')
+    if patcher is None:
+        return threading, time
+    return patcher.original('threading'), patcher.original('time')
