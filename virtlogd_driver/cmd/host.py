@@ -158,7 +158,8 @@ class Host:
     def virtlogd(self) -> tuple[str, str]:
         """What virtlogd does with a call.
 
-        :returns: "up", "down", "hung" or "refused", and why it is not up
+        :returns: "up", "down", "hung", "full" or "refused", and why it is
+            not up
         """
         state, reason, _ = self._ask([])
         return state, reason
@@ -166,18 +167,25 @@ class Host:
     def log_states(self, ports: Sequence[SerialPort]) -> list[str]:
         """What becomes of what is written on each port.
 
-        :returns: "alive", "dead", "unrotated"; "unknown", as virtlogd cannot
-            be asked, or as the guest just starts or ends; "none", as there is
-            no log; "-", as the guest does not run
+        :returns: "alive", "dead", "unlinked", as its file is not at its path
+            any more, "unrotated"; "unknown", as virtlogd cannot be asked, or
+            as the guest just starts or ends; "none", as there is no log;
+            "-", as the guest does not run, or "held", as it is open all the
+            same
         """
         asked = [(port.guest.name, port.device.log_file) for port in ports
-                 if port.guest.active and port.device.log_file]
+                 if port.device.log_file]
         _, _, answers = self._ask(asked)
         found = iter([_STATES[answer] for answer in answers]
                      or ['unknown'] * len(asked))
-        return ['none' if not port.device.log_file
-                else next(found) if port.guest.active else '-'
-                for port in ports]
+        states = ['none' if not port.device.log_file else next(found)
+                  for port in ports]
+        unlinked = self._health().find_unlinked(
+            self.virtlogd_socket, self.timeout)([
+                port.log for port, state in zip(ports, states, strict=True)
+                if state == 'alive' and port.guest.active]).unlinked
+        return [_state(port, state, port.device.log_file in unlinked)
+                for port, state in zip(ports, states, strict=True)]
 
     def closed(self, ports: Sequence[SerialPort]) -> list[SerialPort]:
         """Those whose console nobody listens on, as far as can be told."""
@@ -227,6 +235,14 @@ class Host:
         answer: tuple[str, str, Sequence[str]] = health.ask(
             self.virtlogd_socket, list(logs), self.timeout)
         return answer
+
+
+def _state(port: SerialPort, state: str, unlinked: bool) -> str:
+    if port.guest.active:
+        return 'unlinked' if unlinked else state
+    if state == 'none':
+        return state
+    return 'held' if state == 'alive' else '-'
 
 
 @contextlib.contextmanager

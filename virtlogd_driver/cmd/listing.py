@@ -18,11 +18,13 @@ from virtlogd_driver.cmd.host import (
 )
 from virtlogd_driver.console_log import files
 from virtlogd_driver.node import hypervisor
+from virtlogd_driver.virtlogd.port import HELD_REMEDY
 
 _HEAD = ('NAME', 'STATE', 'PORT', 'DEVICE', 'ADDRESS', 'LOG', 'SIZE',
          'ROTATED', 'WRITTEN', 'UUID', 'FILE')
 _RIGHT = frozenset({'PORT', 'SIZE', 'ROTATED', 'WRITTEN'})
 _COLOURS = {'alive': terminal.GREEN, 'dead': terminal.RED,
+            'unlinked': terminal.RED, 'held': terminal.YELLOW,
             'unrotated': terminal.YELLOW, 'unknown': terminal.YELLOW,
             'shut off': terminal.DIM, 'crashed': terminal.RED}
 
@@ -43,6 +45,22 @@ class Row:
     @property
     def name(self) -> str:
         return self.port.label if self.port else self.guest.name
+
+    @property
+    def matter(self) -> str:
+        """What needs doing, or cannot be told; empty: nothing."""
+        said = [self.unclear] if self.unclear else []
+        if self.log == 'unlinked':
+            said.append(
+                'its log file is not at its path any more: it was removed, '
+                'renamed or replaced, and what the guest writes is lost. Run '
+                f'"virtlogd-console reattach {self.guest.name}".')
+        if self.log == 'held':
+            said.append(
+                'its log is open at virtlogd though the guest is off, which '
+                'will not start ("Device or resource busy"). '
+                f'{HELD_REMEDY}')
+        return ' '.join(said)
 
     @property
     def address(self) -> str:
@@ -76,19 +94,20 @@ def run(host: Host, arguments: Any) -> int:
     for line in _lines(found):
         print(line)
     for port in host.closed([row.port for row in found if row.port
-                                   and row.log in ('alive', 'dead')]):
-        print(control_sequences.visible(
-            f'{port.label}: nobody listens on its console. Run '
-            f'"virtlogd-console reattach {port.guest.name}".'),
-            file=sys.stderr)
+                             and row.log in ('alive', 'dead', 'unlinked')]):
+        _say(f'{port.label}: nobody listens on its console. Run '
+             f'"virtlogd-console reattach {port.guest.name}".')
     for row in found:
-        if row.unclear:
-            print(control_sequences.visible(f'{row.name}: {row.unclear}'),
-                  file=sys.stderr)
+        if row.matter:
+            _say(f'{row.name}: {row.matter}')
     if state != 'up':
         print(reason if state == 'refused' else
               f'virtlogd is {state}: {reason}', file=sys.stderr)
     return 0
+
+
+def _say(text: str) -> None:
+    print(control_sequences.visible(text), file=sys.stderr)
 
 
 def rows(host: Host) -> list[Row]:

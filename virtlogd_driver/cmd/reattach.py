@@ -10,25 +10,28 @@ from virtlogd_driver.cmd.host import (
     serial_port,
     serial_ports,
 )
-from virtlogd_driver.virtlogd.port import Port
+from virtlogd_driver.virtlogd.port import HELD_REMEDY, Port
 
 
 def run(host: Host, arguments: Any) -> int:
     guest = host.guest(arguments.guest)
     ports = (serial_ports(guest) if arguments.port is None
              else [serial_port(guest, arguments.port)])
-    if not guest.active:
-        raise exception.ReattachFailed(
-            f'Guest {guest.name} is {guest.state}: its logs are opened when '
-            f'it starts.')
     state, reason = host.virtlogd()
     if state != 'up':
         raise exception.VirtlogdDown(reason)
+    if not guest.active:
+        held = 'held' in host.log_states(ports)
+        raise exception.ReattachFailed(
+            f'Guest {guest.name} is {guest.state}: its logs are opened when '
+            'it starts'
+            + (f', but one is open at virtlogd already. {HELD_REMEDY}'
+               if held else '.'))
     failed = False
     all_closed = host.closed(ports)
     for port, state in zip(ports, host.log_states(ports), strict=True):
         closed = state == 'alive' and port in all_closed
-        if state != 'dead' and not closed:
+        if state not in ('dead', 'unlinked') and not closed:
             print(f'{port.label}: the log is {state}, nothing to do')
             continue
         try:

@@ -326,6 +326,16 @@ def logs_alive(host: Survey) -> Result:
     if dead:
         return _failure(f'Dead: {_count(len(dead), "log")}, {_some(dead)}. '
                         f'{_REATTACH}')
+    unlinked = [str(log.port) for log in report.logs
+                if log.state is LogState.UNLINKED]
+    if unlinked:
+        return _failure(
+            f'Not at its path any more, as it was removed, renamed or '
+            f'replaced: {_count(len(unlinked), "log")}, {_some(unlinked)}. '
+            'Run "virtlogd-console reattach GUEST", or set [virtlogd] '
+            'reattach = true; and leave rotation to virtlogd.')
+    if report.stalled:
+        return _failure(' '.join(report.stalled))
     if report.daemon is not DaemonState.UP:
         return _warning('Not known, as virtlogd cannot be asked. First do '
                         'what the check virtlogd says.')
@@ -350,6 +360,11 @@ def logs_alive(host: Survey) -> Result:
             '"virtlogd-console reattach GUEST".')
     if report.viewers:
         return _warning(report.viewers)
+    unclear = [f'{log.port}: {log.port.unclear}' for log in report.logs
+               if log.port.unclear]
+    if unclear:
+        return _warning(f'Not all is understood of {_some(unclear)} See its '
+                        'domain XML (virsh dumpxml).')
     unrotated = [str(log.port) for log in report.logs
                  if log.state is LogState.UNROTATED]
     if unrotated:

@@ -88,7 +88,9 @@ def survey(options: Options, connect: Callable[[], Any],
 
     report = _with_closed_ptys(health.examine(
         list_ports, options.virtlogd_socket, options.health_timeout,
-        list_viewers=viewer.viewers, listening=viewer.listening))
+        list_viewers=viewer.viewers, listening=viewer.listening,
+        find=health.find_unlinked(options.virtlogd_socket,
+                                  options.health_timeout)))
     guests = _guests(report, connect)
     return Survey(
         nova_version=_nova_version(),

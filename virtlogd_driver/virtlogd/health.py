@@ -80,11 +80,6 @@ class LogState(enum.StrEnum):
     UNKNOWN = 'unknown'
 
 
-#: What to do about a log that is held.
-HELD_REMEDY = (
-    'A process that is not QEMU has the log\'s pipe: look for it with "lsof '
-    '+E -p $(pidof virtlogd)", and end it. Do not restart virtlogd: all other '
-    'logs would be dead.')
 #: What the guest writes is lost, or nobody finds it.
 LOST = (LogState.DEAD, LogState.UNLINKED)
 

@@ -29,7 +29,7 @@ from virtlogd_driver.virtlogd.health import (
     Report,
     Stuck,
 )
-from virtlogd_driver.virtlogd.port import Port
+from virtlogd_driver.virtlogd.port import HELD_REMEDY, Port
 
 LOG = logging.getLogger(__name__)
 _T = TypeVar('_T')
@@ -441,7 +441,7 @@ def _say(changes: health.Changes, found: Report, disks: Disks) -> None:
         LOG.error(
             'Console log %s of %s is open at virtlogd, though the guest is '
             'off: it will not start ("Device or resource busy"). %s',
-            port.log, port, health.HELD_REMEDY, instance_uuid=port.guest)
+            port.log, port, HELD_REMEDY, instance_uuid=port.guest)
     for port in changes.unclear:
         LOG.warning('Not all of %s is understood: %s', port, port.unclear,
                     instance_uuid=port.guest)

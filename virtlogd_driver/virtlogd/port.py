@@ -8,6 +8,12 @@ from dataclasses import dataclass
 
 Address = tuple[str, int]
 
+#: What to do about a log that is held.
+HELD_REMEDY = (
+    'A process that is not QEMU has the log\'s pipe: look for it with "lsof '
+    '+E -p $(pidof virtlogd)", and end it. Do not restart virtlogd: all other '
+    'logs would be dead.')
+
 
 @dataclass(frozen=True, slots=True)
 class Port:

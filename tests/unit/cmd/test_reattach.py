@@ -82,6 +82,19 @@ def test_a_guest_that_does_not_run() -> None:
         reattach.run(host, ARGUMENTS)
 
 
+def test_a_log_whose_file_is_elsewhere() -> None:
+    host: Any = Host(states=('alive', 'unlinked'))
+    assert reattach.run(host, ARGUMENTS) == 0
+    assert host.reattached == [1]
+
+
+def test_a_guest_that_is_off_and_whose_log_is_held() -> None:
+    host: Any = Host(active=False, states=('held', '-'))
+    with pytest.raises(exception.ReattachFailed, match='lsof') as raised:
+        reattach.run(host, ARGUMENTS)
+    assert 'Do not restart virtlogd' in str(raised.value)
+
+
 def test_without_virtlogd() -> None:
     host: Any = Host(virtlogd='down')
     with pytest.raises(exception.VirtlogdDown, match='virtlogd is down'):

@@ -150,6 +150,13 @@ BROKEN: list[tuple[dict[str, Any], str, Code, str, str]] = [
      'Logs', Code.WARNING, 'Still open at virtlogd', 'lsof -E'),
     ({'not_appended': ('guest1', 'guest2')},
      'Logs', Code.WARNING, '2 guests lose the log', 'Reboot them hard'),
+    (report(logs=logs(LogState.ALIVE, LogState.UNLINKED)),
+     'Logs', Code.FAILURE, 'guest1', 'virtlogd-console reattach'),
+    (report(stalled=('The file system of /x does not answer. See dmesg.',)),
+     'Logs', Code.FAILURE, 'does not answer', 'See dmesg'),
+    (report(logs=(Log(dataclasses.replace(
+        PORTS[0], unclear="No TCP port is called '?'."), LogState.ALIVE),)),
+     'Logs', Code.WARNING, "'?'", 'virsh dumpxml'),
     (report(DaemonState.DOWN, logs=logs(LogState.DEAD)),
      'Logs', Code.FAILURE, 'uuid-0', 'managed save'),
     (report(DaemonState.HUNG),

@@ -19,7 +19,8 @@ class FakeVirtlogd:
     def __call__(self, socket_path: str, logs: list[tuple[str, str]],
                  timeout: float) -> tuple[str, str, Sequence[str]]:
         self.calls += 1
-        if self.daemon in (privileged.HUNG, privileged.REFUSED):
+        if self.daemon in (privileged.HUNG, privileged.REFUSED,
+                           privileged.FULL):
             return self.daemon, 'because', []
         closed = [privileged.FILE if log in self.by_qemu
                   else privileged.CLOSED for _, log in logs]

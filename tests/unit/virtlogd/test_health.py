@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import pathlib
 import time
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from oslo_privsep import daemon as privsep
 
 from tests.unit.virtlogd.fake_virtlogd import FakeVirtlogd, port
 from virtlogd_driver import exception
-from virtlogd_driver.virtlogd import health, privileged
+from virtlogd_driver.virtlogd import health, privileged, unlinked
 from virtlogd_driver.virtlogd.health import DaemonState, LogState
 from virtlogd_driver.virtlogd.port import Port
 from virtlogd_driver.virtlogd.viewer import STUCK_AFTER, Viewer
@@ -392,3 +393,108 @@ class TestWaitUntilClosed:
         virtlogd = FakeVirtlogd('/a/0')
         virtlogd.daemon = privileged.DOWN
         assert not health.wait_until_closed('/sock', ['/a/0'], 1, virtlogd)
+
+
+def _off(number: int) -> Port:
+    return dataclasses.replace(port(number), active=False)
+
+
+def test_log_that_is_open_though_its_guest_is_off() -> None:
+    passes = Passes()
+    passes.virtlogd.open = {'/a/0'}
+    changes = passes.next(_off(0), _off(1))
+    assert changes.held == (_off(0),)
+    assert passes.report is not None
+    # One that is off, and nothing is wrong with, is not in the report.
+    assert states(passes.report) == [LogState.HELD]
+    assert passes.next(_off(0), _off(1)) == NOTHING
+
+
+@pytest.mark.parametrize('then', [
+    # virtlogd closes it: the guest had just ended.
+    [[_off(0)], [_off(0)], [_off(0)]],
+    # The guest starts, after the first list or after the second.
+    [[_off(0)], [port(0)], [port(0)]],
+    [[_off(0)], [_off(0)], [port(0)]],
+])
+def test_guest_that_ends_or_starts_is_not_held(
+        then: list[list[Port]]) -> None:
+    virtlogd = FakeVirtlogd('/a/0')
+    lists = iter(then)
+
+    def list_ports() -> Sequence[Port]:
+        ports = next(lists)
+        if ports == then[-1] and virtlogd.calls > 1 and then[1] == then[2]:
+            virtlogd.open.clear()
+        return ports
+
+    report = health.examine(list_ports, '/sock', 1, virtlogd, confirm_after=0)
+    assert LogState.HELD not in states(report)
+
+
+def _find(*elsewhere: str, unseen: Sequence[str] = (),
+          stalled: tuple[str, ...] = ()) -> health.FindUnlinked:
+    def find(logs: Sequence[str]) -> unlinked.Found:
+        return unlinked.Found(frozenset(elsewhere) & set(logs),
+                              frozenset(unseen), stalled)
+    return find
+
+
+def test_unlinked_log_is_said_once_and_so_is_its_return() -> None:
+    virtlogd = FakeVirtlogd('/a/0', '/a/1')
+
+    def look(find: health.FindUnlinked) -> health.Report:
+        return health.examine(lambda: [port(0), port(1)], '/s', 1, virtlogd,
+                              confirm_after=0, find=find)
+
+    first = look(_find('/a/1'))
+    assert states(first) == [LogState.ALIVE, LogState.UNLINKED]
+    assert health.changes(None, first).unlinked == (port(1),)
+    assert health.changes(first, look(_find('/a/1'))) == NOTHING
+    # A file system that stalls hides what is there, and changes nothing.
+    hidden = look(_find(unseen=['/a/0', '/a/1'], stalled=('It stalls.',)))
+    changes = health.changes(first, hidden)
+    assert (changes.stalled, changes.back) == (('It stalls.',), ())
+    known = health.remember(first, hidden)
+    assert states(known) == [LogState.ALIVE, LogState.UNLINKED]
+    assert health.changes(known, hidden) == NOTHING
+    changes = health.changes(known, look(_find()))
+    assert changes.back == (port(1),)
+    assert changes.answering
+
+
+def test_dead_logs_are_not_looked_for() -> None:
+    asked: list[str] = []
+
+    def find(logs: Sequence[str]) -> unlinked.Found:
+        asked.extend(logs)
+        return unlinked.Found()
+
+    health.examine(lambda: [port(0), port(1), port(2, None)], '/s', 1,
+                   FakeVirtlogd('/a/0'), confirm_after=0, find=find)
+    assert asked == ['/a/0']
+
+
+def test_what_virtlogd_does_not_answer_hides_logs() -> None:
+    def refuse(*_: object) -> Sequence[tuple[int, int]]:
+        raise exception.VirtlogdHung('no')
+
+    found = health.find_unlinked('/s', 1, positions=refuse)
+    here = str(pathlib.Path(__file__))
+    assert found([here]).unseen == {here}
+
+
+def test_what_is_not_understood_is_said_once() -> None:
+    passes = Passes()
+    odd = dataclasses.replace(port(0, None), unclear='Odd.')
+    assert passes.next(odd).unclear == (odd,)
+    assert passes.report is not None
+    assert states(passes.report) == [LogState.UNKNOWN]
+    assert passes.next(odd) == NOTHING
+
+
+def test_full_virtlogd_refuses_a_start() -> None:
+    virtlogd = FakeVirtlogd()
+    virtlogd.daemon = privileged.FULL
+    with pytest.raises(exception.VirtlogdHung, match='because'):
+        health.check_ready('/s', [], 1, virtlogd)

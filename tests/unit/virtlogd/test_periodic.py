@@ -563,3 +563,89 @@ def test_stop_does_not_wait_for_a_pass_that_hangs(host: Host) -> None:
     release.set()
     time.sleep(0.1)
     assert host.published == [], 'unheeded'
+
+
+def _logged(host: Host, text: str) -> list[str]:
+    return [said for said in host.said() if text in said]
+
+
+def test_a_helper_that_hangs_is_said_once_and_ends_no_watch(
+        host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+    answer = privileged.probe
+
+    def hang(*args: Any) -> Any:
+        go.wait(60)
+        return answer(*args)
+
+    monkeypatch.setattr(privileged, 'probe', hang)
+    task = host.task()
+    task.run_once()
+    task.run_once()
+    (said,) = _logged(host, 'privileged helper has not answered')
+    assert 'kill -CONT' in said
+    assert task.report is not None
+    assert task.report.daemon is DaemonState.REFUSED
+    go.set()
+    # What hung has to return before it is asked again.
+    until(lambda: task.run_once().daemon is DaemonState.UP)
+    assert _logged(host, 'virtlogd answers')
+
+
+def test_an_attempt_that_hangs_ends_no_watch(host: Host) -> None:
+    """A guest whose monitor hangs; another's log is brought back."""
+    go = threading.Event()
+    reattach = host.reattach
+
+    def hang(one: Port) -> str:
+        if one.number == 0:
+            go.wait(60)
+        return reattach(one)
+
+    host.reattach = hang  # type: ignore[method-assign]
+    host.ports = [port(0), port(1, guest='b')]
+    host.virtlogd.open = set()
+    task = host.task(heal=True)
+    task.run_once()
+    assert [log.state for log in task.report.logs] == [
+        LogState.DEAD, LogState.ALIVE]
+    assert _logged(host, 'has not ended')
+    go.set()
+    until(lambda: '/a/0' in host.virtlogd.open)
+    task.stop()
+
+
+def until(look: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_log_that_is_elsewhere_is_said_and_brought_back(
+        host: Host, tmp_path: pathlib.Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / 'console.log'
+    log.touch()
+    host.ports = [port(0, str(log))]
+    host.virtlogd.open = {str(log)}
+    inode = log.stat().st_ino
+    monkeypatch.setattr(privileged, 'positions',
+                        lambda path, logs, timeout: [(inode, 0)] * len(logs))
+    task = host.task(heal=True)
+    task.run_once()
+    assert host.said() == []
+    # Nothing uses its inode again.
+    log.rename(tmp_path / 'console.log-20261125')
+
+    def reattach(one: Port) -> str:
+        nonlocal inode
+        log.touch()
+        inode = log.stat().st_ino
+        return ''
+
+    task._reattach = reattach
+    task.run_once()
+    lost, back = host.said()
+    assert 'not at its path any more' in lost
+    assert 'is back' in back
