@@ -12,7 +12,7 @@ from typing import Any
 from virtlogd_driver import exception
 from virtlogd_driver.cmd import table
 from virtlogd_driver.cmd.host import Host, serial_ports
-from virtlogd_driver.console_log import export
+from virtlogd_driver.console_log import export, generation
 from virtlogd_driver.console_log.export import (
     DirectoryTarget,
     Entry,
@@ -30,6 +30,7 @@ def run(host: Host, arguments: Any) -> int:
     guest = host.guest(arguments.guest)
     logs = [(port.number, port.log) for port in serial_ports(guest)
             if port.device.log_file is not None]
+    logs += _left(logs)
     about = {'guest': guest.name, 'uuid': guest.uuid, 'state': guest.state,
              'host': socket.gethostname()}
     bar = _Progress(export.size(logs))
@@ -50,6 +51,29 @@ def run(host: Host, arguments: Any) -> int:
             f'the name of what is not there yet.') from error
     _say(entries, arguments.target)
     return 0
+
+
+def _left(logs: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Logs of ports that the guest had, beside those of what it has."""
+    present: dict[str, set[int]] = {}
+    for _, path in logs:
+        file = generation.parse(os.path.basename(path))
+        if file is not None:
+            present.setdefault(os.path.dirname(path), set()).add(file.port)
+    found: list[tuple[int, str]] = []
+    for directory, ports in present.items():
+        try:
+            names = os.listdir(directory)
+        except OSError:
+            # What the guest has now is read from there: that says it.
+            continue
+        for port in sorted({file.port for file in map(generation.parse, names)
+                            if file is not None} - ports):
+            newest = generation.newest(names, port)
+            assert newest is not None
+            found.append((port, os.path.join(
+                directory, generation.live_name(port, newest))))
+    return found
 
 
 def _to(target: str, name: str, copy: _Export) -> list[Entry]:

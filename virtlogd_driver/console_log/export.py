@@ -206,7 +206,7 @@ def export(logs: Sequence[tuple[int, str]], target: Target,
     :raises LogError: a log cannot be read
     :raises OSError: the target cannot be written
     """
-    entries = []
+    entries: list[Entry] = []
     unreadable = {}
     for port, path in logs:
         for part in _listed(path, port):
@@ -221,9 +221,10 @@ def export(logs: Sequence[tuple[int, str]], target: Target,
                 if not taken.segments:
                     continue
                 source = _Copied(directory, taken, progress)
-                target.write(part.name, taken.size, source)
+                name = _unused(part, {entry.name for entry in entries})
+                target.write(name, taken.size, source)
                 entries.append(Entry(
-                    part.name, port, part.generation, part.history,
+                    name, port, part.generation, part.history,
                     taken.size, source.sha256.hexdigest(),
                     len(taken.segments), part.history or taken.whole))
     if not entries:
@@ -239,6 +240,16 @@ def export(logs: Sequence[tuple[int, str]], target: Target,
     }, indent=2).encode() + b'\n'
     target.write(MANIFEST, len(manifest), io.BytesIO(manifest))
     return entries
+
+
+def _unused(part: _Part, used: set[str]) -> str:
+    """A name for a part: logs of several directories may have the same."""
+    for name in (part.name, *(
+            f'port{part.port}{more}-{part.name}'
+            for more in ('', *(f'.{n}' for n in range(1, len(used) + 2))))):
+        if name not in used and name != MANIFEST:
+            return name
+    raise AssertionError('there are more names than are used')
 
 
 class DirectoryTarget:

@@ -4,7 +4,6 @@
 import json
 import os
 import random
-import resource
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator
@@ -60,35 +59,6 @@ def test_usage(make: Make) -> None:
     assert b'usage: virtlogd-console show' in wrong.stderr
     assert make().run('attach', '--escape', '^^^', 'x').returncode == 2
     assert make().run('show', '--all', '--lines', '3', 'x').returncode == 2
-
-
-def test_list_of_200_guests_takes_little_longer_than_of_none(
-        make: Make, tmp_path: Path) -> None:
-    """Of CPU time, as what else runs on this host is not ours to say."""
-    domains = []
-    for number in range(200):
-        log = tmp_path / f'{number}' / 'console.log'
-        log.parent.mkdir()
-        log.write_bytes(b'x' * number)
-        log.with_name('console.log.0').write_bytes(b'x')
-        domains.append(fake_libvirt.domain_xml(
-            fake_libvirt.serial(service=10000 + number, log=str(log)),
-            name=f'guest{number:03}'))
-    none = cpu_time(lambda: make().output('list', '--json'))
-    console = make(*domains)
-    found = json.loads(console.output('list', '--json'))
-    assert len(found) == 200
-    assert [entry['size'] for entry in found] == list(range(1, 201))
-    assert cpu_time(lambda: console.output('list', '--json')) < 2 * none
-
-
-def cpu_time(run: Callable[[], object]) -> float:
-    """Seconds of CPU time that a command takes."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    run()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return (after.ru_utime + after.ru_stime
-            - before.ru_utime - before.ru_stime)
 
 
 def test_list_of_odd_guests(make: Make) -> None:
@@ -241,3 +211,43 @@ def test_check_without_nova_starts_no_helper(
     assert 'Privileged helpers' not in ran.stdout
     assert ran.stderr == ''
     assert not started.exists()
+
+
+def test_since_the_last_boot_the_last_lines(
+        make: Make, tmp_path: Path) -> None:
+    console = make(fake_libvirt.domain_xml(
+        fake_libvirt.serial(log=f'{tmp_path}/console.log')))
+    live = tmp_path / 'console.log'
+    live.write_bytes(b'first boot\n')
+    with open_directory(str(tmp_path)) as directory:
+        end = log.read_tail(directory, 'console.log', 0).position
+    boot.write(str(tmp_path), [boot.Boot(1.0, {0: end})])
+    with live.open('ab') as file:
+        file.write(b'one\ntwo\nthree\n')
+    for part, shown in ((('--lines', '2'), b'two\nthree\n'),
+                        (('--lines', '9'), b'one\ntwo\nthree\n'),
+                        (('--bytes', '3'), b'ee\n'),
+                        (('--bytes', '99'), b'one\ntwo\nthree\n')):
+        assert console.output('show', 'guest', '--since-boot', *part) == shown
+
+
+def test_export_takes_logs_of_any_name(make: Make, tmp_path: Path) -> None:
+    """Also of a port that the guest has no more."""
+    names = ('console.log', 'b/console.log', 'c/manifest.json',
+             'd/ä -x%.log')
+    serials = ''
+    for number, name in enumerate(names):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b'%d' % number)
+        serials += fake_libvirt.serial(number, 10000 + number, log=str(path))
+    (tmp_path / 'console.port7.g2.log').write_bytes(b'left')
+    (tmp_path / 'console.port7.g2.log.0').write_bytes(b'it was ')
+    console = make(fake_libvirt.domain_xml(serials))
+    out = tmp_path / 'out'
+    console.output('export', 'guest', str(out))
+    manifest = json.loads((out / 'manifest.json').read_text())
+    assert [(out / entry['name']).read_bytes()
+            for entry in manifest['files']] == [
+                b'0', b'1', b'2', b'3', b'it was left']
+    assert [entry['port'] for entry in manifest['files']] == [0, 1, 2, 3, 7]

@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """list, whatever one guest, the locale or the reader of it are like."""
 
+import collections
 import errno
 import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import libvirt
 import pytest
 
 from tests.lab.command import Console
 from tests.unit import fake_libvirt
 from virtlogd_driver import exception
-from virtlogd_driver.cmd import listing
+from virtlogd_driver.cmd import host, listing
 from virtlogd_driver.cmd.host import SerialPort
 from virtlogd_driver.console_log import files
 from virtlogd_driver.node.hypervisor import Guest
+from virtlogd_driver.virtlogd import health
 
 
 class Host:
@@ -36,9 +40,9 @@ class Host:
 
 
 def rows(*guests: tuple[str, str]) -> list[listing.Row]:
-    host: Any = Host(*guests)
-    found = listing.rows(host)
-    assert host.asked == 1
+    fake: Any = Host(*guests)
+    found = listing.rows(fake)
+    assert fake.asked == 1
     return found
 
 
@@ -79,6 +83,66 @@ def test_files_that_cannot_be_looked_at_are_one_guests_matter(
     assert [row.usage is None for row in found] == [True, False]
     assert str(error.args[-1]) in found[0].unclear
     assert found[1].unclear == ''
+
+
+def test_what_is_asked_does_not_grow_but_with_the_guests(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libvirt: one call for all, three a guest. virtlogd: one for all."""
+    domains = []
+    for number in range(200):
+        log = tmp_path / f'{number}' / 'console.log'
+        log.parent.mkdir()
+        log.write_bytes(b'x' * number)
+        log.with_name('console.log.0').write_bytes(b'x')
+        domains.append(fake_libvirt.domain_xml(
+            fake_libvirt.serial(service=10000 + number, log=str(log)),
+            name=f'guest{number:03}'))
+    node = tmp_path / 'node.xml'
+    node.write_text(fake_libvirt.NODE.format(domains=''.join(domains)))
+    calls: collections.Counter[str] = collections.Counter()
+
+    def counted(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def call(*arguments: Any) -> Any:
+            calls[name] += 1
+            return original(*arguments)
+
+        monkeypatch.setattr(owner, name, call)
+
+    # What goes to the daemon: names and UUIDs are known.
+    remote = ('isActive', 'state', 'XMLDesc', 'info', 'isPersistent',
+              'metadata', 'hasManagedSaveImage')
+    for name in remote:
+        counted(libvirt.virDomain, name)
+    counted(libvirt.virConnect, 'listAllDomains')
+    asked: list[Sequence[object]] = []
+
+    def ask(_socket: str, logs: Sequence[object], _timeout: float) -> Any:
+        asked.append(logs)
+        return 'up', '', ['open'] * len(logs)
+
+    monkeypatch.setattr(health, 'ask', ask)
+    found = listing.rows(host.Host(f'test://{node}', 'none', 1.0))
+    assert [row.usage.size for row in found if row.usage] == list(
+        range(1, 201))
+    assert calls.pop('listAllDomains') == 1
+    assert calls.total() <= 3 * 200
+    assert len(asked) == 1
+    assert len(asked[0]) == 200
+
+
+def test_a_command_does_not_import_nova(console: Console) -> None:
+    """That alone takes seconds."""
+    script = (f'import sys\nfrom virtlogd_driver.cmd import console\n'
+              f'console.main({console.command[3:]!r} + ["list"])\n'
+              'print(*{name.split(".")[0] for name in sys.modules})\n')
+    done = subprocess.run([sys.executable, '-c', script], check=True,
+                          capture_output=True, text=True)
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert 'libvirt' in imported
+    assert not imported & {'nova', 'sqlalchemy', 'oslo_messaging', 'oslo_db',
+                           'neutronclient', 'glanceclient', 'hypothesis'}
 
 
 @pytest.fixture

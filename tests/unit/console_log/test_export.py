@@ -127,3 +127,22 @@ def test_usage_of_a_log_of_any_name(tmp_path: Path) -> None:
     usage = files.usage(str(tmp_path / 'vm.log'))
     assert (usage.files, usage.rotated) == (3, 2)
     assert files.usage('/nowhere/vm.log') == files.Usage(0, 0, 0, None)
+
+
+def test_logs_of_one_name_from_several_directories(tmp_path: Path) -> None:
+    paths = []
+    for port, (directory, name) in enumerate((
+            ('a', 'guest.log'), ('b', 'guest.log'), ('c', 'port1-guest.log'),
+            ('d', export.MANIFEST), ('e', 'guest.log'))):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / name).write_bytes(b'%d' % port)
+        paths.append((port, str(tmp_path / directory / name)))
+    out = tmp_path / 'out'
+    out.mkdir()
+    entries = export.export(
+        paths, DirectoryTarget(str(out)), ABOUT, nothing)
+    assert [(out / entry.name).read_bytes() for entry in entries] == [
+        b'0', b'1', b'2', b'3', b'4']
+    assert len({entry.name for entry in entries}) == 5
+    assert json.loads((out / export.MANIFEST).read_text())['files'][4][
+        'name'] == entries[4].name
