@@ -55,6 +55,11 @@ class Buffer:
         if len(self) > self._limit:
             self._drop()
 
+    def sent_at_once(self, data: bytes) -> None:
+        """Note what the viewer was sent while nothing waited for it."""
+        if data:
+            self._in_line = data[-1:] != b'\n'
+
     def _drop(self) -> None:
         if not self._missing and not self._head and self._in_line:
             end = self._tail.find(b'\n') + 1

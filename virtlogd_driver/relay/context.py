@@ -98,4 +98,7 @@ def earlier(log: bytes, live: bytes, most: int,
             return None
         return log[:len(log) - len(live)]
     count = common(log, live, most)
-    return log[:len(log) - count] if count >= CERTAIN else None
+    if count < CERTAIN or common(log, live, count - 1) >= CERTAIN:
+        # Too little, or the guest writes the same again and again.
+        return None
+    return log[:len(log) - count]
