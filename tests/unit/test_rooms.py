@@ -29,7 +29,7 @@ BELOW = {
 }
 #: The faces read the configuration; the other rooms are given values.
 FACES = ('compute', 'cmd')
-LIBVIRT = {'node/hypervisor.py', 'virtlogd/reattach.py'}
+LIBVIRT = {'node/hypervisor.py', 'node/events.py', 'virtlogd/reattach.py'}
 LONGEST_DRIVER = 310
 LONGEST_OVERRIDE = 12
 

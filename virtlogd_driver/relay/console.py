@@ -7,6 +7,7 @@ whatever the viewers do.
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import logging
 import time
@@ -69,6 +70,12 @@ class Counts:
     viewers: int = 0
     refused: int = 0
     disconnected: int = 0
+
+    def add(self, other: 'Counts') -> None:
+        """Count what another counted as well."""
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, getattr(self, field.name)
+                    + getattr(other, field.name))
 
 
 @dataclass(slots=True)

@@ -3,8 +3,8 @@
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from virtlogd_driver import exception
 
@@ -47,6 +47,11 @@ class Settings:
         address = _address(peer)
         return (address.is_loopback or address == _address(self.address)
                 or any(address in network for network in self.allowed))
+
+    def with_addresses_of(self, other: Self) -> Self:
+        """The same, listening where other settings say."""
+        return replace(self, address=other.address,
+                       guest_address=other.guest_address)
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

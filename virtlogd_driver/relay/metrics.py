@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the relay does as a text file for Prometheus.
+
+node_exporter's textfile collector reads it. It is replaced as a whole.
+"""
+
+import os
+import stat
+from collections.abc import Sequence
+
+import prometheus_client
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+)
+
+from virtlogd_driver.relay.console import Console, Counts
+
+#: Each name in the file begins with this.
+PREFIX = 'virtlogd_driver_relay'
+_LABELS = ('guest', 'port')
+_COUNTERS = (
+    ('written_bytes', 'Bytes that guests have written.', 'written'),
+    ('typed_bytes', 'Bytes that viewers have typed.', 'typed'),
+    ('viewers_came', 'Viewers that were let in.', 'viewers'),
+    ('viewers_refused', 'Viewers that were not let in.', 'refused'),
+    ('viewers_disconnected', 'Viewers that were disconnected because they '
+     'took nothing.', 'disconnected'),
+)
+
+
+class _Collected:
+    """What prometheus_client asks for metrics."""
+
+    def __init__(self, consoles: Sequence[Console], past: Counts) -> None:
+        self._consoles = consoles
+        self._past = past
+
+    def collect(self) -> list[Metric]:
+        viewers = GaugeMetricFamily(
+            f'{PREFIX}_viewers', 'Viewers of a serial port.', labels=_LABELS)
+        dropped = CounterMetricFamily(
+            f'{PREFIX}_dropped_bytes',
+            'Bytes that viewers were too slow for.', labels=_LABELS)
+        # Counters of a host do not fall when a guest goes away.
+        found: list[Metric] = [viewers, dropped]
+        for console in self._consoles:
+            labels = [console.port.guest, str(console.port.number)]
+            viewers.add_metric(labels, len(console.viewers))
+            dropped.add_metric(labels, console.dropped)
+        for name, text, attribute in _COUNTERS:
+            family = CounterMetricFamily(
+                f'{PREFIX}_{name}', text, labels=_LABELS)
+            for console in self._consoles:
+                family.add_metric(
+                    [console.port.guest, str(console.port.number)],
+                    getattr(console.counts, attribute))
+            found.append(family)
+        for name, text, attribute in (*_COUNTERS, (
+                'dropped_bytes', 'Bytes that viewers were too slow for.',
+                'dropped')):
+            now = sum(
+                console.dropped if attribute == 'dropped'
+                else getattr(console.counts, attribute)
+                for console in self._consoles)
+            found.append(CounterMetricFamily(
+                f'{PREFIX}_host_{name}', f'{text} Of all guests, those that '
+                f'are gone too.', getattr(self._past, attribute) + now))
+        return found
+
+
+def write(path: str, consoles: Sequence[Console], past: Counts) -> None:
+    """Write the metrics file, readable for node_exporter's user.
+
+    :param past: the counts of consoles that are gone
+    :raises OSError: it cannot be written
+    """
+    registry = prometheus_client.CollectorRegistry()
+    registry.register(_Collected(consoles, past))
+    prometheus_client.write_to_textfile(path, registry)
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    os.chmod(path, mode | stat.S_IRGRP | stat.S_IROTH)
