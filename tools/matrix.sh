@@ -7,7 +7,7 @@
 #   tools/matrix.sh [--short] [RELEASE|PATH...]  as root, for the private daemons
 #
 # A PATH is a nova that is not released, or not yet supported: a source tree, an
-# sdist or a wheel; it gets the libraries of the newest release that allow it.
+# sdist or a wheel; it gets the newest libraries that it allows.
 #
 # In full: unit tests, nova's own tests beside nova's own driver, the load
 # test, and a whole nova in one process on a real libvirtd; on eventlet up to
@@ -20,8 +20,7 @@ set -eu
 cd "$(dirname "$0")/.."
 . tools/setup/report.sh
 
-# What virtlogd_driver/compute/release.py says.
-releases=$(PYTHONPATH=. python3 virtlogd_driver/compute/release.py)
+releases=$(python3 virtlogd_driver/node/release.py)
 newest=${releases##* }
 short=
 if [ "${1-}" = --short ]; then
@@ -77,6 +76,10 @@ one_process() {
 for asked in ${*:-$releases}; do
     if [ -e "$asked" ]; then
         make -path "$(realpath "$asked")"
+    elif [ ! -e "tools/constraints/nova$asked.txt" ]; then
+        echo "matrix.sh: $asked is none of the releases $releases," \
+            'and no path' >&2
+        exit 2
     else
         make "$asked" "nova==$asked.*" "tools/constraints/nova$asked.txt"
     fi

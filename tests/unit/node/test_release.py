@@ -35,6 +35,8 @@ def test_the_shell_is_told() -> None:
         [sys.executable, '-S', ROOT / 'virtlogd_driver/node/release.py'],
         check=True, capture_output=True, text=True, env={}).stdout
     assert said.split() == list(map(str, RELEASES))
+    assert '$(python3 virtlogd_driver/node/release.py)' in (
+        ROOT / 'tools/matrix.sh').read_text()
 
 
 def test_the_extra_of_the_package() -> None:
@@ -60,8 +62,9 @@ def test_the_test_environments() -> None:
 
 
 @pytest.mark.parametrize('name', [
-    'README.rst', 'CONTRIBUTING.rst', 'doc/source/install.rst'])
+    'README.rst', 'CONTRIBUTING.rst', 'doc/source/install.rst',
+    'doc/source/packagers.rst'])
 def test_the_documents(name: str) -> None:
     """Where they name a range of releases, it is this one."""
-    found = re.findall(r'\b(3\d to 3\d)\b', (ROOT / name).read_text())
-    assert set(found) == {release.supported()}
+    found = re.findall(r'\b(\d\d) to\s+(\d\d)\b', (ROOT / name).read_text())
+    assert {' to '.join(one) for one in found} == {release.supported()}
