@@ -27,7 +27,7 @@ run unit "$python" -m pytest --quiet --disable-warnings tests/unit
 run install "$python" -m pytest --quiet --disable-warnings tests/install
 # "tox -e functional" runs the long ones, too.
 # shellcheck disable=SC2086  # empty, or words
-run functional $as_root env PYTHON="$python" BESIDE=yes \
+run functional $as_root env PYTHON="$python" JOBS=2 \
     tools/functional.sh -m 'not long'
 run "nova's own tests on older releases" wait_for "$older" "$said"
 # nova's functional tests wait by the clock: they have the machine to
