@@ -106,16 +106,24 @@ class Consoles:
             ports=hardware.get_number_of_serial_ports(flavor, image_meta),
             container=self._options.virt_type == 'lxc')
 
-    def devices(self, instance: Any, wanted: ConsolePlan
+    def devices(self, instance: Any, flavor: Any, image_meta: Any
                 ) -> tuple[char_device.CharDevice, ...]:
         """The devices of a guest that is about to be defined.
 
         Its TCP ports are reserved and the first file of each log is made.
 
+        :param flavor: nova's Flavor
+        :param image_meta: nova's ImageMeta
+        :returns: none under Parallels, as nova's own driver does
+        :raises TooManySerialPorts: flavor and image ask for more than the
+            machine has
         :raises PortRangeExhausted: there are not enough free TCP ports
         :raises InvalidAddress: nothing can listen on proxyclient_address
         :raises LogNotBegun: there is no room for a log, say
         """
+        if self._options.virt_type == 'parallels':
+            return ()
+        wanted = self.plan(flavor, image_meta)
         directory = get_instance_path(instance)
         log_files = [live_log(directory, port)
                      for port in range(wanted.ports)]

@@ -89,16 +89,14 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def get_available_resource(self, nodename: str) -> Any:
         """Let other hosts know what this one can do, as long as it can."""
-        with nova_errors():
-            return self._arrivals.describe(
-                super().get_available_resource(nodename))
+        return self._arrivals.describe(
+            super().get_available_resource(nodename))
 
     def update_provider_tree(self, provider_tree: Any, nodename: str,
                              *args: Any, **kwargs: Any) -> None:
         """Let flavors require what this host can do."""
         super().update_provider_tree(provider_tree, nodename, *args, **kwargs)
-        with nova_errors():
-            self._arrivals.publish(provider_tree, nodename)
+        self._arrivals.publish(provider_tree, nodename)
         with never_fatal(None, 'Unused serial ports are not released'):
             self._consoles.release_unused(cold_migration.is_expected)
 
@@ -108,11 +106,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                          image_meta: Any) -> None:
         """Instead of nova's, which takes a domain that is still defined
         (rescue, resize on the same host, revert) for a live migration."""
-        if self._options.virt_type == 'parallels':
-            return
         with nova_errors():
-            for device in self._consoles.devices(
-                    instance, self._consoles.plan(flavor, image_meta)):
+            for device in self._consoles.devices(instance, flavor, image_meta):
                 guest_cfg.add_device(device_config(device))
 
     def _undefine_domain(self, instance: Any, *args: Any,

@@ -57,9 +57,11 @@ class Destination:
         """Let other hosts, and flavors, know what this one can do.
 
         :param provider_tree: nova's ProviderTree
-        :raises HostError: libvirt does not answer
+        :raises HypervisorUnavailable: nova's, libvirt does not answer
         """
-        if self._consoles.capability().capable:
+        with nova_errors():
+            capable = self._consoles.capability().capable
+        if capable:
             provider_tree.add_traits(nodename, TRAIT)
         else:
             provider_tree.remove_traits(nodename, TRAIT)
@@ -69,10 +71,11 @@ class Destination:
 
         :param resources: nova's, of get_available_resource
         :returns: the same, with what this host can do among its stats
-        :raises HostError: libvirt does not answer
+        :raises HypervisorUnavailable: nova's, libvirt does not answer
         """
-        resources.setdefault('stats', {})[STAT] = str(
-            self._consoles.capability().capable)
+        with nova_errors():
+            resources.setdefault('stats', {})[STAT] = str(
+                self._consoles.capability().capable)
         return resources
 
     def check(self, instance: Any) -> None:
