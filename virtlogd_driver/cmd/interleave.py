@@ -78,12 +78,9 @@ class Interleaved:
         begun = line.time if line else time.time()
         *whole, rest = ((line.data if line else b'') + data).split(b'\n')
         for complete in whole:
-            self._put(label, begun, complete)
+            self._put(label, begun, self._shorten(label, begun, complete))
             begun = time.time()
-        while len(rest) > LONGEST:
-            end = character_start(rest, LONGEST)
-            self._put(label, begun, rest[:end])
-            rest, begun = rest[end:], time.time()
+        rest = self._shorten(label, begun, rest)
         if rest:
             self._lines[label] = _Line(
                 rest, begun, time.monotonic() + PATIENCE)
@@ -124,6 +121,14 @@ class Interleaved:
     def _begin(self, label: str, begun: float) -> bytes:
         prefix = f'{stamp(begun)} ' if self._stamps else ''
         return f'{prefix}{label}'.encode(errors='backslashreplace')
+
+    def _shorten(self, label: str, begun: float, line: bytes) -> bytes:
+        """Write what of a line is too much; the rest of it."""
+        while len(line) > LONGEST:
+            end = character_start(line, LONGEST)
+            self._put(label, begun, line[:end])
+            line = line[end:]
+        return line
 
     def _put(self, label: str, begun: float, line: bytes) -> None:
         """Write a line of several guests, without its line end."""

@@ -8,19 +8,19 @@ file beside the log::
     {"time": 1790000000.123, "positions": {"0": "fe01-c0ffee-1f40-2a"}}
 
 A position is a token (log.Position), which stays valid while the log is
-rotated. When the log goes on elsewhere, transfer.py carries it as the number
-of bytes that follow it.
+rotated. When the log goes on at another host, record.py carries it as the
+number of bytes that follow it.
 """
 
-import contextlib
 import json
+import math
 import os
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from virtlogd_driver import exception
 from virtlogd_driver.console_log.log import Position
+from virtlogd_driver.history import files
 
 FILE = 'console.boots'
 
@@ -30,7 +30,8 @@ KEPT = 100
 #: Bytes of the file that are read at most.
 _MAX_SIZE = 1024 * 1024
 
-_changing = threading.Lock()
+#: Seconds that another process may take to note a start.
+LOCK_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +72,14 @@ def _parse(line: bytes) -> Boot | None:
     """None: not a line of ours, such as one that was cut off."""
     try:
         values = json.loads(line)
-        return Boot(float(values['time']), {
+        time = float(values['time'])
+        positions = {
             int(port): None if token is None else Position.parse(token)
-            for port, token in values['positions'].items()})
-    except (ValueError, TypeError, KeyError, AttributeError,
-            exception.InvalidPosition):
+            for port, token in values['positions'].items()}
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError,
+            RecursionError, exception.InvalidPosition):
         return None
+    return Boot(time, positions) if math.isfinite(time) else None
 
 
 def add(directory: str, boot: Boot) -> None:
@@ -90,13 +93,33 @@ def add(directory: str, boot: Boot) -> None:
 
 def change(directory: str,
            changed: Callable[[list[Boot]], list[Boot]]) -> None:
-    """Replace the starts of a guest, one thread after the other.
+    """Replace the starts of a guest, one process after the other.
 
     :raises LogRefused: the file may not be read
-    :raises OSError: nothing can be written
+    :raises OSError: nothing can be written, or others take too long
     """
-    with _changing:
+    with files.locked(directory, LOCK_TIMEOUT):
         write(directory, changed(read(directory)))
+
+
+def merge(older: str, newer: str) -> None:
+    """Put the starts noted in one directory before those in another.
+
+    To do so twice does no harm.
+
+    :raises LogRefused, OSError: as of change
+    """
+    before = read(older)
+    change(newer, lambda present: joined(before, present))
+
+
+def joined(older: list[Boot], newer: list[Boot]) -> list[Boot]:
+    """Starts in the order in which they were noted, each once.
+
+    Not in that of their times: those are of the clocks of several hosts.
+    """
+    known = {noted.time for noted in older}
+    return [*older, *[noted for noted in newer if noted.time not in known]]
 
 
 def write(directory: str, boots: Iterable[Boot]) -> None:
@@ -104,14 +127,8 @@ def write(directory: str, boots: Iterable[Boot]) -> None:
 
     :raises OSError: nothing can be written
     """
-    new = os.path.join(directory, f'{FILE}.new')
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(new)
-    with open(new, 'x', encoding='ascii') as file:
-        for boot in list(boots)[-KEPT:]:
-            file.write(json.dumps({
-                'time': boot.time,
-                'positions': {
-                    str(port): None if position is None else str(position)
-                    for port, position in boot.positions.items()}}) + '\n')
-    os.rename(new, os.path.join(directory, FILE))
+    files.replace(os.path.join(directory, FILE), ''.join(
+        json.dumps({'time': boot.time, 'positions': {
+            str(port): None if position is None else str(position)
+            for port, position in boot.positions.items()}}) + '\n'
+        for boot in list(boots)[-KEPT:]).encode('ascii'))

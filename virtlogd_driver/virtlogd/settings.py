@@ -24,6 +24,10 @@ from virtlogd_driver.virtlogd.conf_keys import Value
 #: libvirt refuses a longer file (virconf.c, MAX_CONFIG_FILE_SIZE), in bytes.
 _MAX_FILE_SIZE = 10 * 1024 * 1024
 
+#: Lists within a list, and digits of a number: libvirt has no bound of its
+#: own (a longer number overflows), and no setting has any use for more.
+_DEPTH, _DIGITS = 64, 18
+
 #: virtlogd opens no log at all with more (src/util/virrotatingfile.c,
 #: VIR_MAX_MAX_BACKUP), and a reload, which opens them anew, ends it.
 MAX_BACKUPS = 32
@@ -95,13 +99,22 @@ class _Tokens:
         return exception.InvalidConfFile(self._path, self._line, expected)
 
 
-def _parse_value(tokens: _Tokens) -> Value:
+def _parse_value(tokens: _Tokens, depth: int = 0) -> Value:
     kind, text = tokens.kind, tokens.text
-    if kind in ('number', 'string'):
+    if kind == 'number':
+        digits = text.lstrip('+-').lstrip('0')
+        if len(digits) > _DIGITS:
+            raise tokens.error(
+                f'a number of at most {_DIGITS} digits is expected')
         tokens.advance()
-        return int(text) if kind == 'number' else text
+        return int(digits or '0') * (-1 if text.startswith('-') else 1)
+    if kind == 'string':
+        tokens.advance()
+        return text
     if not tokens.at_mark('['):
         raise tokens.error('a value is expected')
+    if depth == _DEPTH:
+        raise tokens.error('no list within that many lists is expected')
     tokens.advance()
     values: list[Value] = []
     tokens.skip_lines()
@@ -113,7 +126,7 @@ def _parse_value(tokens: _Tokens) -> Value:
             tokens.skip_lines()
             if tokens.at_mark(']'):
                 break
-        values.append(_parse_value(tokens))
+        values.append(_parse_value(tokens, depth + 1))
         tokens.skip_lines()
     tokens.advance()
     return values

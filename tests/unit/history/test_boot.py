@@ -127,7 +127,11 @@ def test_none_was_noted(tmp_path) -> None:
 @pytest.mark.parametrize('line', [
     b'', b'{', b'[]', b'7', b'null', b'{"time": 1}', b'{"time": "x"}',
     b'{"time": 1, "positions": []}', b'{"time": 1, "positions": {"a": null}}',
-    b'{"time": 1, "positions": {"0": "no token"}}', b'\xff\xfe'])
+    b'{"time": 1, "positions": {"0": "no token"}}', b'\xff\xfe',
+    b'[' * 5000, b'{"time": NaN, "positions": {}}', b'9' * 5000,
+    b'{"time": 1' + b'0' * 400 + b', "positions": {}}',
+    b'{"time": 1, "positions": {"' + b'9' * 5000 + b'": null}}'],
+    ids=lambda line: line[:20])
 def test_a_damaged_line_is_left_out(tmp_path, line) -> None:
     boot.add(str(tmp_path), boot.Boot(1.5, {0: None}))
     with (tmp_path / boot.FILE).open('ab') as file:

@@ -172,6 +172,8 @@ def test_virtlogd_settings(tmp_path: pathlib.Path) -> None:
         max_size=2097152, max_backups=3)
     assert read(_conf(tmp_path, 'max_size = 4096\n')) == (
         settings.VirtlogdSettings(max_size=4096, max_backups=3))
+    assert read(_conf(tmp_path, f'max_size = +{"0" * 5000}7\n')
+                ).max_size == 7
     unbounded = read(_conf(tmp_path, 'max_size = 0\nmax_backups = 0\n'))
     assert not unbounded.bounded
     assert unbounded.chain_size is None
@@ -179,7 +181,9 @@ def test_virtlogd_settings(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize('text', [
     'max_size = -1\n', 'max_size = "1"\n', 'max_backups = [1]\n',
-    'max_size = 1M\n'])
+    'max_size = 1M\n', f'max_size = {"9" * 5000}\n',
+    f'max_size = {"[" * 5000}', f'x = {"[" * 5000}{"]" * 5000}\n'],
+    ids=lambda text: text[:20])
 def test_virtlogd_settings_refuse_what_virtlogd_refuses(
         tmp_path: pathlib.Path, text: str) -> None:
     with pytest.raises(exception.InvalidConfFile, match=r'libvirt\.conf'):

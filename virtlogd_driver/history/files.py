@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The system calls by which this room changes a disk, and their order.
+
+Whatever is written is synced before the rename that puts it in place, and a
+directory after its names have changed. A name that is there is never taken
+by another file, except where a file replaces its own older version.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Iterator
+
+#: A FIFO or a device opens at once, to be refused by its type.
+_READ = (os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+         | os.O_CLOEXEC)
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+#: A suffix of what is not written to its end yet.
+NEW = '.new'
+#: Where a directory itself cannot be locked (NFS).
+_LOCK = 'console.lock'
+#: Seconds between two looks at a lock that another process has.
+_PAUSE = 0.01
+
+
+def names(directory: str) -> list[str]:
+    """What is in a directory, sorted; nothing where there is none."""
+    try:
+        return sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def is_directory(path: str) -> bool:
+    """Whether it is one, and no link to one."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def size(path: str) -> int | None:
+    """Bytes of a regular file; None where there is none."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def read(path: str, limit: int) -> bytes:
+    """Read a small file that others may have put there.
+
+    :param limit: bytes
+    :raises FileNotFoundError: there is none
+    :raises ValueError: it is a link, no regular file, or larger
+    """
+    try:
+        fd = os.open(path, _READ)
+    except OSError as e:
+        if e.errno in (errno.ELOOP, errno.ENXIO):
+            raise ValueError(f'{path} is no regular file') from e
+        raise
+    with os.fdopen(fd, 'rb') as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError(f'{path} is no regular file')
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f'{path} has more than {limit} bytes')
+    return data
+
+
+def open_to_read(path: str) -> int:
+    """:raises OSError: there is none, or it is a link"""
+    return os.open(path, _READ)
+
+
+def sync_directory(directory: str) -> None:
+    """Make the names in a directory survive a power cut."""
+    sync(directory, os.O_DIRECTORY)
+
+
+def sync(path: str, flags: int = os.O_NOFOLLOW) -> None:
+    """Make what is in a file survive a power cut."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write(path: str, data: bytes, mode: int = 0o600) -> None:
+    """Write a new file to the disk.
+
+    :raises FileExistsError: there is one
+    :raises OSError: it cannot be written; nothing is left then
+    """
+    fd = os.open(path, _NEW, mode)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view):]
+        os.fsync(fd)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
+
+
+def replace(path: str, data: bytes) -> None:
+    """Replace a file as a whole, or write it.
+
+    :raises OSError: nothing can be written; the old one is there then
+    """
+    new = f'{path}{NEW}'
+    remove(new)
+    write(new, data)
+    os.rename(new, path)
+    sync_directory(os.path.dirname(path))
+
+
+def remove(path: str) -> None:
+    """Remove a file, if there is one."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def make_directory(path: str) -> None:
+    """Make a directory that survives a power cut; there may be one."""
+    if not is_directory(path):
+        os.mkdir(path, 0o700)
+        sync_directory(os.path.dirname(path))
+
+
+def rename(here: str, there: str) -> None:
+    """Rename, where nothing has the new name.
+
+    The caller has the lock of the guest; it syncs both directories.
+
+    :raises FileExistsError: something has
+    """
+    if os.path.lexists(there):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), there)
+    os.rename(here, there)
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory with all that is in it, or a file, or nothing.
+
+    :raises OSError: something stays
+    """
+    if not is_directory(path):
+        remove(path)
+        return
+    for name in names(path):
+        remove_tree(os.path.join(path, name))
+    os.rmdir(path)
+
+
+@contextlib.contextmanager
+def locked(directory: str, seconds: float) -> Iterator[None]:
+    """No other process, here or on another host, does so meanwhile.
+
+    :param seconds: that it is waited for the others
+    :raises OSError: they take longer (EAGAIN)
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as e:
+                if e.errno in (errno.EBADF, errno.EINVAL):
+                    # NFS: a lock is for who may write.
+                    os.close(fd)
+                    fd = os.open(
+                        os.path.join(directory, _LOCK),
+                        os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+                        | os.O_CLOEXEC, 0o600)
+                elif (e.errno != errno.EAGAIN
+                        or time.monotonic() > deadline):
+                    raise
+                else:
+                    time.sleep(_PAUSE)
+        yield
+    finally:
+        os.close(fd)
