@@ -199,17 +199,18 @@ Positions = Callable[[str, list[str], float], Sequence[unlinked.Position]]
 
 
 def find_unlinked(socket_path: str, timeout: float, disks: Disks = DISKS,
-                  positions: Positions = privileged.positions
-                  ) -> FindUnlinked:
+                  positions: Positions | None = None) -> FindUnlinked:
     """What :func:`examine` finds unlinked logs with.
 
     :param socket_path: virtlogd's socket
     :param timeout: seconds for virtlogd to answer each time
+    :param disks: asks file systems
+    :param positions: asks virtlogd; None: privileged.positions
     """
     def ask_once(logs: list[str]) -> Sequence[unlinked.Position]:
         # privsep makes lists of tuples, or the other way round.
-        return [(inode, offset) for inode, offset in positions(
-            socket_path, logs, timeout)]
+        return [(inode, offset) for inode, offset in (
+            positions or privileged.positions)(socket_path, logs, timeout)]
 
     def find(logs: Sequence[str]) -> unlinked.Found:
         try:
