@@ -32,9 +32,16 @@ _BLOCK = re.compile(
 #: The guests of the pages.
 GUESTS = ('instance-0000002a', 'instance-0000002b')
 
+#: Where pip puts the filters, in an environment.
+FILTERS_COPIED = (
+    "cp $(python3 -c 'import sysconfig; "
+    'print(sysconfig.get_path("data"))\')'
+    '/etc/nova/rootwrap.d/virtlogd-driver.filters /etc/nova/rootwrap.d/')
+
 #: Commands of whole test environments, and which test runs what they do.
 ELSEWHERE = {
     'pip install virtlogd-driver': 'tests/install/test_load.py',
+    FILTERS_COPIED: 'tests/install/test_load.py',
     'python -m pytest tests/unit/guest --regenerate-output':
         'tests/unit/guest/test_plan.py',
     # Its last command needs a host with SELinux.
@@ -146,12 +153,6 @@ def _reload(lab: Lab, words: list[str], tmp_path: Path) -> None:
     until(alive, 'all logs are alive')
 
 
-def _copy(lab: Lab, words: list[str], tmp_path: Path) -> None:
-    source, target = words
-    assert target == '/etc/nova/rootwrap.d/'
-    subprocess.run(['cp', source, tmp_path], check=True, cwd=ROOT)
-
-
 def _tox(lab: Lab, words: list[str], tmp_path: Path) -> None:
     """The environment is there; its own commands are run by it."""
     tox = configparser.ConfigParser()
@@ -166,7 +167,6 @@ RUN: dict[str, Callable[[Lab, list[str], Path], None]] = {
     'virtlogd-driver-status': _status,
     'sudo': _sudo,
     'systemctl': _reload,
-    'cp': _copy,
     'tox': _tox,
 }
 

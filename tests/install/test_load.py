@@ -89,6 +89,23 @@ def test_load_compute_driver(layout, editable, wheel, tmp_path) -> None:
         site if layout is _nova_beside else NOVA_SITE)
 
 
+@pytest.mark.parametrize('page', ['README.rst', 'doc/source/install.rst'])
+def test_the_filters_are_where_the_page_says(page, wheel, tmp_path) -> None:
+    python, _ = _environment(tmp_path / 'env')
+    _run(sys.executable, '-m', 'pip', '--quiet', '--python', python,
+         'install', '--no-deps', wheel)
+    (line,) = [line.strip().removeprefix('# ')
+               for line in (ROOT / page).read_text().splitlines()
+               if 'cp $(' in line]
+    target = ' /etc/nova/rootwrap.d/'
+    assert line.endswith(target)
+    _run('env', f'PATH={python.parent}:/usr/bin:/bin', 'sh', '-ec',
+         f'{line.removesuffix(target)} {tmp_path}')
+    name = 'virtlogd-driver.filters'
+    assert (tmp_path / name).read_text() == (
+        ROOT / 'etc/nova/rootwrap.d' / name).read_text()
+
+
 COMPUTE = """
 from nova.cmd.compute import main   # first: it chooses threads or eventlet
 import http.server, json, threading, time

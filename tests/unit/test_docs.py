@@ -2,12 +2,16 @@
 """What the documentation says of the code is so."""
 
 import ast
+import os
 import pathlib
 import re
+import subprocess
+import textwrap
 
 import pytest
 
 from virtlogd_driver import conf
+from virtlogd_driver.compute import live_migration
 from virtlogd_driver.console_log import generation
 from virtlogd_driver.guest import plan
 from virtlogd_driver.node import metrics
@@ -24,6 +28,27 @@ def test_an_option_that_is_named_is_one(page: pathlib.Path) -> None:
     known = {option.name for option in conf.OPTS}
     named = re.findall(r'``\[virtlogd\]\s+([a-z_]+)', page.read_text())
     assert set(named) <= known
+
+
+def test_going_back_leaves_the_other_traits(tmp_path: pathlib.Path) -> None:
+    """The step of the page, as bash runs it; placement: tests/functional."""
+    (step,) = re.findall(
+        r'code-block:: bash\n\n((?: +.*\n)+)',
+        (SOURCE / 'install.rst').read_text())
+    client = tmp_path / 'openstack'
+    client.write_text(f'''#!/bin/sh
+        echo "$OS_PLACEMENT_API_VERSION $@" >> {tmp_path}/asked
+        case "$*" in
+        "resource provider list --name compute1"*) echo UUID;;
+        *"trait list UUID"*) echo HW_CPU_X86_SSE
+            echo {live_migration.TRAIT}; echo {live_migration.TRAIT}_OTHER;;
+        esac''')
+    client.chmod(0o755)
+    subprocess.run(['bash', '-ec', textwrap.dedent(step)], check=True,
+                   env={'PATH': f'{tmp_path}:{os.environ["PATH"]}'})
+    assert (tmp_path / 'asked').read_text().splitlines()[-1] == (
+        '1.6 resource provider trait set UUID --trait=HW_CPU_X86_SSE '
+        f'--trait={live_migration.TRAIT}_OTHER')
 
 
 def test_the_house_has_every_module() -> None:
