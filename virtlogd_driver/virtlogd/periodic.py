@@ -484,8 +484,9 @@ def _why_dead(port: Port, disks: Disks) -> str:
     if free is not None and free < health.FULL_BELOW:
         return 'Its file system is full: free some space.'
     return ('virtlogd was restarted (reload it instead), or its disk was '
-            'full. See [virtlogd] reattach; a managed save and start, or a '
-            'live migration, brings it back as well.')
+            f'full. "virtlogd-console reattach {port.name}" brings it back; '
+            'see [virtlogd] reattach. A managed save and start, or a live '
+            'migration, does so as well.')
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:
