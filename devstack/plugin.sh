@@ -10,6 +10,7 @@ set +o xtrace
 
 VIRTLOGD_CONF=/etc/libvirt/virtlogd.conf
 VIRTLOGD_QEMU_CONF=/etc/libvirt/qemu.conf
+VIRTLOGD_HELPER_DIR=/etc/virtlogd-driver
 
 # Set a value of one of libvirt's configuration files, the only one it has.
 function virtlogd_driver_set {
@@ -30,11 +31,17 @@ function virtlogd_driver_configure {
     iniset "$NOVA_CONF" serial_console enabled "$VIRTLOGD_SERIAL_CONSOLE"
     iniset "$NOVA_CONF" serial_console proxyclient_address "$HOST_IP"
 
+    # The helpers go by a file of root's alone; DevStack's are its user's.
+    sudo install -d -m 0755 "$VIRTLOGD_HELPER_DIR"
+    sudo rm -f "$VIRTLOGD_HELPER_DIR/nova.conf"
+    printf '[DEFAULT]\ninstances_path = %s\n' "$NOVA_INSTANCES_PATH" |
+        sudo tee "$VIRTLOGD_HELPER_DIR/nova.conf" >/dev/null
+
     local group
     for group in virtlogd_privileged virtlogd_privileged_daemon \
             virtlogd_privileged_viewer; do
         iniset "$NOVA_CONF" "$group" helper_command \
-            "sudo nova-rootwrap $NOVA_CONF_DIR/rootwrap.conf privsep-helper --config-file $NOVA_CPU_CONF"
+            "sudo nova-rootwrap $NOVA_CONF_DIR/rootwrap.conf privsep-helper --config-file $VIRTLOGD_HELPER_DIR/nova.conf"
     done
     sudo install -m 0644 \
         "$VIRTLOGD_DRIVER_DIR/etc/nova/rootwrap.d/virtlogd-driver.filters" \
@@ -61,6 +68,7 @@ if is_service_enabled n-cpu; then
         virtlogd_driver_configure
     elif [[ "$1" == "clean" ]]; then
         sudo rm -f "$NOVA_CONF_DIR/rootwrap.d/virtlogd-driver.filters"
+        sudo rm -rf "$VIRTLOGD_HELPER_DIR"
     fi
 fi
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The privileged helpers as nova's user gets them: by sudo and rootwrap."""
 
+import contextlib
 import json
 import os
 import signal
@@ -211,6 +212,118 @@ def test_nova_compute_goes_the_same_way(node: Node, tmp_path: Path) -> None:
         began = passes()
         until(lambda began=began: passes() > began, 'another pass', 60)
     assert said('') == lines
+
+
+#: A process of nova's user with helpers, as nova-compute is one: it asks at
+#: once, and again when it is told to.
+ASKS = """
+import pathlib, sys, time
+from oslo_config import cfg
+from oslo_privsep import priv_context
+cfg.CONF(['--config-file', '/etc/nova/nova.conf'], project='nova')
+priv_context.init(root_helper=[
+    'sudo', '-n', 'nova-rootwrap', '/etc/nova/rootwrap.conf'])
+from virtlogd_driver import exception
+from virtlogd_driver.console_log import privileged as log
+from virtlogd_driver.console_log import reader
+from virtlogd_driver.virtlogd import privileged as virtlogd
+log.context.timeout = 3.0
+socket, path, directory = sys.argv[1:]
+for number in range(3):
+    while number and not pathlib.Path(directory, str(number)).exists():
+        time.sleep(0.05)
+    try:
+        print(number, 'virtlogd', *virtlogd.probe(socket, [], 1.0),
+              flush=True)
+    except TimeoutError as e:
+        print(number, 'virtlogd', e, flush=True)
+    try:
+        print(number, 'log', len(reader.read_tail(path, 10).data), flush=True)
+    except exception.LogRefused as e:
+        print(number, 'log', e, flush=True)
+"""
+CONTEXTS = ('virtlogd_driver.console_log.privileged.context',
+            'virtlogd_driver.virtlogd.privileged.virtlogd_context')
+
+
+def _helpers() -> list[int]:
+    """Processes of root's, by the contexts that they are for."""
+    found = []
+    for path in Path('/proc').glob('[0-9]*'):
+        with contextlib.suppress(OSError):
+            command = (path / 'cmdline').read_bytes().decode().split('\0')
+            if '--privsep_context' in command and (
+                    set(command) & set(CONTEXTS)) and (
+                    'privsep-helper' in command[1]):
+                found.append(int(path.name))
+    return found
+
+
+def test_helpers_that_are_stopped_hold_up_nobody(
+        node: Node, tmp_path: Path) -> None:
+    """Nova's user cannot end them, and is not held up by them."""
+    said = tmp_path / 'asks.log'
+    triggers = node.host.directory
+    node.user.start('python', '-W', 'ignore', '-c', ASKS,
+                    str(node.host.virtlogd_socket), str(node.log),
+                    str(triggers), log=said)
+
+    def lines(number: int) -> dict[str, str]:
+        found = [line.split(' ', 2) for line in said.read_text().splitlines()
+                 if line.startswith(f'{number} ')]
+        return {one[1]: one[2] for one in found}
+
+    until(lambda: len(lines(0)) == 2, 'it asks', 60)
+    assert lines(0) == {'virtlogd': 'up  ()', 'log': '10'}
+    stopped = _helpers()
+    assert len(stopped) == 2
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        (triggers / '1').touch()
+        until(lambda: len(lines(1)) == 2, 'it has its answers', 60)
+        for text in lines(1).values():
+            assert 'did not answer within' in text
+            assert 'kill -CONT' in text
+        (triggers / '2').touch()
+        until(lambda: len(lines(2)) == 2, 'it asks others', 60)
+        assert lines(2) == lines(0)
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+    until(lambda: not set(stopped) & set(_helpers()), 'those have ended')
+
+
+def test_a_link_in_place_of_a_log_is_not_written(node: Node) -> None:
+    secret = node.host.directory / 'secret'
+    secret.write_text('of root')
+    node.host.stop_virtlogd(signal.SIGKILL)
+    node.host.start_virtlogd()
+    for command in (('rm', '-f', str(node.log)),
+                    ('ln', '-s', str(secret), str(node.log))):
+        output(node.user.run(*command))
+    ran = node.user.run('virtlogd-console', 'reattach', 'guest1')
+    assert ran.returncode == 1
+    assert f'{node.log} is a link' in ran.stderr
+    assert secret.read_text() == 'of root'
+    output(node.user.run('rm', str(node.log)))
+    assert 'alive again' in output(
+        node.user.run('virtlogd-console', 'reattach', 'guest1'))
+
+
+@pytest.mark.parametrize('spoil', [
+    lambda etc, uid: os.chown(etc / 'nova.conf', uid, -1),
+    lambda etc, uid: (etc / 'nova.conf').chmod(0o666),
+    lambda etc, uid: os.chown(etc, uid, -1),
+], ids=['owner', 'mode', 'directory'])
+def test_a_configuration_that_nova_may_write_is_refused(
+        node: Node, spoil: Callable[[Path, int], None]) -> None:
+    spoil(node.user.etc / 'nova', node.user.uid)
+    for command in (('show', 'guest1'), ('reattach', 'guest1')):
+        ran = node.user.run('virtlogd-console', *command)
+        assert ran.returncode != 0
+        assert 'does not go by /etc/nova/nova.conf' in ran.stderr
+        assert 'chown root:nova' in ran.stderr
 
 
 @pytest.mark.parametrize('command', [

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 _STACK = r"""
 set -eu
 DEST={tmp}/dest NOVA_CONF_DIR={tmp}/etc/nova HOST_IP=192.0.2.1
+NOVA_INSTANCES_PATH={tmp}/instances
 NOVA_CONF=$NOVA_CONF_DIR/nova.conf NOVA_CPU_CONF=$NOVA_CONF_DIR/nova-cpu.conf
 function trueorfalse {{ local value=${{!2:-$1}}; echo "$value"; }}
 function enable_service {{ echo "enable_service $*"; }}
@@ -26,7 +27,7 @@ function sudo {{ "$@"; }}
 source {root}/devstack/settings
 VIRTLOGD_DRIVER_DIR={root}
 for phase in pre-install install post-config extra; do
-    source <(sed 's,/etc/libvirt,{tmp}/etc/libvirt,' \
+    source <(sed 's,=/etc/,={tmp}/etc/,' \
         {root}/devstack/plugin.sh) stack $phase
 done
 """
@@ -63,6 +64,11 @@ def test_the_stack(stack: list[str], tmp_path: Path) -> None:
                nova[name]}
     assert helpers == {'virtlogd_privileged', 'virtlogd_privileged_daemon',
                        'virtlogd_privileged_viewer'}
+    for group in helpers:
+        assert nova[group]['helper_command'].endswith(
+            f' --config-file {tmp_path}/etc/virtlogd-driver/nova.conf')
+    assert (tmp_path / 'etc/virtlogd-driver/nova.conf').read_text() == (
+        f'[DEFAULT]\ninstances_path = {tmp_path}/instances\n')
     assert not nova.has_section(conf.GROUP.name)
     assert (tmp_path / 'etc/nova/rootwrap.d/virtlogd-driver.filters'
             ).stat().st_mode & 0o777 == 0o644

@@ -20,6 +20,7 @@ import itertools
 import json
 import os
 import socket
+import struct
 import time
 import uuid
 from dataclasses import dataclass
@@ -34,6 +35,11 @@ from virtlogd_driver.virtlogd import privileged, unlinked, viewer
 from virtlogd_driver.virtlogd.bounded import Run, direct
 from virtlogd_driver.virtlogd.disk import DISKS, Disks
 from virtlogd_driver.virtlogd.port import is_open, numeric, tcp_port
+
+#: struct ucred: process, user, group.
+_CREDENTIALS = struct.Struct('iII')
+#: Those that wait to be looked at, of strangers included.
+_CONNECTIONS = 16
 
 #: fdsets of libvirt count from 0; ours start where libvirt's never get.
 _FIRST_FDSET = 1 << 20
@@ -377,12 +383,35 @@ def _open_pipe(socket_path: str, domain: str, name: str, log: str,
     with socket.socket(socket.AF_UNIX) as listener:
         listener.settimeout(timeout)
         listener.bind(f'\0{receiver}')
-        listener.listen(1)
+        listener.listen(_CONNECTIONS)
         privileged.open_log(socket_path, domain, name, log, receiver, timeout)
-        channel, _ = listener.accept()
+        # It has been sent by now.
+        listener.setblocking(False)
+        for _ in range(_CONNECTIONS + 1):
+            with contextlib.suppress(BlockingIOError):
+                pipe = _take_pipe(listener)
+                if pipe is not None:
+                    return pipe
+    raise exception.ReattachFailed(
+        f'The pipe of {log} did not come to {receiver}: somebody else '
+        'connects there. Try it again.')
+
+
+def _take_pipe(listener: socket.socket) -> int | None:
+    """What a connection brings; None: it is not the helper's.
+
+    Anybody in the same network namespace can connect: a descriptor of his
+    would be given to QEMU, to write the guest's output to.
+    """
+    channel, _ = listener.accept()
     with channel:
-        _, (pipe,), _, _ = socket.recv_fds(channel, 1, 1)
-    return pipe
+        channel.setblocking(False)
+        _, user, _ = _CREDENTIALS.unpack(channel.getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        if user not in (0, os.geteuid()):
+            return None
+        _, pipes, _, _ = socket.recv_fds(channel, 1, 1)
+    return pipes[0] if pipes else None
 
 
 def reattach(domain: libvirt.virDomain, log: str, socket_path: str,

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which device a log belongs to; the rest needs a real QEMU."""
 
+import os
+import socket
+
 import pytest
 
 from virtlogd_driver import exception
@@ -74,3 +77,46 @@ def test_device_that_cannot_be_attached_again(serial: str,
                                               said: str) -> None:
     with pytest.raises(exception.ReattachFailed, match=said):
         device(serial)
+
+
+# The pipe of virtlogd
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='a stranger is made by root')
+@pytest.mark.parametrize('sent', [True, False])
+def test_a_descriptor_of_a_stranger_is_not_taken(
+        monkeypatch: pytest.MonkeyPatch, sent: bool) -> None:
+    """Names of abstract sockets are listed for all in /proc/net/unix."""
+    strangers: list[socket.socket] = []
+
+    def open_log(_path: str, _domain: str, _name: str, _log: str,
+                 receiver: str, _timeout: float) -> None:
+        os.seteuid(65534)
+        try:
+            _connect(receiver, strange)
+        finally:
+            os.seteuid(0)
+        _connect(receiver, pipe if sent else None)
+
+    def _connect(receiver: str, descriptor: int | None) -> None:
+        channel = socket.socket(socket.AF_UNIX)
+        strangers.append(channel)
+        channel.connect(f'\0{receiver}')
+        if descriptor is not None:
+            socket.send_fds(channel, [b'\0'], [descriptor])
+
+    read_end, pipe = os.pipe()
+    strange = os.open(os.devnull, os.O_WRONLY)
+    monkeypatch.setattr(reattach.privileged, 'open_log', open_log)
+    try:
+        if sent:
+            got = reattach._open_pipe('/sock', 'uuid', 'guest', '/log', 5)
+            assert os.path.samestat(os.fstat(got), os.fstat(pipe))
+            os.close(got)
+        else:
+            with pytest.raises(exception.ReattachFailed, match='somebody'):
+                reattach._open_pipe('/sock', 'uuid', 'guest', '/log', 5)
+    finally:
+        for channel in strangers:
+            channel.close()
+        for descriptor in (read_end, pipe, strange):
+            os.close(descriptor)
