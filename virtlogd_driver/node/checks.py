@@ -18,6 +18,7 @@ from virtlogd_driver.guest.serial_port import PortRange
 from virtlogd_driver.node import release
 from virtlogd_driver.node.hypervisor import ConsoleCapability
 from virtlogd_driver.node.release import Support
+from virtlogd_driver.node.selinux import OF_MODULE, Denial
 from virtlogd_driver.virtlogd import health, settings
 from virtlogd_driver.virtlogd.health import DaemonState, LogState, Report
 from virtlogd_driver.virtlogd.settings import StdioHandler, VirtlogdSettings
@@ -116,6 +117,8 @@ class Survey:
     metrics_file: str | None
     #: Seconds since the last health pass, or why that is not known.
     last_pass_age: float | str
+    #: What SELinux does not let virtlogd do below ``instances_path``.
+    selinux: Denial | None = None
 
 
 def _success(details: str | None = None) -> Result:
@@ -387,7 +390,7 @@ def logs_alive(host: Survey) -> Result:
 
 
 def log_directories(host: Survey) -> Result:
-    """Logs are on a disk of this host."""
+    """Logs are on a disk of this host, and virtlogd may write them."""
     for found in host.file_systems:
         where = f'{found.path}, with {_count(found.logs, "log")},'
         if found.type not in LOCAL:
@@ -400,6 +403,13 @@ def log_directories(host: Survey) -> Result:
                 f'{where} does not answer: guests stop. See whether it leads '
                 'to a file system of another machine, or what the kernel '
                 'says of the disk. Do not kill virtlogd.')
+    if host.selinux is not None:
+        return _failure(
+            f'{host.selinux}. No guest with a log there starts. Install '
+            'etc/selinux/virtlogd_nova.te'
+            + ('' if host.selinux.target == OF_MODULE else
+               f' with {host.selinux.target} in place of {OF_MODULE}')
+            + ', as the page "Security modules" says.')
     return _success()
 
 

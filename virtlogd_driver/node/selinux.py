@@ -19,6 +19,8 @@ NEEDED = {
     'dir': ('add_name', 'getattr', 'remove_name', 'search', 'write'),
     'file': ('append', 'create', 'getattr', 'open', 'rename', 'unlink'),
 }
+#: The type of nova's directories, which the module names.
+OF_MODULE = 'nova_var_lib_t'
 #: Of a virtlogd that does not run: what its unit starts it in.
 _CONTEXT = 'system_u:system_r:virtlogd_t:s0'
 

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from virtlogd_driver import exception
 from virtlogd_driver.console_log import privileged
 from virtlogd_driver.guest import char_device
-from virtlogd_driver.node import hypervisor, metrics, watch
+from virtlogd_driver.node import hypervisor, metrics, selinux, watch
 from virtlogd_driver.node.checks import (
     LOAD,
     LOCAL,
@@ -113,7 +113,8 @@ def survey(options: Options, connect: Callable[[], Any],
         address_error=_address_error(options.proxyclient_address),
         health_interval=options.health_interval,
         metrics_file=options.metrics_file,
-        last_pass_age=_last_pass_age(options.metrics_file))
+        last_pass_age=_last_pass_age(options.metrics_file),
+        selinux=_selinux(options.instances_path))
 
 
 def _within(seconds: float, function: Callable[[], _T]) -> _T:
@@ -351,6 +352,14 @@ def _file_systems(logs: Sequence[str], instances_path: str,
                 sum(log.used for log in measured.logs),
                 tuple(OverBound(log.path, log.size) for log in measured.logs
                       if bound is not None and log.size > bound))
+
+
+def _selinux(instances_path: str) -> selinux.Denial | None:
+    try:
+        return _within(_DISK_TIMEOUT, functools.partial(
+            selinux.denial, instances_path))
+    except TimeoutError:
+        return None
 
 
 def _of_disk(kind: str, function: Callable[[], _T]) -> _T | None:

@@ -9,6 +9,7 @@ from oslo_upgradecheck.upgradecheck import Code
 from virtlogd_driver import exception
 from virtlogd_driver.node import checks, hypervisor
 from virtlogd_driver.node.checks import FileSystem, Survey
+from virtlogd_driver.node.selinux import Denial
 from virtlogd_driver.virtlogd import health, viewer
 from virtlogd_driver.virtlogd.health import DaemonState, Log, LogState, Report
 from virtlogd_driver.virtlogd.port import Port
@@ -188,6 +189,13 @@ BROKEN: list[tuple[dict[str, Any], str, Code, str, str]] = [
     (disk(free=None),
      'Disk budget', Code.WARNING, 'Not known for /var',
      'First do what Log directories says'),
+    ({'selinux': Denial('/instances', 'virtlogd_t', 'nova_var_lib_t',
+                        ('file append',))},
+     'Log directories', Code.FAILURE, 'SELinux does not let virtlogd',
+     'Install etc/selinux/virtlogd_nova.te, as the page'),
+    ({'selinux': Denial('/instances', 'virtlogd_t', 'nfs_t', ())},
+     'Log directories', Code.FAILURE, '(nfs_t)',
+     'with nfs_t in place of nova_var_lib_t'),
     ({'address_error': 'No such address: set it'},
      'Serial ports', Code.WARNING,
      'not started with a serial console until it is there', 'set it'),
