@@ -85,8 +85,9 @@ def test_every_file_that_is_made_is_named() -> None:
         made |= {
             node.value for node in ast.walk(ast.parse(path.read_text()))
             if isinstance(node, ast.Constant) and isinstance(node.value, str)
-            and re.fullmatch(r'console\.[a-z]+|_[a-z]+\.', node.value)}
-    assert {'console.boots', '_leaving.'} <= made
+            and re.fullmatch(r'console\.[a-z]+|_[a-z]+\.|\.new|_console',
+                             node.value)}
+    assert {'console.boots', '_leaving.', '_console', '.new'} <= made
     assert {name for name in made if name not in page} == set()
     assert f'``.{generation.MAX_BACKUPS - 1}``' in page
 
