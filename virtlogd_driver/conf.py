@@ -250,6 +250,9 @@ output of the guest, and its log, once the buffer of the connection is full. A
 health pass says so; with this option it also ends the connection. One that
 reads, however slowly, is left alone.
 
+A viewer of the relay stops nobody. If it takes nothing for so long, it is
+disconnected as well, to the second.
+
 Possible values:
 
 * 0, or any integer from 10. It is looked at every ``health_interval`` seconds.
@@ -276,6 +279,146 @@ Possible values:
 Related options:
 
 * ``health_interval``
+"""),
+    cfg.BoolOpt(
+        'relay',
+        default=False,
+        help="""
+Whether guests get serial consoles that many may look at.
+
+With true the serial ports of guests listen on ``relay_guest_address``, and
+virtlogd-console-relay, a service that has to run on this host, listens on
+``[serial_console] proxyclient_address`` at the same TCP ports. A guest gets
+this, or loses it, with its next start or live migration to this host; the
+service serves all that have it, whatever this option says.
+
+Possible values:
+
+* true, false
+
+Related options:
+
+* ``[serial_console] proxyclient_address``: one address of this host, not all
+  of them.
+* ``relay_allowed``: has to be set if the address is not a loopback address.
+"""),
+    cfg.StrOpt(
+        'relay_guest_address',
+        default='127.20.0.1',
+        help="""
+Where guests' serial ports listen if they are relayed.
+
+Possible values:
+
+* A numeric address below 127.0.0.0/8, other than ``[serial_console]
+  proxyclient_address``. A guest that was started with another one is not
+  relayed until it is started again.
+
+Related options:
+
+* ``relay``
+"""),
+    cfg.ListOpt(
+        'relay_allowed',
+        help="""
+Who may look at consoles through the relay: the hosts of nova-serialproxy.
+
+This host itself always may. Everybody else is disconnected at once, and
+counted.
+
+Possible values:
+
+* A list of addresses and networks, such as ``192.0.2.10, 2001:db8::/64``,
+  separated by commas. Empty: this host alone. Unset: this host alone, and the
+  relay does not start if it listens on an address that others reach.
+
+Related options:
+
+* ``relay``
+"""),
+    cfg.StrOpt(
+        'relay_writers',
+        default='all',
+        choices=[
+            ('all', 'each viewer may type'),
+            ('first', 'the viewer that has been there longest may type, the '
+                      'others only watch until it has left'),
+        ],
+        help="""
+Who of several viewers of a serial port may type.
+
+Related options:
+
+* ``relay``
+"""),
+    cfg.IntOpt(
+        'relay_buffer_bytes',
+        default=1024 * 1024,
+        min=512 * 1024,
+        max=64 * 1024 * 1024,
+        help="""
+The most bytes that wait in the relay for one viewer.
+
+One that falls further behind loses the oldest whole lines, and is told so.
+
+Possible values:
+
+* Any integer from 524288 to 67108864.
+
+Related options:
+
+* ``viewer_timeout``: when a viewer that takes nothing is disconnected.
+"""),
+    cfg.IntOpt(
+        'relay_context_bytes',
+        default=16 * 1024,
+        min=0,
+        max=256 * 1024,
+        help="""
+The most bytes that a viewer is shown of what was written before it came.
+
+They are whole lines, from the console log and from what the relay has seen.
+
+Possible values:
+
+* Any integer from 0 to 262144. The relay keeps twice as many for each serial
+  port.
+"""),
+    cfg.IntOpt(
+        'relay_port_viewers',
+        default=16,
+        min=1,
+        help="""
+The most viewers of one serial port. Another one is told so, and refused.
+
+Possible values:
+
+* Any integer from 1.
+"""),
+    cfg.IntOpt(
+        'relay_host_viewers',
+        default=512,
+        min=1,
+        help="""
+The most viewers of all serial ports of this host.
+
+Possible values:
+
+* Any integer from 1. Each may take ``relay_buffer_bytes`` of memory.
+"""),
+    cfg.StrOpt(
+        'relay_metrics_file',
+        help="""
+File that the relay writes its metrics to every 15 seconds, for Prometheus.
+
+Possible values:
+
+* An absolute path that ends in ``.prom``; its directory has to be writable
+  for the relay. Unset: no metrics.
+
+Related options:
+
+* ``metrics_file``: another file, of nova-compute.
 """),
 ]
 

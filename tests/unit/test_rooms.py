@@ -10,7 +10,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[2] / 'virtlogd_driver'
 #: Which rooms a room may import, besides itself and exception.
 BELOW = {
-    'compute': {'history', 'node', 'guest', 'console_log', 'virtlogd',
+    'compute': {'relay', 'history', 'node', 'guest', 'console_log', 'virtlogd',
                 'conf'},
     'cmd': {'relay', 'history', 'node', 'guest', 'console_log', 'virtlogd',
             'conf'},

@@ -22,6 +22,7 @@ from virtlogd_driver.cmd.host import (
 )
 from virtlogd_driver.cmd.telnet import Telnet
 from virtlogd_driver.virtlogd import viewer
+from virtlogd_driver.virtlogd.port import numeric
 
 #: Seconds for a connection on this host.
 _TIMEOUT = 5.0
@@ -49,10 +50,12 @@ def run(host: Host, arguments: Any) -> int:
 
     # Said before anything else is.
     _check(port)
-    _say_others(port)
+    _say_others(host, port)
     print(f'{label}: {_key(arguments.escape)} leaves.', flush=True)
+    # The relay shows the last lines itself.
     with contextlib.suppress(exception.LogError):
-        for data in show.last_lines(host, port.log, arguments.lines).pieces:
+        for data in () if _is_relayed(host, port) else show.last_lines(
+                host, port.log, arguments.lines).pieces:
             _write(screen, shown(data or b''))
     try:
         left = interactive.run(connect, shown, arguments.escape, keys, screen)
@@ -76,15 +79,26 @@ def _key(escape: bytes) -> str:
     return control_sequences.visible(escape.decode('ascii'))
 
 
-def _say_others(port: SerialPort) -> None:
-    """QEMU serves one viewer at a time; another waits, and sees nothing."""
+def _say_others(host: Host, port: SerialPort) -> None:
+    """QEMU serves one viewer at a time; another waits, and sees nothing.
+
+    The relay serves many.
+    """
     if port.device.address is None:
         return
+    listens, service = port.device.address
     with contextlib.suppress(OSError):
-        for other in viewer.viewers([port.device.address]):
+        for other in viewer.viewers([numeric(
+                host.viewers_address(listens), service)]):
             address, number = other.peer
-            print(f'{address} (port {number}) is at this console: nothing '
-                  f'comes until it leaves.')
+            print(f'{address} (port {number}) is at this console' + (
+                ', too.' if host.is_relayed(listens)
+                else ': nothing comes until it leaves.'))
+
+
+def _is_relayed(host: Host, port: SerialPort) -> bool:
+    return port.device.address is not None and host.is_relayed(
+        port.device.address[0])
 
 
 def _check(port: SerialPort) -> None:
@@ -139,7 +153,9 @@ def _connect(host: Host, uuid: str, number: int) -> interactive.Console:
     device = port.device
     telnet = Telnet() if device.protocol == 'telnet' else None
     if device.address is not None:
-        return interactive.Console(_connect_tcp(*device.address), telnet)
+        address, service = device.address
+        return interactive.Console(
+            _connect_tcp(host.viewers_address(address), service), telnet)
     if device.socket_path is not None:
         return interactive.Console(_connect_unix(device.socket_path), telnet)
     return interactive.Console(

@@ -203,7 +203,9 @@ def _host(config: cfg.ConfigOpts) -> Host:
              or config.libvirt.connection_uri or 'qemu:///system'),
         virtlogd_socket=config.virtlogd.virtlogd_socket,
         timeout=config.virtlogd.health_timeout,
-        root_helper=configuration.root_helper(config))
+        root_helper=configuration.root_helper(config),
+        relay=(config.virtlogd.relay_guest_address,
+               config.serial_console.proxyclient_address))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

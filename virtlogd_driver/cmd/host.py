@@ -86,18 +86,38 @@ class Host:
     """One host, by its libvirt and its virtlogd."""
 
     def __init__(self, uri: str, virtlogd_socket: str, timeout: float,
-                 root_helper: Sequence[str] = ()) -> None:
+                 root_helper: Sequence[str] = (),
+                 relay: tuple[str, str] | None = None) -> None:
         """
         :param uri: of libvirt
         :param virtlogd_socket: virtlogd's socket
         :param timeout: seconds for virtlogd to answer
         :param root_helper: what privileged helpers are started with; empty:
             oslo.privsep's own default
+        :param relay: the address that relayed guests listen on, and the one
+            where the relay does
         """
         self._uri = uri
+        self._relay = relay
         self.virtlogd_socket = virtlogd_socket
         self.timeout = timeout
         self._root_helper = list(root_helper)
+
+    def is_relayed(self, address: str) -> bool:
+        """Whether many may be at a console.
+
+        :param address: that the guest listens on
+        """
+        return self._relay is not None and address == self._relay[0]
+
+    def viewers_address(self, address: str) -> str:
+        """Where viewers connect to.
+
+        :param address: that the guest listens on
+        """
+        if self._relay is not None and self.is_relayed(address):
+            return self._relay[1]
+        return address
 
     def connect(self) -> Any:
         """A new libvirt connection.

@@ -69,10 +69,20 @@ class Consoles:
         self._architecture = architecture
         self._capability: hypervisor.ConsoleCapability | None = None
         self._devices = DeviceCache()
-        #: Which guest holds which TCP port.
+        #: Which guest holds which TCP port, on the address that its viewers
+        #: connect to.
         self.ports = serial_port.PortPool(
-            serial_port.PortRange.parse(options.port_range),
-            hypervisor.is_free)
+            serial_port.PortRange.parse(options.port_range), self._is_free)
+
+    def _is_free(self, address: str, port: int) -> bool:
+        """Whether a guest can be given a TCP port.
+
+        :raises InvalidAddress: it cannot listen on its address
+        """
+        if address == self._options.proxyclient_address:
+            # The relay lets go of a port a moment after its guest.
+            address = self._options.guest_address
+        return hypervisor.is_free(address, port)
 
     def capability(self) -> hypervisor.ConsoleCapability:
         """What this host can do; it is looked at anew each time, and logged
@@ -137,10 +147,11 @@ class Consoles:
                 f'mend it, and start the guest again.') from e
         if wanted.backend != 'tcp':
             return wanted.devices(log_files)
-        address = self._options.proxyclient_address
-        return wanted.devices(log_files, address, self.ports.acquire(
-            instance.uuid, address, wanted.ports,
-            hypervisor.runs(self._connection(), instance.uuid)))
+        return wanted.devices(
+            log_files, self._options.guest_address, self.ports.acquire(
+                instance.uuid, self._options.proxyclient_address,
+                wanted.ports,
+                hypervisor.runs(self._connection(), instance.uuid)))
 
     def serial_ports(self, instance: Any
                      ) -> tuple[char_device.CharDevice, ...]:
@@ -191,7 +202,7 @@ class Consoles:
         return None
 
     def interactive(self, instance: Any) -> ctype.ConsoleSerial:
-        """Address and TCP port that a guest's first serial port listens on.
+        """Address and TCP port for viewers of a guest's first serial port.
 
         :raises ConsoleTypeUnavailable: nova's, it has none, which is logged
         :raises InstanceNotFound: nova's, there is no such domain
@@ -200,7 +211,8 @@ class Consoles:
         """
         devices = self.serial_ports(instance)
         for address, port in char_device.addresses(devices):
-            return ctype.ConsoleSerial(host=address, port=port)
+            return ctype.ConsoleSerial(
+                host=self._options.viewers_address(address), port=port)
         LOG.info('The guest has no interactive console: its serial ports are '
                  '%s. Guest consoles on this host: %s',
                  [device.type for device in devices], self._capability,
@@ -231,7 +243,9 @@ class Consoles:
                             'its TCP ports could be given to another guest: '
                             '%s', guest.name, e)
                 continue
-            self.ports.adopt(guest.uuid, char_device.addresses(devices))
+            self.ports.adopt(guest.uuid, [
+                (self._options.viewers_address(address), port)
+                for address, port in char_device.addresses(devices)])
             in_use[guest.uuid] = char_device.log_names(devices)
         return in_use
 

@@ -106,17 +106,17 @@ class Destination:
                 f'the guest wrote may take {room}. Free some space, or lower '
                 f'[virtlogd] max_history_bytes.')
 
-    @staticmethod
     @contextlib.contextmanager
-    def without_novas_ports(migrate_data: Any) -> Iterator[str | None]:
+    def without_novas_ports(self, migrate_data: Any) -> Iterator[str | None]:
         """While nova prepares: it searches for TCP ports elsewhere, and what
         it finds is given back.
 
         Its search knows IPv4 alone, and not which guest holds which port.
 
         :param migrate_data: nova's LibvirtLiveMigrateData
-        :returns: the address that the guest's ports listen on; None: it is to
-            have none
+        :returns: the address that the guest's viewers connect to; None: it
+            is to have no ports. Where the ports themselves listen is in
+            migrate_data afterwards
         """
         address = field(migrate_data, 'serial_listen_addr')
         if address is not None:
@@ -127,14 +127,16 @@ class Destination:
             for port in field(migrate_data, 'serial_listen_ports') or ():
                 serial_console.release_port(NOBODYS_ADDRESS, port)
             if address is not None:
-                migrate_data.serial_listen_addr = address
+                migrate_data.serial_listen_addr = (
+                    self._options.guest_address)
 
     def prepare(self, instance: Any, migrate_data: Any,
                 address: str | None) -> None:
         """Reserve the TCP ports and begin the logs of a guest that comes.
 
         :param migrate_data: nova's, with the ports in it afterwards
-        :param address: that the ports listen on; None: it is to have none
+        :param address: that its viewers connect to; None: it is to have no
+            ports
         :raises NovaException: it cannot come
         """
         try:

@@ -5,12 +5,14 @@ The collaborators of the driver are given this object, and read no
 configuration themselves; a test gives them any object with these attributes.
 """
 
+import contextlib
 from typing import Any
 
 from oslo_log import log as logging
 
 from virtlogd_driver import exception
 from virtlogd_driver.node import hypervisor
+from virtlogd_driver.relay import settings
 
 LOG = logging.getLogger(__name__)
 
@@ -35,15 +37,26 @@ class Options:
         does: that is said, and no guest gets a serial port until then.
 
         :raises ValueError: oslo.config's, naming the option
+        :raises InvalidOption: guests cannot be relayed on these addresses
         """
         for option in self._conf.virtlogd:
             getattr(self._conf.virtlogd, option)
+        if self.serial_console and self.virtlogd.relay:
+            self._check_relay()
         if self.serial_console:
             try:
                 hypervisor.is_free(self.proxyclient_address, 0)
             except exception.InvalidAddress as e:
                 LOG.error('%s Until then guests with serial consoles do not '
                           'start.', e)
+
+    def _check_relay(self) -> None:
+        """:raises InvalidOption: see relay/settings.py"""
+        # A name may not resolve yet: the relay says so.
+        with contextlib.suppress(exception.InvalidAddress):
+            settings.check_inner(self.virtlogd.relay_guest_address,
+                                 settings.check_outer(
+                                     self.proxyclient_address))
 
     @property
     def virtlogd(self) -> Any:
@@ -79,3 +92,19 @@ class Options:
     def proxyclient_address(self) -> str:
         """The address of this host that serial consoles listen on."""
         return str(self._conf.serial_console.proxyclient_address)
+
+    @property
+    def guest_address(self) -> str:
+        """The address that guests listen on which start from now on: where
+        they are relayed, only this host reaches it.
+        """
+        return (str(self.virtlogd.relay_guest_address)
+                if self.virtlogd.relay else self.proxyclient_address)
+
+    def viewers_address(self, address: str) -> str:
+        """The address that viewers of a guest connect to.
+
+        :param address: that the guest itself listens on
+        """
+        return (self.proxyclient_address
+                if address == self.virtlogd.relay_guest_address else address)

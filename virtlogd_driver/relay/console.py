@@ -19,7 +19,7 @@ from virtlogd_driver import exception
 from virtlogd_driver.console_log.log import LogRead, Position
 from virtlogd_driver.relay import context
 from virtlogd_driver.relay.settings import Settings
-from virtlogd_driver.relay.viewer import Peer, Viewer
+from virtlogd_driver.relay.viewer import Viewer
 from virtlogd_driver.relay.writers import Writers
 
 LOG = logging.getLogger(__name__)
@@ -337,7 +337,7 @@ class Console:
                          'disconnected', _name(viewer), self.port,
                          self._shared.settings.viewer_timeout)
 
-    # What an operator asks for
+    # What is measured
 
     @property
     def viewers(self) -> list[tuple[Viewer, bool]]:
@@ -349,32 +349,6 @@ class Console:
     def dropped(self) -> int:
         """Bytes that viewers were too slow for, those that are gone too."""
         return self.counts.dropped + sum(v.dropped for v in self._viewers)
-
-    def disconnect(self, peer: Peer) -> bool:
-        """End the connection of a viewer; False: there is no such one."""
-        for viewer in self._viewers:
-            if viewer.peer == peer:
-                viewer.end('the operator of the host has disconnected you')
-                return True
-        return False
-
-    def watch(self, peer: Peer) -> bool:
-        """A viewer does not type any more; False: there is no such one."""
-        for viewer in self._viewers:
-            if viewer.peer == peer:
-                self._now_types(self._writers.leave(viewer))
-                return True
-        return False
-
-    def take_over(self, peer: Peer) -> bool:
-        """A viewer types from now on; False: there is no such one."""
-        for viewer in self._viewers:
-            if viewer.peer == peer:
-                before = self._writers.take_over(viewer)
-                if before is not None:
-                    before.say(f'you only watch, {_name(viewer)} types')
-                return True
-        return False
 
     @staticmethod
     def _now_types(viewer: Viewer | None) -> None:

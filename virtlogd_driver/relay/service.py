@@ -30,6 +30,13 @@ async def _read_log(path: str, limit: int) -> LogRead:
     return await asyncio.to_thread(reader.read_tail, path, limit)
 
 
+async def _live(interval: float) -> None:
+    """Give systemd's watchdog signs of life; in seconds."""
+    while True:
+        notify('WATCHDOG=1')
+        await asyncio.sleep(interval)
+
+
 class Relay:
     """All consoles of a host."""
 
@@ -65,8 +72,10 @@ class Relay:
 
         self._watch = watch(report)
         self._watch.start()
-        keeping = [loop.create_task(self._look()),
-                   loop.create_task(self._live())]
+        keeping = [loop.create_task(self._look())]
+        interval = watchdog_interval()
+        if interval is not None:
+            keeping.append(loop.create_task(_live(interval)))
         if self._metrics_file is not None:
             keeping.append(loop.create_task(self._measure()))
         notify('READY=1')
@@ -160,12 +169,6 @@ class Relay:
             now = time.monotonic()
             for console in self.consoles:
                 console.look(now)
-
-    async def _live(self) -> None:
-        interval = watchdog_interval()
-        while interval is not None:
-            notify('WATCHDOG=1')
-            await asyncio.sleep(interval)
 
     async def _measure(self) -> None:
         while True:

@@ -2,6 +2,7 @@
 """What the relay is told to do, as checked values."""
 
 import ipaddress
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
@@ -59,13 +60,21 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return getattr(found, 'ipv4_mapped', None) or found
 
 
-def check_outer(text: str, numeric: str) -> str:
-    """Where the relay is to listen.
+def check_outer(text: str) -> str:
+    """Where the relay is to listen: numeric.
 
     :param text: ``[serial_console] proxyclient_address``
-    :param numeric: what it resolves to
+    :raises InvalidAddress: it does not resolve
     :raises InvalidOption: it is every address of the host
     """
+    try:
+        numeric = str(socket.getaddrinfo(
+            text, 0, type=socket.SOCK_STREAM)[0][4][0])
+    except (OSError, UnicodeError) as error:
+        raise exception.InvalidAddress(
+            f'{_OUTER} = {text!r} does not resolve '
+            f'({getattr(error, "strerror", None) or error}): set it to an '
+            'address of this host.') from error
     if _address(numeric).is_unspecified:
         raise exception.InvalidOption(
             _OUTER, text, 'the relay cannot listen on every address, as '

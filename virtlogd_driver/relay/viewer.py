@@ -2,6 +2,7 @@
 """One viewer's connection to the relay."""
 
 import asyncio
+import math
 import socket
 import time
 from typing import Protocol, cast
@@ -20,6 +21,8 @@ _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10),
               (socket.TCP_KEEPCNT, 6))
 #: Milliseconds until a host that acknowledges nothing counts as gone.
 _UNACKNOWLEDGED = 120_000
+#: Seconds that one that has gone, or is to go, may take to be rid of.
+_GONE = 10.0
 #: The peer has ended its side, and the connection is over (tcp_states.h).
 _CLOSE_WAIT, _CLOSE = 8, 7
 
@@ -135,20 +138,26 @@ class Viewer(asyncio.Protocol):
         """Disconnect a viewer that takes nothing; called every second or so.
 
         :param now: as time.monotonic() says it
-        :param timeout: seconds that a viewer may take nothing
+        :param timeout: seconds that a viewer may take nothing; 0: any number,
+            if it is still there
         :returns: whether it was disconnected
         """
         waiting = self._transport.get_write_buffer_size()
         if waiting != self._waiting or self._takes():
             self._waiting, self._progress = waiting, now
-        if now - self._progress < timeout:
+        if now - self._progress < (
+                timeout or (math.inf if self._is_there() else _GONE)):
             return False
         self.abort()
         return True
 
     def _takes(self) -> bool:
         """Nothing waits for it, and it has not gone."""
-        if not self._writable or self._ending:
+        return self._writable and self._is_there()
+
+    def _is_there(self) -> bool:
+        """It has not ended its side of the connection, and is to stay."""
+        if self._ending:
             return False
         # While it is not read from, asyncio does not see that it goes.
         state = self._socket.getsockopt(

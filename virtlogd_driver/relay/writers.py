@@ -13,7 +13,7 @@ class Writers(Generic[V]):
     """The viewers of one serial port, in the order in which they came.
 
     With "all" each of them may type, with "first" only who has been there
-    longest, until it leaves or another takes over. Who only watches never may.
+    longest, until it leaves.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -26,7 +26,7 @@ class Writers(Generic[V]):
         self._order.append(viewer)
 
     def leave(self, viewer: V) -> V | None:
-        """A viewer has gone, or only watches from now on.
+        """A viewer has gone.
 
         :returns: who may type now and might not before
         """
@@ -34,17 +34,6 @@ class Writers(Generic[V]):
         if viewer in self._order:
             self._order.remove(viewer)
         return self.writer if self.writer is not before else None
-
-    def take_over(self, viewer: V) -> V | None:
-        """A viewer types from now on.
-
-        :returns: who may not any more
-        """
-        before = self.writer
-        if viewer in self._order:
-            self._order.remove(viewer)
-        self._order.insert(0, viewer)
-        return None if before is viewer else before
 
     @property
     def writer(self) -> V | None:

@@ -40,7 +40,9 @@ def options(tmp_path: Path) -> Any:
     return types.SimpleNamespace(
         host='host1', instances_path=str(tmp_path), virt_type='qemu',
         serial_console=True, port_range='10000:10003',
-        proxyclient_address='127.0.0.1', virtlogd=types.SimpleNamespace(
+        proxyclient_address='127.0.0.1', guest_address='127.0.0.1',
+        viewers_address=lambda address: address,
+        virtlogd=types.SimpleNamespace(
             qemu_conf=str(tmp_path / 'qemu.conf'), fallback_device='file',
             max_console_bytes=1000))
 

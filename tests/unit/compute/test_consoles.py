@@ -2,8 +2,10 @@
 """What a guest gets, its ports and its serial console."""
 
 import socket
+import types
 import uuid
 
+import fixtures
 import pytest
 from lxml import etree
 from nova import exception as nova_exception
@@ -187,3 +189,79 @@ class TestSerialConsole:
     def test_no_guest(self, make_driver, instance) -> None:
         with pytest.raises(nova_exception.InstanceNotFound):
             make_driver().get_serial_console(None, instance)
+
+
+class TestRelay:
+    """Guests listen where only this host reaches them."""
+
+    @pytest.fixture(autouse=True)
+    def relayed(self, conf) -> None:
+        conf.config(group='virtlogd', relay=True)
+        conf.config(group='serial_console', proxyclient_address='127.0.0.1')
+
+    def test_where_a_guest_listens(self, make_driver, instance,
+                                   directory) -> None:
+        made = make_driver()
+        (device,) = consoles(made, instance)
+        assert device.address == ('127.20.0.1', 10000)
+        assert device.log.append
+        # Others are kept away from where its viewers connect.
+        assert list(made._consoles.ports.held()) == [('127.0.0.1', 10000)]
+
+    def test_where_its_viewers_connect(self, make_driver, instance) -> None:
+        made = make_driver(_relayed())
+        console = made.get_serial_console(None, instance)
+        assert (console.host, console.port) == ('127.0.0.1', 10000)
+
+    @pytest.mark.parametrize('relay', [True, False])
+    def test_a_guest_keeps_what_it_has(self, make_driver, instance, conf,
+                                       relay) -> None:
+        """Until its next start, whatever the option says since."""
+        conf.config(group='virtlogd', relay=relay)
+        made = make_driver(_relayed() if not relay else guest_xml(
+            fake_libvirt.serial(0, 10000)))
+        made._adopt_guests()
+        console = made.get_serial_console(None, instance)
+        assert (console.host, console.port) == ('127.0.0.1', 10000)
+        assert list(made._consoles.ports.held()) == [('127.0.0.1', 10000)]
+        (device,) = consoles(made, instance)
+        assert device.address == (
+            '127.20.0.1' if relay else '127.0.0.1', 10000)
+
+    def test_its_port_is_no_others(self, make_driver, instance) -> None:
+        """Also that of a guest which was started before the relay."""
+        made = make_driver(guest_xml(fake_libvirt.serial(0, 10000)))
+        made._adopt_guests()
+        (device,) = consoles(
+            made, objects.Instance(uuid=str(uuid.uuid4()), id=8))
+        assert device.address == ('127.20.0.1', 10001)
+
+    @pytest.mark.parametrize(('option', 'value', 'said'), [
+        (('serial_console', 'proxyclient_address'), '0.0.0.0',  # noqa: S104
+         'proxyclient_address.*the one address'),
+        (('virtlogd', 'relay_guest_address'), '192.0.2.1',
+         r'relay_guest_address.*127\.0\.0\.0/8'),
+        (('virtlogd', 'relay_guest_address'), '127.0.0.1',
+         'relay_guest_address.*another address')])
+    def test_addresses_that_cannot_be(self, make_driver, conf, option, value,
+                                      said) -> None:
+        conf.config(group=option[0], **{option[1]: value})
+        made = make_driver()
+        with fixtures.MonkeyPatch(
+                'nova.virt.libvirt.driver.LibvirtDriver.init_host',
+                lambda *_: None), pytest.raises(
+                nova_exception.InvalidConfiguration, match=said):
+            made.init_host('host')
+
+    def test_a_guest_that_comes_from_another_host(self, make_driver) -> None:
+        data = types.SimpleNamespace(
+            serial_listen_addr='127.0.0.1', serial_listen_ports=[],
+            obj_attr_is_set=lambda _: True)
+        made = make_driver()
+        with made._arrivals.without_novas_ports(data) as address:
+            assert address == '127.0.0.1'
+        assert data.serial_listen_addr == '127.20.0.1'
+
+
+def _relayed() -> str:
+    return guest_xml(fake_libvirt.serial(0, 10000, host='127.20.0.1'))

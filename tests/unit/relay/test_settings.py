@@ -31,7 +31,15 @@ def test_who_may_connect(peer, may) -> None:
 def test_a_wildcard_cannot_be_listened_on(wildcard) -> None:
     with pytest.raises(exception.InvalidOption,
                        match=r'proxyclient_address.*the one address'):
-        settings.check_outer(wildcard, wildcard)
+        settings.check_outer(wildcard)
+
+
+def test_a_name_is_looked_up() -> None:
+    assert settings.check_outer('localhost') in ('127.0.0.1', '::1')
+    assert settings.check_outer('192.0.2.1') == '192.0.2.1'
+    with pytest.raises(exception.InvalidAddress,
+                       match=r'proxyclient_address.*no-such-host'):
+        settings.check_outer('no-such-host.invalid')
 
 
 @pytest.mark.parametrize('text', [

@@ -25,19 +25,3 @@ def test_only_the_first_and_then_the_next() -> None:
     assert writers.leave('bert') is None
     assert writers.leave('anna') == 'carl'
     assert writers.may_type('carl')
-
-
-def test_taking_over() -> None:
-    writers = _joined('first')
-    assert writers.take_over('carl') == 'anna'
-    assert writers.take_over('carl') is None
-    assert [writers.may_type(n) for n in ('anna', 'carl')] == [False, True]
-    assert writers.leave('carl') == 'anna'
-
-
-def test_who_only_watches_never_types() -> None:
-    for policy in ('all', 'first'):
-        writers = _joined(policy)
-        writers.leave('anna')
-        assert not writers.may_type('anna')
-        assert writers.may_type('bert')

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""virtlogd-console-relay at real guests: many viewers, and nobody waits."""
+
+import contextlib
+import re
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import fixtures
+import libvirt
+import pytest
+
+from tests.functional.by_hand import define, log_of
+from tests.lab import guest
+from tests.lab.daemons import LibvirtHost
+from tests.lab.relay import GUEST_ADDRESS, Relay
+from tests.lab.terminal import Terminal
+from tests.lab.wait import until
+
+Use = Callable[[fixtures.Fixture], fixtures.Fixture]
+
+
+@pytest.fixture
+def relay(use: Use, libvirt_host: LibvirtHost) -> Relay:
+    return use(Relay(libvirt_host.uri))
+
+
+def relayed(host: LibvirtHost, sector: bytes, name: str = 'guest1'
+            ) -> tuple[libvirt.virDomain, int]:
+    """A guest that the relay is at, and its TCP port; not started."""
+    port = guest.free_port()
+    return define(host, sector, [guest.tcp_serial(
+        port, log_of(host, name), address=GUEST_ADDRESS)], name), port
+
+
+def connect(port: int) -> Terminal:
+    """A viewer, as soon as the relay lets one in."""
+    def listens() -> bool:
+        with contextlib.suppress(OSError):
+            socket.create_connection(('127.0.0.1', port), 5).close()
+            return True
+        return False
+    until(listens, 'the relay listens')
+    return Terminal('127.0.0.1', port)
+
+
+def test_two_viewers_and_one_that_never_reads(
+        relay: Relay, libvirt_host: LibvirtHost) -> None:
+    """Guest and log go on, and the two see every byte and both type."""
+    domain, port = relayed(libvirt_host, guest.boot_sector(
+        interval=0.05, burst=255))
+    domain.create()
+    with connect(port) as one, socket.socket() as never, Terminal(
+            '127.0.0.1', port) as two:
+        never.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        never.connect(('127.0.0.1', port))
+        for viewer in (one, two):
+            viewer.read_until(b'line 00040000\r\n', 120)
+        for viewer, text in ((one, b'typed by one'), (two, b'and by two')):
+            viewer.type(text + b'\r')
+            for other in (one, two):
+                other.read_until(text + b'\r\n', 120)
+    log = log_of(libvirt_host)
+    until(lambda: b'and by two' in log.read_bytes(), 'the log has it')
+    for seen in (one.seen, two.seen):
+        found = [int(n) for n in re.findall(rb'line (\d{8})\r\n', seen)]
+        assert found == list(range(found[0], found[0] + len(found)))
+
+
+def test_who_comes_late_sees_the_last_lines(
+        use: Use, libvirt_host: LibvirtHost) -> None:
+    """From the log, where they were written before the relay was there."""
+    domain, port = relayed(libvirt_host, guest.boot_sector(count=50))
+    domain.create()
+    log = log_of(libvirt_host)
+    until(lambda: log.stat().st_size >= 50 * 15, 'it has written')
+    use(Relay(libvirt_host.uri, relay_context_bytes=300))
+    with connect(port) as viewer:
+        viewer.type(b'live\r')
+        viewer.read_until(b'live\r\n')
+    assert viewer.seen == guest.lines(31, 50) + b'live\r\n'
+
+
+def test_the_seam_is_exact_at_a_guest_that_writes_all_the_time(
+        use: Use, libvirt_host: LibvirtHost) -> None:
+    domain, port = relayed(libvirt_host, guest.boot_sector(
+        interval=0.05, burst=3))
+    domain.create()
+    log = log_of(libvirt_host)
+    until(lambda: log.exists() and log.stat().st_size >= 100 * 15, 'it writes')
+    for _ in range(3):
+        service = Relay(libvirt_host.uri)
+        with service, connect(port) as viewer:
+            viewer.read_until(b'\r\n')
+            now = len(re.findall(rb'line', viewer.seen))
+            until(lambda now=now, viewer=viewer: len(re.findall(
+                rb'line', viewer.read_until(b'\r\n') + _more(viewer)))
+                > now + 30, 'it writes on')
+        found = [int(n) for n in re.findall(rb'line (\d{8})\r\n',
+                                            viewer.seen)]
+        assert found == list(range(1, len(found) + 1))
+
+
+def _more(viewer: Terminal) -> bytes:
+    viewer.seen += viewer.socket.recv(65536)
+    return viewer.seen
+
+
+def test_stop_start_reboot(relay: Relay, libvirt_host: LibvirtHost) -> None:
+    domain, port = relayed(libvirt_host, guest.boot_sector(count=3))
+    domain.create()
+    with connect(port) as viewer:
+        viewer.read_until(guest.lines(1, 3))
+        domain.destroy()
+        viewer.read_until(b'the guest has stopped')
+        with pytest.raises(ConnectionError):
+            viewer.read_until(b'never comes')
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(('127.0.0.1', port))
+    domain.create()
+    with connect(port) as viewer:
+        viewer.read_until(guest.lines(1, 3) * 2)
+        domain.reset()
+        viewer.read_until(guest.lines(1, 3) * 3)
+
+
+def test_libvirtd_virtlogd_and_itself_are_restarted(
+        relay: Relay, libvirt_host: LibvirtHost) -> None:
+    domain, port = relayed(libvirt_host, guest.boot_sector(count=1))
+    domain.create()
+    with connect(port) as viewer:
+        viewer.type(b'first\r')
+        viewer.read_until(b'first\r\n')
+        libvirt_host.stop_libvirtd()
+        relay.wait_until_said('New guests are not seen')
+        viewer.type(b'without libvirtd\r')
+        viewer.read_until(b'without libvirtd\r\n')
+        libvirt_host.start_libvirtd()
+        relay.wait_until_said('libvirt answers again')
+        viewer.type(b'with it\r')
+        viewer.read_until(b'with it\r\n')
+        assert relay.end() == 0
+        viewer.read_until(b'the relay ends')
+    relay.start()
+    with connect(port) as viewer:
+        viewer.read_until(b'first\r\nwithout libvirtd\r\nwith it\r\n')
+        relay.end(signal.SIGKILL)
+    relay.start()
+    with connect(port) as viewer:
+        viewer.type(b'last\r')
+        viewer.read_until(b'last\r\n')
+
+
+def test_libvirt_is_down_at_the_start(use: Use, libvirt_host: LibvirtHost
+                                      ) -> None:
+    domain, port = relayed(libvirt_host, guest.boot_sector(count=1))
+    domain.create()
+    libvirt_host.stop_libvirtd()
+    relay = use(Relay(libvirt_host.uri))
+    relay.wait_until_said('New guests are not seen')
+    libvirt_host.start_libvirtd()
+    with connect(port) as viewer:
+        viewer.read_until(guest.lines(1, 1))
+    assert relay.said().count('New guests are not seen') == 1
+
+
+def test_a_guest_that_moves(use: Use, tmp_path: Path) -> None:
+    """Its viewers are told; on the destination it is relayed again."""
+    hosts = [use(LibvirtHost(tmp_path / name, name=name, address=address))
+             for name, address in (('host1', '127.0.0.1'),
+                                   ('host2', '127.0.0.2'))]
+    inner = ['127.20.0.1', '127.20.0.2']
+    for host, address in zip(hosts, inner, strict=True):
+        use(Relay(host.uri, host.address, relay_guest_address=address))
+    port = guest.free_port()
+    domain = hosts[0].connect().createXML(guest.domain_xml(
+        hosts[0].directory, guest.boot_sector(count=5),
+        [guest.tcp_serial(port, log_of(hosts[0]), address=inner[0])]))
+    with connect(port) as viewer:
+        viewer.read_until(guest.lines(1, 5))
+        xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE)
+        domain.migrate2(
+            hosts[1].connect(),
+            xml.replace(str(log_of(hosts[0])), str(log_of(hosts[1])))
+               .replace(inner[0], inner[1]),
+            libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_UNSAFE, None,
+            'tcp:127.0.0.1', 0)
+        viewer.read_until(b'moved to another host')
+
+    def listens() -> bool:
+        with contextlib.suppress(OSError):
+            socket.create_connection(('127.0.0.2', port), 5).close()
+            return True
+        return False
+    until(listens, 'the other relay listens')
+    with Terminal('127.0.0.2', port) as viewer:
+        viewer.type(b'moved\r')
+        viewer.read_until(b'moved\r\n')
+
+
+def test_options_are_read_again(relay: Relay, libvirt_host: LibvirtHost
+                                ) -> None:
+    domain, port = relayed(libvirt_host, guest.boot_sector(count=1))
+    domain.create()
+    with connect(port) as viewer:
+        viewer.read_until(guest.lines(1, 1))
+        relay.configure(relay_port_viewers=1)
+        relay.process.send_signal(signal.SIGHUP)
+        relay.wait_until_said('read again')
+        with Terminal('127.0.0.1', port) as other:
+            other.read_until(b'too many viewers')
+        relay.configure(relay_allowed='nobody')
+        relay.process.send_signal(signal.SIGHUP)
+        relay.wait_until_said('relay_allowed')
+        viewer.type(b'stays\r')
+        viewer.read_until(b'stays\r\n')
+
+
+def test_metrics(relay: Relay, libvirt_host: LibvirtHost) -> None:
+    domain, port = relayed(libvirt_host, guest.boot_sector(count=1))
+    domain.create()
+    uuid = domain.UUIDString()
+    label = f'{{guest="{uuid}",port="0"}}'
+    with connect(port) as viewer:
+        viewer.type(b'counted\r')
+        viewer.read_until(b'counted\r\n')
+        until(lambda: f'virtlogd_driver_relay_viewers{label} 1.0\n'
+              in relay.metrics.read_text(), 'it is written', 60)
+        text = relay.metrics.read_text()
+        assert f'virtlogd_driver_relay_typed_bytes_total{label} 8.0\n' in text
+
+
+@pytest.mark.parametrize(('address', 'options', 'said'), [
+    ('0.0.0.0', {}, 'the one address of this host'),  # noqa: S104
+    ('127.0.0.1', {'relay_guest_address': '127.0.0.1'}, 'another address'),
+    ('192.0.2.1', {}, 'relay_allowed'),
+    ('127.0.0.1', {'relay_buffer_bytes': 'much'}, 'relay_buffer_bytes')])
+def test_options_that_cannot_be(use: Use, libvirt_host: LibvirtHost,
+                                address: str, options: dict[str, str],
+                                said: str) -> None:
+    """One clear error, and it does not start."""
+    relay = use(Relay(libvirt_host.uri, address, **options))
+    assert relay.process.wait(30) == 1
+    assert said in relay.said()
+    assert len(relay.said().splitlines()) == 1

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``virtlogd-console-relay`` as a service of a host, ended by its pid."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import fixtures
+
+from tests.lab.wait import until
+
+_MODULE = 'virtlogd_driver.cmd.relay'
+_ROOT = str(Path(__file__).parents[2])
+#: Where its guests listen.
+GUEST_ADDRESS = '127.20.0.1'
+
+
+class Relay(fixtures.Fixture):
+    """A relay that runs.
+
+    :ivar messages: path of what it says.
+    :ivar metrics: path of its metrics file.
+
+    :param uri: of libvirt
+    :param address: ``[serial_console] proxyclient_address``
+    :param options: further ones of ``[virtlogd]``
+    """
+
+    def __init__(self, uri: str, address: str = '127.0.0.1',
+                 **options: object) -> None:
+        super().__init__()
+        self._uri = uri
+        self._address = address
+        self._options = options
+
+    def _setUp(self) -> None:
+        directory = Path(self.useFixture(fixtures.TempDir()).path)
+        self._conf = directory / 'nova.conf'
+        self.messages = directory / 'messages'
+        self.metrics = directory / 'relay.prom'
+        self.configure(**self._options)
+        self.addCleanup(self.end)
+        self.start()
+
+    def configure(self, **options: object) -> None:
+        """Write its options anew, for the next start or SIGHUP."""
+        self._conf.write_text(
+            f'[libvirt]\nconnection_uri = {self._uri}\n'
+            '[serial_console]\nenabled = true\n'
+            f'proxyclient_address = {self._address}\n'
+            '[virtlogd]\nrelay = true\n'
+            f'relay_metrics_file = {self.metrics}\n' + ''.join(
+                f'{name} = {value}\n' for name, value in options.items()))
+
+    def start(self) -> None:
+        """Start it; systemd would be told that it is ready."""
+        with self.messages.open('ab') as messages:
+            self.process = subprocess.Popen(
+                [sys.executable, '-W', 'ignore', '-m', _MODULE,
+                 '--config-file', str(self._conf)],
+                stdin=subprocess.DEVNULL, stdout=messages, stderr=messages,
+                env={**os.environ, 'PYTHONPATH': _ROOT})
+
+    def said(self) -> str:
+        """All that it has said."""
+        return self.messages.read_text()
+
+    def wait_until_said(self, text: str) -> None:
+        until(lambda: text in self.said(), f'{text!r} is said')
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """End it.
+
+        :returns: its exit status
+        """
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(30)

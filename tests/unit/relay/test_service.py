@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The relay of a host, with a libvirt that the test plays."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from tests.unit import fake_libvirt
+from tests.unit.relay.test_console import INNER, OUTER, Qemu, run, until
+from tests.unit.relay.test_settings import made
+from virtlogd_driver.node.events import Report, Running
+from virtlogd_driver.relay import metrics
+from virtlogd_driver.relay.service import Relay
+
+
+class Watch:
+    """libvirt, as the relay is told of it."""
+
+    def __init__(self, report: Callable[[Report], None]) -> None:
+        self.report = report
+        self.guests: dict[str, Running] = {}
+        self.up = True
+
+    def start(self) -> None:
+        self.all()
+
+    def all(self) -> None:
+        self.report(Report(dict(self.guests), None))
+
+    def look_at(self, uuid: str) -> None:
+        if self.up:
+            self.report(Report(dict(self.guests), frozenset({uuid})))
+
+    def add(self, uuid: str, service: int, number: int = 1,
+            host: str = INNER) -> None:
+        self.guests[uuid] = Running(
+            uuid, f'name of {uuid}', number, fake_libvirt.domain_xml(
+                fake_libvirt.serial(0, service, host, log=None)))
+
+
+@contextlib.asynccontextmanager
+async def service(metrics_file: str | None = None
+                  ) -> AsyncIterator[tuple[Relay, Watch]]:
+    relay = Relay(made(address=OUTER, guest_address=INNER), metrics_file)
+    watches: list[Watch] = []
+
+    def watch(report: Callable[[Report], None]) -> Watch:
+        watches.append(Watch(report))
+        return watches[0]
+    ending = asyncio.Event()
+    task = asyncio.create_task(relay.run(watch, ending))
+    await until(lambda: watches, 'it has begun')
+    try:
+        yield relay, watches[0]
+    finally:
+        ending.set()
+        await task
+
+
+def test_guests_come_and_go() -> None:
+    async def test() -> None:
+        first, second = Qemu(), Qemu()
+        ports = [await first.listen(), await second.listen()]
+        async with service() as (relay, libvirt):
+            libvirt.add('a', ports[0])
+            libvirt.all()
+            await until(lambda: first.client, 'it is at the first')
+            libvirt.add('b', ports[1])
+            libvirt.look_at('b')
+            await until(lambda: second.client, 'and at the second')
+            assert len(relay.consoles) == 2
+            del libvirt.guests['a']
+            first.stop()
+            libvirt.look_at('a')
+            await until(lambda: len(relay.consoles) == 1, 'one is gone')
+            # The same guest started anew, at the same port.
+            again = Qemu()
+            await again.listen(ports[0])
+            libvirt.add('a', ports[0], number=2)
+            libvirt.look_at('a')
+            await until(lambda: again.client, 'it is there again')
+            again.stop()
+        second.stop()
+    run(test)
+
+
+def test_only_guests_that_listen_where_the_relay_looks() -> None:
+    """Those that were started before it, and other devices, are left."""
+    async def test() -> None:
+        async with service() as (relay, libvirt):
+            libvirt.add('a', 10000, host='127.0.0.1')
+            libvirt.guests['b'] = Running('b', 'b', 1, '<domain')
+            libvirt.guests['c'] = Running('c', 'c', 1, fake_libvirt.domain_xml(
+                "<serial type='pty'/>"))
+            libvirt.all()
+            await asyncio.sleep(0.05)
+            assert relay.consoles == []
+    run(test)
+
+
+def test_libvirt_is_down(caplog) -> None:
+    """It is said once; who is there stays, and is heard."""
+    async def test() -> None:
+        qemu = Qemu()
+        port = await qemu.listen()
+        async with service() as (relay, libvirt):
+            libvirt.add('a', port)
+            libvirt.all()
+            await until(lambda: relay.consoles and relay.consoles[0]._server,
+                        'it listens')
+            reader, writer = await asyncio.open_connection(OUTER, port)
+            await until(lambda: relay.consoles[0].viewers, 'it is there')
+            libvirt.up = False
+            for _ in range(3):
+                libvirt.report(Report(None, None, 'libvirtd is down.'))
+            qemu.write(b'on\n')
+            assert await reader.readline() == b'on\n'
+            # What is not known to run is not connected to again.
+            qemu.drop()
+            await reader.readuntil(b']\r\n')
+            await asyncio.sleep(0.05)
+            assert qemu.connections == 1
+            libvirt.up = True
+            libvirt.all()
+            await until(lambda: qemu.connections == 2, 'it is there again')
+            writer.close()
+        qemu.stop()
+    with caplog.at_level(logging.INFO):
+        run(test)
+    assert sum('libvirtd is down' in m for m in caplog.messages) == 1
+    assert 'libvirt answers again' in caplog.messages
+
+
+def test_one_console_that_fails_is_one(caplog, monkeypatch) -> None:
+    async def test() -> None:
+        qemu = Qemu()
+        port = await qemu.listen()
+        async with service() as (relay, libvirt):
+            async def broken(_: object) -> bool:
+                raise ValueError('made by the test')
+            right, relay._shared.is_there = relay._shared.is_there, broken
+            libvirt.add('a', port)
+            libvirt.all()
+            await until(lambda: 'made by the test' in caplog.text, 'said')
+            await until(lambda: not relay.consoles, 'it is gone')
+            relay._shared.is_there = right
+            libvirt.all()
+            await until(lambda: qemu.client, 'the next look begins it anew')
+        qemu.stop()
+    run(test)
+
+
+def test_metrics(tmp_path) -> None:
+    path = tmp_path / 'relay.prom'
+
+    async def test() -> None:
+        qemu = Qemu()
+        port = await qemu.listen()
+        async with service(str(path)) as (relay, libvirt):
+            libvirt.add('a', port)
+            libvirt.all()
+            await until(lambda: relay.consoles and relay.consoles[0]._server,
+                        'it listens')
+            _, writer = await asyncio.open_connection(OUTER, port)
+            await until(lambda: relay.consoles[0].viewers, 'it is there')
+            writer.write(b'abc')
+            await until(lambda: qemu.got == b'abc', 'it is typed')
+            metrics.write(str(path), relay.consoles, relay._past)
+            text = path.read_text()
+            assert ('virtlogd_driver_relay_viewers{guest="a",port="0"} 1.0\n'
+                    in text)
+            assert ('virtlogd_driver_relay_typed_bytes_total'
+                    '{guest="a",port="0"} 3.0\n' in text)
+            assert path.stat().st_mode & 0o777 == 0o644
+            qemu.stop()
+            del libvirt.guests['a']
+            await until(lambda: not relay.consoles, 'it is gone')
+            metrics.write(str(path), relay.consoles, relay._past)
+            assert ('virtlogd_driver_relay_host_typed_bytes_total 3.0\n'
+                    in path.read_text())
+    run(test)
+
+
+def test_metrics_that_cannot_be_written(tmp_path, caplog) -> None:
+    async def test() -> None:
+        async with service(str(tmp_path / 'gone/relay.prom')):
+            await until(lambda: caplog.messages, 'it is said')
+    run(test)
+    assert 'relay_metrics_file' in caplog.text
+
+
+@pytest.mark.parametrize('address', [OUTER, '127.0.0.9'])
+def test_reload(address, caplog) -> None:
+    async def test() -> None:
+        async with service() as (relay, _):
+            relay.reload(made(address=address, guest_address=INNER,
+                              port_viewers=1))
+            settings = relay._shared.settings
+            assert (settings.address, settings.port_viewers) == (OUTER, 1)
+    run(test)
+    assert ('restarted' in caplog.text) == (address != OUTER)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``virtlogd-console-relay``: the service that lets many look at a console.
+
+It reads what nova-compute reads: nova.conf and its group ``[virtlogd]``.
+"""
+
+import asyncio
+import functools
+import logging
+import os
+import resource
+import signal
+import sys
+
+from oslo_config import cfg
+from oslo_privsep import capabilities, priv_context
+
+from virtlogd_driver import exception
+from virtlogd_driver.cmd import configuration
+from virtlogd_driver.console_log import privileged
+from virtlogd_driver.node.events import Watch
+from virtlogd_driver.relay import settings
+from virtlogd_driver.relay.service import Relay
+from virtlogd_driver.relay.settings import Settings
+
+LOG = logging.getLogger(__name__)
+
+#: Seconds from one look at all guests to the next: events tell the rest.
+_INTERVAL = 60.0
+
+
+def _settings(config: cfg.ConfigOpts) -> Settings:
+    """:raises VirtlogdDriverError: an option cannot be used"""
+    own = config.virtlogd
+    address = settings.check_outer(config.serial_console.proxyclient_address)
+    return Settings(
+        address=address,
+        guest_address=settings.check_inner(own.relay_guest_address, address),
+        allowed=settings.check_allowed(own.relay_allowed, address),
+        writers=own.relay_writers,
+        buffer_size=own.relay_buffer_bytes,
+        context_size=own.relay_context_bytes,
+        viewer_timeout=own.viewer_timeout,
+        port_viewers=own.relay_port_viewers,
+        host_viewers=own.relay_host_viewers)
+
+
+def _start_helper(config: cfg.ConfigOpts) -> None:
+    """Have a helper that reads logs, and drop what only it needs.
+
+    A service that may read any file keeps that in a process of its own; one
+    that may not starts the helper as nova-compute does, when it needs one.
+    """
+    effective, _, _ = capabilities.get_caps()
+    if os.geteuid() and capabilities.CAP_DAC_READ_SEARCH in effective:
+        privileged.context.start(priv_context.Method.FORK)
+        capabilities.drop_all_caps_except([], [], [])
+        return
+    priv_context.init(root_helper=configuration.root_helper(config))
+    privileged.context.set_client_mode(os.geteuid() != 0)
+
+
+def _more_files() -> None:
+    """As many connections as the service may have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+async def _serve(config: cfg.ConfigOpts, checked: Settings) -> None:
+    relay = Relay(checked, config.virtlogd.relay_metrics_file)
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def reload() -> None:
+        if not config.reload_config_files():
+            LOG.error('The options are not changed, as they cannot be read')
+            return
+        try:
+            relay.reload(_settings(config))
+        except exception.VirtlogdDriverError as error:
+            LOG.error('The options are not changed: %s', error)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    if not config.virtlogd.relay:
+        LOG.info('[virtlogd] relay is false: guests that were started while '
+                 'it was true are relayed until their next start, no others')
+    await relay.run(functools.partial(
+        Watch, config.libvirt.connection_uri or 'qemu:///system', _INTERVAL),
+        ending)
+    # A thread may wait for libvirt or for a disk: it is not waited for.
+    logging.shutdown()
+    os._exit(0)
+
+
+def main() -> int:
+    """Entry point: 0 when it was told to end, 1 when it cannot start."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr,
+                        format='%(levelname)s %(message)s')
+    config = cfg.CONF
+    try:
+        configuration.read(
+            config, sys.argv[1:], prog='virtlogd-console-relay',
+            description='Lets many look at the serial console of a guest, '
+                        'none of whom can stop it.')
+        checked = _settings(config)
+    except (cfg.Error, ValueError, exception.VirtlogdDriverError) as error:
+        print(f'virtlogd-console-relay: {error}', file=sys.stderr)
+        return 1
+    _more_files()
+    _start_helper(config)
+    asyncio.run(_serve(config, checked))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
