@@ -13,7 +13,7 @@ import signal
 import sys
 
 from oslo_config import cfg
-from oslo_privsep import capabilities, priv_context
+from oslo_privsep import priv_context
 
 from virtlogd_driver import exception
 from virtlogd_driver.cmd import configuration
@@ -46,16 +46,11 @@ def _settings(config: cfg.ConfigOpts) -> Settings:
 
 
 def _start_helper(config: cfg.ConfigOpts) -> None:
-    """Have a helper that reads logs, and drop what only it needs.
+    """Have logs read by the helper that nova-compute uses.
 
-    A service that may read any file keeps that in a process of its own; one
-    that may not starts the helper as nova-compute does, when it needs one.
+    Where it does not start, as under NoNewPrivileges, viewers see what was
+    written since the relay was connected.
     """
-    effective, _, _ = capabilities.get_caps()
-    if os.geteuid() and capabilities.CAP_DAC_READ_SEARCH in effective:
-        privileged.context.start(priv_context.Method.FORK)
-        capabilities.drop_all_caps_except([], [], [])
-        return
     priv_context.init(root_helper=configuration.root_helper(config))
     privileged.context.set_client_mode(os.geteuid() != 0)
 
