@@ -26,7 +26,7 @@ _MAX_FILE_SIZE = 10 * 1024 * 1024
 
 #: Lists within a list, and digits of a number: libvirt has no bound of its
 #: own (a longer number overflows), and no setting has any use for more.
-_DEPTH, _DIGITS = 64, 18
+_DEPTH, _DIGITS = 64, 20
 
 #: virtlogd opens no log at all with more (src/util/virrotatingfile.c,
 #: VIR_MAX_MAX_BACKUP), and a reload, which opens them anew, ends it.

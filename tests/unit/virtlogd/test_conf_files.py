@@ -49,9 +49,8 @@ class Helper:
         monkeypatch.setattr(settings, 'open', refusing(opened), raising=False)
         monkeypatch.setattr(settings.os, 'stat', refusing(status))
         monkeypatch.setattr(privileged.virtlogd_context, 'client_mode', True)
-        monkeypatch.setattr(privileged.virtlogd_context, 'channel', self)
-
-    running = True
+        monkeypatch.setattr(
+            privileged.virtlogd_context, '_connected', lambda: self)
 
     def remote_call(self, name: str, args: tuple[str, ...],
                     kwargs: object, timeout: object) -> object:
