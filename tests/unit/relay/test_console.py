@@ -94,13 +94,19 @@ class Lab:
     task: asyncio.Task
     runs: bool = True
     log_error: Exception | None = None
+    #: Of viewers that the test has connected.
+    writers: list[asyncio.StreamWriter] = dataclasses.field(
+        default_factory=list)
 
     @property
     def service(self) -> int:
         return self.console.port.service
 
     async def connect(self, host: str = OUTER, **kwargs):
-        return await asyncio.open_connection(host, self.service, **kwargs)
+        reader, writer = await asyncio.open_connection(
+            host, self.service, **kwargs)
+        self.writers.append(writer)
+        return reader, writer
 
     async def served(self) -> None:
         await until(lambda: self.console._server is not None, 'it listens')
@@ -136,6 +142,8 @@ async def lab(before: bytes = b'', log_error: Exception | None = None,
             await found.served()
         yield found
     finally:
+        for writer in found.writers:
+            writer.close()
         found.runs = False
         found.task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -175,6 +175,7 @@ def test_metrics(tmp_path) -> None:
             assert ('virtlogd_driver_relay_typed_bytes_total'
                     '{guest="a",port="0"} 3.0\n' in text)
             assert path.stat().st_mode & 0o777 == 0o644
+            writer.close()
             qemu.stop()
             del libvirt.guests['a']
             await until(lambda: not relay.consoles, 'it is gone')
