@@ -523,9 +523,13 @@ def fill(guest: socket.socket) -> bytes:
     with contextlib.suppress(BlockingIOError):
         while True:
             guest.send(bytes(65536))
-    time.sleep(0.2)
-    (found,) = viewer.viewers([guest.getsockname()])
-    assert found.stuck(0.1)
+    deadline = time.monotonic() + 30
+    while True:
+        (found,) = viewer.viewers([guest.getsockname()])
+        if found.stuck(0.1):
+            break
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
     return found.socket_id
 
 
