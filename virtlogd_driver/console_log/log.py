@@ -406,14 +406,18 @@ def _since(taken: Taken, position: Position | None, limit: int,
                              unit.segments[index]], position.offset)
             if pieces or newer is None:
                 return _answer(files, pieces, position, limit, 0, behind)
+            pieces = _first(_without(newer.segments, passed), 0)
             return _answer(
-                files, _first(newer.segments, 0), position, limit,
-                0 if joined else None, behind - newer.size)
-        joined = joins and (joined or unit.size > 0)
+                files, pieces, position, limit,
+                0 if joined or not pieces else None,
+                behind - sum(size for _, _, size in pieces))
+        unread_size = sum(segment.size for segment in _without(
+            unit.segments, passed))
+        joined = joins and (joined or unread_size > 0)
         # Not an empty one before it: the position would stay for ever.
-        if unit.size > 0 or (unit.segments and newer is None):
+        if unread_size > 0 or (unit.segments and newer is None):
             newer = unit
-            behind += unit.size
+            behind += unread_size
     if not taken.ended:
         return None
     if position is not None:

@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtlogd_driver import exception
-from virtlogd_driver.console_log import follow, log
+from virtlogd_driver.console_log import follow, log, neighbours
 from virtlogd_driver.console_log.directory import open_directory
 from virtlogd_driver.console_log.follow import Follower
 from virtlogd_driver.console_log.log import LogSince, Passed, Position
@@ -274,15 +275,19 @@ _BELOW = ('rename', 'rename_and_create', 'copy_and_truncate')
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(('poll', 'write', *_WHAT)), max_size=20),
-       st.booleans())
+       st.booleans(), st.booleans())
 def test_whatever_is_done_to_the_files_each_line_is_seen_once(
-        done: list[str], late: bool) -> None:
+        done: list[str], late: bool, apart: bool) -> None:
     """In its order, and all that show shows has been seen.
 
     Between two looks nothing is lost that is still in a file, unless one was
     put in place of another.
     """
-    with tempfile.TemporaryDirectory() as directory:
+    # As if much time had gone by in between: files are not taken for
+    # neighbours that virtlogd did not make one after the other.
+    rotation = 0 if apart else neighbours.ROTATION_NS
+    with (tempfile.TemporaryDirectory() as directory,
+          mock.patch.object(neighbours, 'ROTATION_NS', rotation)):
         files = Files(Path(directory))
         follower = Follower(read)
         old: set[bytes] = set()
