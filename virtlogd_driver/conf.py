@@ -71,9 +71,11 @@ Related options:
         default=8 * 1024 * 1024,
         help="""
 The most bytes of older output that follow a guest's serial port to where it
-goes on after a migration, a resize or a rebuild.
+goes on after a migration or a resize to another host.
 
-They are held in the memory of nova-compute while they are copied.
+They are held in the memory of nova-compute while they are copied. What stays
+on one file system is not copied: of files that are older than the guest's
+present log, those stay that have a byte within this bound.
 
 Possible values:
 
@@ -91,11 +93,13 @@ Related options:
         default=60,
         min=1,
         help="""
-Seconds that the copy of a guest's older output to another host may take.
+Seconds that one copy of a guest's older output to another host may take.
 
-A copy that takes longer is given up, with a warning. No live migration
-waits for it: the guest runs on its destination by then. A cold migration and
-a resize do, before the guest is started.
+A copy that takes longer is ended, with a warning, and tried again later. No
+live migration waits for it: the guest runs on its destination by then. A cold
+migration and a resize to another host wait for one try, before the guest is
+started. It is also how long a move or a rebuild waits at most for output that
+was promised to the guest and has not come yet.
 
 Possible values:
 

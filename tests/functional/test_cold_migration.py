@@ -165,27 +165,39 @@ class TestColdMigrationWithOldHosts:
         nova.host_options['host2'] = {}
         nova.restart_compute_on('host2')
         self.wait_for_all(nova, server, BOOT, 'tcp console.log')
-        assert files(nova, 'host2', server) == [
-            'console.history', 'console.log']
-        old = nova.directory_on('host2', server) / 'console.history'
+        directory = nova.directory_on('host2', server)
+        old = (directory.with_name(f'{directory.name}_console')
+               / 'console.log' if shared else directory / 'console.history')
         assert old.read_text().replace('\r', '') == f'{BOOT}first\n'
-        assert len(warnings(nova, 'was begun anew by another driver')) == 1
+        assert warnings(nova, 'was begun anew by another driver')
         assert warnings(nova) == []
+        if shared:
+            # As soon as nobody writes it, it goes on from what was before.
+            nova.reboot(server)
+            assert devices(nova, server)[0][2] == 'console.g1.log'
+            assert files(nova, 'host2', server) == [
+                'console.g1.log', 'console.log']
 
     @pytest.mark.long
     @cold_storages
     def test_reverted_from_novas_own_driver(self, make: Make,
                                             shared: bool) -> None:
-        """What it wrote there does not come back; what was before stays."""
+        """What was before stays. What it wrote there does not come back,
+        where that is another directory; else it goes between."""
         nova = make(QUIET, shared=shared, host_options={'host2': self.NOVAS})
         server = self.boot(nova, 'host1')
         type_text(nova, server, 'first')
         self.move(nova, server)
         self.wait_for_all(nova, server, BOOT, 'tcp console.log')
         nova.revert_resize(server)
-        self.wait_for_all(
-            nova, server, f'{BOOT}first\n{BOOT}',
-            'tcp console.g2.log' if shared else 'tcp console.log')
+        if shared:
+            # That does not surely go on from what was before.
+            self.wait_for_all(nova, server, BOOT * 2, 'tcp console.g2.log')
+            assert files(nova, 'host1', server) == [
+                'console.g1.log', 'console.g2.log', 'console.log']
+        else:
+            self.wait_for_all(nova, server, f'{BOOT}first\n{BOOT}',
+                              'tcp console.log')
         assert_interactive(nova, server)
         assert held(nova, 'host1') == {server['id']}
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The copy of what a guest wrote to another host: late, cut off, failed."""
+"""The copy of what a guest wrote to another host: late, cut off, failed.
+
+It is kept at the source until the destination has it.
+"""
 
 import contextlib
 import os
@@ -7,17 +10,13 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import fixtures
 import pytest
 
 from tests.functional.moving_server import (
-    LIMIT,
     QUIET,
     Before,
     Make,
@@ -34,11 +33,32 @@ from tests.functional.one_server import BOOT
 from tests.lab.nova_node import Server
 from tests.lab.two_hosts import TwoHosts
 from tests.lab.wait import until
-from virtlogd_driver.history import history, transfer
+from virtlogd_driver.history import outbox
+
+NOT_YET = 'has not followed it yet'
+
+
+def waiting(nova: TwoHosts, name: str) -> list[outbox.Waiting]:
+    return outbox.waiting(str(nova.instances[name]))
+
+
+def try_again(nova: TwoHosts, name: str) -> None:
+    """At once, as the passing of time does."""
+    for path in outbox.paths(str(nova.instances[name])):
+        with nova.places.at(name):
+            nova.driver_of(name)._histories.send(
+                str(nova.instances_path / Path(path).name))
+
+
+def wait_until_it_has_followed(nova: TwoHosts, name: str) -> None:
+    def followed() -> bool:
+        try_again(nova, name)
+        return waiting(nova, name) == []
+    until(followed, 'it has followed', pause=0.2)
 
 
 class TestTheCopyFails:
-    """The move ends well, and the loss is said, once."""
+    """The move ends well; what was written is kept, which is said once."""
 
     @pytest.fixture
     def nova(self, make: Make) -> TwoHosts:
@@ -55,32 +75,44 @@ class TestTheCopyFails:
         directory = nova.directory_on('host1', server)
         (directory / 'console.log.0').write_bytes(b'old\n' * (10 << 20))
 
-    def assert_moved_without(self, nova: TwoHosts, server: Server,
-                             reason: str) -> None:
+    def assert_kept(self, nova: TwoHosts, server: Server,
+                    reason: str) -> None:
         assert nova.live_migrate(server, 'host2') == 'completed'
-        (warning,) = warnings(nova)
+        (warning,) = warnings(nova, NOT_YET)
         assert re.search(reason, said_in(nova, warning))
+        (kept,) = waiting(nova, 'host1')
+        assert kept.guest == server['id']
+        assert re.search(reason, kept.reason)
         found = numbers(nova.wait_for_output(server, 'line '))
         assert found[0] > 1
         assert found == list(range(found[0], found[0] + len(found)))
-        assert files(nova, 'host2', server) == ['console.g1.log']
         # And none the worse for it.
         nova.reboot(server)
         assert_interactive(nova, server)
 
+    def assert_follows(self, nova: TwoHosts, server: Server) -> None:
+        wait_until_it_has_followed(nova, 'host1')
+        wait_for_more(nova, server, boots=2)
+
     def test_no_ssh_daemon(self, nova: TwoHosts, server: Server) -> None:
         nova.ssh.stop('host2')
-        self.assert_moved_without(nova, server, 'Connection refused')
+        self.assert_kept(nova, server, 'Connection refused')
+        nova.ssh.start('host2')
+        self.assert_follows(nova, server)
 
     def test_ssh_daemon_hangs(self, nova: TwoHosts, server: Server) -> None:
         nova.ssh.signal('host2', signal.SIGSTOP)
-        self.assert_moved_without(nova, server, 'history_timeout = 3 s')
+        self.assert_kept(nova, server, 'history_timeout = 3 s')
         nova.ssh.signal('host2', signal.SIGCONT)
+        self.assert_follows(nova, server)
 
     def test_permission_refused(self, nova: TwoHosts, server: Server
                                 ) -> None:
+        keys = nova.ssh.authorized_keys.read_text()
         nova.ssh.authorized_keys.write_text('')
-        self.assert_moved_without(nova, server, 'Permission denied')
+        self.assert_kept(nova, server, 'Permission denied')
+        nova.ssh.authorized_keys.write_text(keys)
+        self.assert_follows(nova, server)
 
     def test_disk_full(self, nova: TwoHosts, server: Server,
                        use: Use) -> None:
@@ -96,14 +128,13 @@ class TestTheCopyFails:
                 'fallocate', '--length', '75MiB', full), check=True)
         use(Before(nova.driver_of('host2'), 'pre_live_migration', fill))
         assert nova.live_migrate(server, 'host2') == 'completed'
-        (warning,) = [w for w in warnings(nova) if 'has not come' not in w]
+        (warning,) = warnings(nova, NOT_YET)
         assert re.search('No space left|write remote', said_in(nova, warning))
-        seen = subprocess.run(
-            host.command('ls', nova.instances_path / server['id']),
-            check=True, capture_output=True, text=True).stdout.split()
-        assert [name for name in seen if name.startswith('console.')
-                and name != 'console.boots'] == ['console.g1.log']
         assert 'old' not in nova.console_output(server)
+        assert len(waiting(nova, 'host1')) == 1
+        subprocess.run(host.command('rm', full), check=True)
+        wait_until_it_has_followed(nova, 'host1')
+        assert nova.console_output(server).startswith('old\n' * (10 << 20))
 
     def half_way(self, nova: TwoHosts, server: Server,
                  happens: Callable[[], object]) -> threading.Thread:
@@ -114,7 +145,7 @@ class TestTheCopyFails:
         def wait() -> None:
             def begun() -> bool:
                 return any(path.stat().st_size > 0 for path in
-                           directory.glob('console.moving/*.history.*'))
+                           directory.glob('console.moving/history.0'))
             until(begun, 'the copy begins', 60, 0.001)
             copying = nova.hosts['host1'].processes('scp', 'ssh')
             for number in (signal.SIGSTOP, signal.SIGCONT):
@@ -136,39 +167,97 @@ class TestTheCopyFails:
         thread = self.half_way(nova, server, lambda: self.kill_copy(nova))
         assert nova.live_migrate(server, 'host2') == 'completed'
         thread.join()
-        lost, cut = sorted(warnings(nova), key=lambda w: 'not come' in w)
-        assert 'the copy to host2' in lost
-        assert 'console.g1.history' in cut
-        assert files(nova, 'host2', server) == ['console.g1.log']
+        (warning,) = warnings(nova, NOT_YET)
+        assert 'the copy to host2' in said_in(nova, warning)
+        # Half a file is not shown.
         assert 'old' not in nova.console_output(server)
+        wait_until_it_has_followed(nova, 'host1')
+        assert nova.console_output(server).startswith('old\n' * (10 << 20))
 
     def test_changing(self, nova: TwoHosts, server: Server) -> None:
-        """What is copied is not what it was at first."""
+        """What has come is not what was sent: it is sent again."""
         def change() -> None:
             (staged,) = nova.instances['host1'].glob(
-                f'{server["id"]}_leaving.*/console.moving/*.history.*')
+                f'{server["id"]}_leaving.*/console.moving/history.0')
+            whole = staged.read_bytes()
             with staged.open('r+b') as file:
                 file.seek(-1, os.SEEK_END)
                 file.write(b'?')
+            made_good.append((staged, whole))
+        made_good: list[tuple[Path, bytes]] = []
         thread = self.half_way(nova, server, change)
-        self.assert_moved_without(nova, server, 'has not come whole')
+        nova.start_live_migration(server, 'host2')
         thread.join()
+        until(lambda: warnings(nova, 'is not put in place'),
+              'it is refused')
+        ((staged, whole),) = made_good
+        staged.write_bytes(whole)
+        wait_until_it_has_followed(nova, 'host1')
+        assert nova.console_output(server).startswith('old\n' * (10 << 20))
 
-    def test_truncated(self, nova: TwoHosts, server: Server,
-                       use: Use) -> None:
-        directory = nova.directory_on('host2', server)
-        is_whole = transfer.is_whole
+    def test_the_guest_is_deleted(self, nova: TwoHosts, server: Server
+                                  ) -> None:
+        """Nothing of its output stays, wherever it waits."""
+        nova.ssh.stop('host2')
+        assert nova.live_migrate(server, 'host2') == 'completed'
+        assert len(waiting(nova, 'host1')) == 1
+        nova.delete(server)
+        nova.ssh.start('host2')
+        wait_until_it_has_followed(nova, 'host1')
+        for instances in nova.instances.values():
+            assert not list(instances.glob(f'{server["id"]}*'))
 
-        def truncate(there: str) -> bool:
-            if is_whole(there):
-                (staged,) = directory.glob('console.moving/*.history.*')
-                os.truncate(staged, staged.stat().st_size // 2)
-            return is_whole(there)
-        use(fixtures.MockPatchObject(transfer, 'is_whole', truncate))
-        self.assert_moved_without(nova, server, 'has not come whole')
+    def test_of_a_cold_migration(self, make: Make) -> None:
+        nova = make(QUIET)
+        server = nova.boot_on('host1')
+        nova.wait_for_output(server, BOOT)
+        type_text(nova, server, 'first')
+        histories = nova.driver_of('host1')._histories
+        try_now = histories.try_now
 
-    def test_it_comes_late(self, make: Make) -> None:
-        """The move is over by then, and everything works."""
+        def too_late(*arguments: object) -> None:
+            nova.ssh.stop('host2')
+            try_now(*arguments)
+        histories.try_now = too_late
+        nova.action(server, 'migrate', 'VERIFY_RESIZE', {'host': 'host2'})
+        (warning,) = warnings(nova, NOT_YET)
+        assert 'Connection refused' in said_in(nova, warning)
+        nova.wait_for_output(server, BOOT)
+        assert nova.console_output(server) == BOOT
+        nova.confirm_resize(server)
+        assert nova.console_output(server) == BOOT
+        nova.ssh.start('host2')
+        wait_until_it_has_followed(nova, 'host1')
+        assert nova.console_output(server) == f'{BOOT}first\n{BOOT}'
+
+    @pytest.mark.long
+    def test_of_a_revert(self, make: Make) -> None:
+        nova = make(QUIET)
+        server = nova.boot_on('host1')
+        nova.wait_for_output(server, BOOT)
+        type_text(nova, server, 'first')
+        nova.action(server, 'migrate', 'VERIFY_RESIZE', {'host': 'host2'})
+        nova.wait_for_output(server, f'{BOOT}first\n{BOOT}')
+        type_text(nova, server, 'second')
+        nova.wait_for_history(server)
+        nova.ssh.stop('host1')
+        nova.revert_resize(server)
+        (warning,) = warnings(nova, NOT_YET)
+        assert 'Connection refused' in said_in(nova, warning)
+        # Not what it wrote on the other host.
+        nova.wait_for_output(server, BOOT)
+        assert 'second' not in nova.console_output(server)
+        assert_interactive(nova, server)
+        nova.ssh.start('host1')
+        wait_until_it_has_followed(nova, 'host2')
+        assert nova.console_output(server).startswith(
+            f'{BOOT}first\n{BOOT}second\n{BOOT}')
+
+
+class TestItComesLate:
+
+    def test_when_the_move_is_over(self, make: Make) -> None:
+        """And everything works."""
         nova = make()
         server = nova.boot_on('host1')
         wait_for_more(nova, server)
@@ -190,15 +279,15 @@ class TestTheCopyFails:
     @pytest.mark.parametrize('operation', ['live', 'cold', 'rebuild'])
     def test_it_comes_when_the_guest_is_to_go(
             self, make: Make, use: Use, operation: str) -> None:
-        """What takes the log elsewhere waits for what follows the guest."""
+        """What takes the log elsewhere waits for what was promised."""
         nova = make()
         server = nova.boot_on('host1')
         wait_for_more(nova, server)
         nova.ssh.signal('host2', signal.SIGSTOP)
         nova.time_live_migration(server, 'host2')
-        late = threading.Timer(1, nova.ssh.signal, ['host2', signal.SIGCONT])
-        use(Before(nova.driver_of('host2')._arrivals, 'wait_for_history',
-                   late.start))
+        histories = nova.driver_of('host2')._histories
+        use(Before(histories, 'wait_for_history', lambda: nova.ssh.signal(
+            'host2', signal.SIGCONT)))
         if operation == 'live':
             assert nova.live_migrate(server, 'host1') == 'completed'
         elif operation == 'cold':
@@ -211,7 +300,7 @@ class TestTheCopyFails:
 
     def test_the_destination_is_restarted_meanwhile(
             self, make: Make) -> None:
-        """It does not know then what comes, and loses nothing of it."""
+        """It loses nothing of what comes."""
         nova = make()
         server = nova.boot_on('host1')
         wait_for_more(nova, server)
@@ -219,77 +308,25 @@ class TestTheCopyFails:
         nova.time_live_migration(server, 'host2')
         nova.restart_compute_on('host2')
         nova.ssh.signal('host2', signal.SIGCONT)
-        nova.wait_for_history(server)
-        assert 'console.moving' in files(nova, 'host2', server)
         assert nova.live_migrate(server, 'host1') == 'completed'
         wait_for_more(nova, server)
         assert warnings(nova) == []
 
-    def test_nova_compute_is_killed(self, make: Make) -> None:
-        """The copy goes on by itself; where it does not, all is here."""
+    def test_the_source_is_restarted_meanwhile(self, make: Make) -> None:
+        """It goes on where it was ended."""
         nova = make()
-        for name in nova.hosts:
-            (nova.instances[name] / 'uuid').mkdir()
-        old = b'old\n' * (10 << 20)
-        (nova.instances['host1'] / 'uuid/console.log').write_bytes(old)
-        here = nova.instances_path / 'uuid'
-        program = f"""
-from nova.virt.libvirt import utils
-from virtlogd_driver.history import history
-history.History(utils.copy_image, {LIMIT}, 60, '/no/virtlogd').send(
-    None, [('{here}/console.log', '{here}/console.g1.log')], 'host2')
-"""
-        nova_compute = subprocess.Popen(nova.hosts['host1'].command(
-            sys.executable, '-W', 'ignore', '-c', program))
-        there = nova.instances['host2'] / 'uuid'
-        until(lambda: any(path.stat().st_size for path in
-                          there.glob('console.moving/*')),
-              'the copy begins', pause=0.001)
-        nova_compute.kill()
-        nova_compute.wait()
-        until(lambda: transfer.is_whole(str(there)), 'the copy ends')
-        assert transfer.receive(str(there), str(there)) == []
-        assert (there / 'console.g1.history').read_bytes() == old
-        (left,) = history.left_behind(str(nova.instances['host1']))
-        assert transfer.is_whole(left)
-
-    def test_of_a_cold_migration(self, make: Make, use: Use) -> None:
-        nova = make(QUIET)
         server = nova.boot_on('host1')
-        nova.wait_for_output(server, BOOT)
-        type_text(nova, server, 'first')
-        send = history.History.send
-
-        def send_too_late(*args: Any) -> None:
-            nova.ssh.stop('host2')
-            send(*args)
-        use(fixtures.MockPatchObject(history.History, 'send', send_too_late))
-        nova.action(server, 'migrate', 'VERIFY_RESIZE', {'host': 'host2'})
-        nova.ssh.start('host2')
-        (warning,) = warnings(nova)
-        assert 'Connection refused' in said_in(nova, warning)
-        nova.wait_for_output(server, BOOT)
-        assert nova.console_output(server) == BOOT
-
-    @pytest.mark.long
-    def test_of_a_revert(self, make: Make, use: Use) -> None:
-        nova = make(QUIET)
-        server = nova.boot_on('host1')
-        nova.wait_for_output(server, BOOT)
-        nova.action(server, 'migrate', 'VERIFY_RESIZE', {'host': 'host2'})
-        nova.wait_for_output(server, BOOT * 2)
-        nova.ssh.stop('host1')
-        nova.revert_resize(server)
-        (warning,) = warnings(nova)
-        assert 'Connection refused' in said_in(nova, warning)
-        # Not what it wrote on the other host.
-        nova.wait_for_output(server, BOOT * 2)
-        assert nova.console_output(server) == BOOT * 2
-        assert_interactive(nova, server)
+        wait_for_more(nova, server)
+        nova.ssh.signal('host2', signal.SIGSTOP)
+        nova.time_live_migration(server, 'host2')
+        nova.restart_compute_on('host1')
+        nova.ssh.signal('host2', signal.SIGCONT)
+        wait_until_it_has_followed(nova, 'host1')
+        wait_for_more(nova, server)
 
 
 class TestTheSharedDiskIsFull:
-    """There is no room for the history; for new output there is."""
+    """There is no room for a history, and none is needed."""
 
     @pytest.fixture
     def disk(self, tmp_path: Path) -> Iterator[Path]:
@@ -314,8 +351,6 @@ class TestTheSharedDiskIsFull:
         use(Before(nova.driver_of('host2'), 'pre_live_migration',
                    lambda: self.fill(disk)))
         assert nova.live_migrate(server, 'host2') == 'completed'
-        (warning,) = warnings(nova)
-        assert 'No space left' in said_in(nova, warning)
 
         # It is read where it is, and the guest writes on after it.
         def lines() -> list[int]:
@@ -325,7 +360,7 @@ class TestTheSharedDiskIsFull:
         found = lines()
         until(lambda: lines() > found, 'the guest writes on')
         assert found == list(range(1, len(found) + 1))
-        assert not (directory / 'console.moving').exists()
+        assert warnings(nova) == []
 
     def test_revert(self, disk: Path, make: Make) -> None:
         nova = make(QUIET, shared=True)
@@ -334,11 +369,13 @@ class TestTheSharedDiskIsFull:
         nova.action(server, 'migrate', 'VERIFY_RESIZE', {'host': 'host2'})
         nova.wait_for_output(server, BOOT * 2)
         directory = nova.directory_on('host1', server)
-        (directory / 'console.g1.log.0').write_bytes(b'old\n' * (10 << 20))
+        (directory / 'console.log.0').write_bytes(b'old\n' * (10 << 20))
         self.fill(disk)
         nova.revert_resize(server)
-        (warning,) = warnings(nova)
-        assert 'No space left' in said_in(nova, warning)
-        nova.wait_for_output(server, BOOT * 2)
-        assert nova.console_output(server) == BOOT * 2
-        assert not (directory / 'console.moving').exists()
+        expected = 'old\n' * (10 << 20) + BOOT * 3
+        nova.wait_for_output(server, expected)
+        assert nova.console_output(server) == expected
+        assert warnings(nova) == []
+        assert files(nova, 'host1', server) == [
+            'console.g1.log', 'console.g2.log', 'console.log',
+            'console.log.0']

@@ -17,7 +17,7 @@ from virtlogd_driver.cmd.host import Host
 
 #: Checks of what only nova-compute has.
 _OF_NOVA = frozenset({'Driver in nova', 'Privileged helpers', 'Serial ports',
-                      'Health pass'})
+                      'Health pass', 'Histories'})
 _WORDS = (('ok', terminal.GREEN), ('warning', terminal.YELLOW),
           ('FAILURE', terminal.RED))
 _INDENT = 19

@@ -38,6 +38,7 @@ _NOVA: dict[str | None, list[cfg.Opt]] = {
     ],
     'libvirt': [
         cfg.StrOpt('connection_uri', default=''),
+        cfg.StrOpt('remote_filesystem_transport', default='ssh'),
     ],
     'serial_console': [
         cfg.BoolOpt('enabled', default=False),

@@ -22,6 +22,7 @@ from virtlogd_driver.cmd import (
     configuration,
     export,
     follow,
+    history,
     interactive,
     listing,
     reattach,
@@ -170,6 +171,17 @@ def _add_commands(subparsers: Any) -> None:
                  'libvirt, and disconnects who is at its console.')
     _guest(parser)
     _port(parser, None)
+
+    parser = add('history', history.run,
+                 'list output that has not followed its guest yet',
+                 'It waits on the host that the guest has left.')
+    parser.add_argument('guest', metavar='GUEST', nargs='?',
+                        help='UUID, or the beginning of it (all)')
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument('--json', action='store_true',
+                      help='print JSON, for programs')
+    form.add_argument('--retry', action='store_true',
+                      help='let its host have it now')
 
     parser = add('check', check.run, 'check consoles of this host',
                  'Exit status 0, 1 (a warning) or 2 (a failure).')

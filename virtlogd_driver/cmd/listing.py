@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from oslo_config import cfg
+
 from virtlogd_driver import exception
-from virtlogd_driver.cmd import control_sequences, table, terminal
+from virtlogd_driver.cmd import control_sequences, history, table, terminal
 from virtlogd_driver.cmd.host import (
     Host,
     SerialPort,
@@ -100,6 +102,8 @@ def run(host: Host, arguments: Any) -> int:
     for row in found:
         if row.matter:
             _say(f'{row.name}: {row.matter}')
+    for line in history.said(cfg.CONF.instances_path):
+        _say(line)
     if state != 'up':
         print(reason if state == 'refused' else
               f'virtlogd is {state}: {reason}', file=sys.stderr)

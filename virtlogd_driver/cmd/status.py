@@ -14,7 +14,7 @@ from oslo_config import cfg
 from oslo_privsep import priv_context
 from oslo_upgradecheck import upgradecheck
 
-from virtlogd_driver.cmd import configuration
+from virtlogd_driver.cmd import configuration, history
 from virtlogd_driver.node import checks, hypervisor
 from virtlogd_driver.node.survey import Options, survey
 
@@ -59,7 +59,9 @@ def options(config: cfg.ConfigOpts) -> Options:
         config.compute_driver or '', config.instances_path, serial.enabled,
         serial.port_range, serial.proxyclient_address, own.qemu_conf,
         own.virtlogd_conf, own.virtlogd_socket, own.health_interval,
-        own.health_timeout, own.metrics_file)
+        own.health_timeout, own.metrics_file, tuple(
+            f'{one.guest} ({one.reason})' for one in history.late(
+                config.instances_path)))
 
 
 def _register(config: cfg.ConfigOpts) -> None:

@@ -6,9 +6,9 @@ In the order in which nova calls it.
 """
 
 import contextlib
+import json
 import os
-import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from nova import context as nova_context
@@ -17,16 +17,21 @@ from nova import objects
 from nova.compute import power_state, task_states
 from nova.objects import fields
 from nova.virt.libvirt.utils import get_instance_path
-from oslo_log import log as logging
 
 from virtlogd_driver.compute.consoles import Consoles
-from virtlogd_driver.compute.live_migration import Destination
+from virtlogd_driver.compute.histories import Histories, stat_of
 from virtlogd_driver.compute.nova_edge import nova_errors
 from virtlogd_driver.compute.options import Options
 from virtlogd_driver.compute.starts import Starts
-from virtlogd_driver.history import history, transfer
+from virtlogd_driver.console_log import generation
+from virtlogd_driver.history import history, logs, outbox
 
-LOG = logging.getLogger(__name__)
+#: In nova's description of a disk: what the guest wrote follows.
+_ANNOUNCEMENT = 'console_log_follows'
+
+#: A guest's log does not outlive these.
+_FOR_GOOD = (task_states.DELETING, task_states.SOFT_DELETING,
+             task_states.SHELVING_OFFLOADING)
 
 
 def is_expected(uuid: str) -> bool:
@@ -39,57 +44,28 @@ def is_expected(uuid: str) -> bool:
     return instance.task_state is not None
 
 
-def _aside(directory: str) -> str:
-    """Where the logs are while nova deletes the directory for a rebuild."""
-    return f'{directory}_console'
-
-
 class ColdMigration:
     """Guests that are off while they move, or that are built anew."""
 
     def __init__(self, options: Options, consoles: Consoles, starts: Starts,
-                 arrivals: Destination,
-                 carrier: Callable[[], history.History]) -> None:
-        """
-        :param arrivals: what may still come to this host
-        :param carrier: gives what carries histories, with today's options
-        """
+                 histories: Histories) -> None:
         self._options = options
         self._consoles = consoles
         self._starts = starts
-        self._arrivals = arrivals
-        self._carrier = carrier
-
-    def adopt(self, in_use: dict[str, list[str]]) -> None:
-        """As nova-compute starts: what came while nova's own driver ran here.
-
-        A guest that is evacuated has its directory elsewhere, or a shared one
-        that is not for this host to touch.
-
-        :param in_use: names of the logs that each guest's domain has, by UUID
-        """
-        with history.never_fatal(
-                None, 'The old output of guests is not put in place'):
-            self._adopt(in_use)
-            for path in history.left_behind(self._options.instances_path):
-                LOG.warning('nova-compute ended before %s was copied, where '
-                            'the output of a guest is that has moved to '
-                            'another host. Look at it, then remove it', path)
-
-    def _adopt(self, in_use: dict[str, list[str]]) -> None:
-        here: Iterable[str] = objects.InstanceList.get_uuids_by_host(
-            nova_context.get_admin_context(),
-            self._options.host) if in_use else []
-        for uuid in in_use.keys() & set(here):
-            directory = os.path.join(self._options.instances_path, uuid)
-            names: Collection[str] = in_use[uuid]
-            self._carrier().adopt(uuid, directory, _aside(directory), names)
-            self._arrivals.receive_unexpected(uuid, None, directory, names)
+        self._histories = histories
+        # UUIDs of guests that are just rebuilt here.
+        self._rebuilt: set[str] = set()
 
     def evacuated(self, instance: Any) -> None:
         """A guest is built here, perhaps as its host is lost: where its
         directory is shared that host may come back, and write there."""
-        self._carrier().begin_evacuated(instance, get_instance_path(instance))
+        if instance.uuid in self._rebuilt:
+            self._rebuilt.discard(instance.uuid)
+            return
+        directory = get_instance_path(instance)
+        kept = self._histories.kept()
+        kept.begin_next(instance, directory)
+        kept.cut(instance, directory)
 
     def check(self, instance: Any, flavor: Any, dest: str,
               here: str) -> None:
@@ -105,33 +81,105 @@ class ColdMigration:
         if dest == here and instance.power_state == power_state.RUNNING:
             self._starts.check(instance)
 
-    def leave(self, instance: Any, dest: str) -> None:
+    def leave(self, context: Any, instance: Any, dest: str, here: str,
+              disk_info: str) -> str:
         """The guest is off, and nova has moved its directory out of the way.
 
         :param dest: address of the destination
+        :param here: address of this host
+        :param disk_info: nova's, for the destination
+        :returns: the same, which announces that a history follows
         """
         directory = get_instance_path(instance)
+        resized = logs.resized(directory)
+        kept = self._histories.kept()
+        uuid = instance.uuid
         with history.never_fatal(instance):
-            moves = transfer.moves(f'{directory}_resize', directory)
+            if dest == here:
+                kept.take_along(instance, uuid, resized, directory)
+                return disk_info
+            host = self._destination(context, instance)
             # nova has made the directory anew where the storage is shared.
-            self._carrier().send(
-                instance, moves, None if os.path.isdir(directory) else dest,
-                [os.path.join(directory, os.path.basename(here))
-                 for here, _ in moves])
+            if os.path.isdir(directory):
+                if host and stat_of(context.elevated(), host) is None:
+                    kept.leave_aside(instance, uuid, resized, directory)
+                else:
+                    kept.take_along(instance, uuid, resized, directory)
+                    kept.begin_next(instance, directory)
+                return disk_info
+            path = self._histories.prepare(
+                instance, self._histories.departure(
+                    context, instance, host, dest, directory=resized))
+            if path is not None:
+                self._histories.try_now(
+                    path, history.Target(dest, directory))
+            return _announced(disk_info)
+        return disk_info
 
-    def arrive(self, instance: Any) -> None:
-        """Before the guest is started where it was moved to."""
-        self._carrier().receive(instance, get_instance_path(instance))
+    @staticmethod
+    def _destination(context: Any, instance: Any) -> str:
+        """Name of the host that a guest moves to; '': it is not known."""
+        for status in ('migrating', 'pre-migrating'):
+            with history.never_fatal(instance):
+                try:
+                    return str(objects.Migration.get_by_instance_and_status(
+                        context.elevated(), instance.uuid, status
+                    ).dest_compute)
+                except nova_exception.MigrationNotFoundByStatus:
+                    continue
+        return ''
 
-    def return_(self, instance: Any) -> None:
-        """Before the guest is started where it comes back to."""
+    def arrive(self, instance: Any, disk_info: str) -> None:
+        """Before the guest is started where it was moved to.
+
+        Where its history is late it begins with generation 1, which that
+        still goes before.
+
+        :param disk_info: nova's, from the source
+        """
         directory = get_instance_path(instance)
-        before = f'{directory}_resize'
+        place = self._histories.place(instance.uuid, directory, instance)
+        kept = self._histories.kept()
+        kept.receive(instance, instance.uuid, place)
+        with history.never_fatal(instance):
+            if _is_announced(disk_info) and not logs.ports(directory):
+                history.begin_logs([
+                    os.path.join(directory, generation.live_name(port, 1))
+                    for port in range(self._consoles.plan(
+                        instance.flavor, instance.image_meta).ports)])
+
+    def confirm(self, instance: Any) -> None:
+        """Before nova deletes the directory that the guest has left."""
+        directory = get_instance_path(instance)
+        kept = self._histories.kept()
+        with history.never_fatal(instance):
+            if instance.host == self._options.host or os.path.isdir(
+                    directory):
+                self._histories.recover(instance)
+                return
+            path = kept.confirm(instance, instance.uuid, directory)
+            if path is not None:
+                self._histories.send(path)
+
+    def return_(self, instance: Any, resize: Any) -> None:
+        """Before the guest is started where it comes back to.
+
+        :param resize: nova's Migration
+        """
+        directory = get_instance_path(instance)
+        before = logs.resized(directory)
+        uuid = instance.uuid
+        kept = self._histories.kept()
+        with history.never_fatal(instance):
+            for path in outbox.paths(self._options.instances_path, uuid):
+                kept.forget(instance, path)
         with history.never_fatal(instance):
             if os.path.isdir(directory) and os.path.isdir(before):
-                self._carrier().send(
-                    instance, transfer.moves(directory, before), None)
-        self._carrier().receive(instance, before)
+                kept.bring_back(instance, uuid, directory)
+                if resize.source_compute != resize.dest_compute:
+                    kept.begin_next(instance, before)
+        kept.receive(instance, uuid, self._histories.place(
+            uuid, before, instance))
 
     @contextlib.contextmanager
     def saved(self, context: Any, instance: Any,
@@ -140,36 +188,40 @@ class ColdMigration:
         directory = get_instance_path(instance)
         rebuilt = False
         with history.never_fatal(instance):
-            rebuilt = self._save(context, instance, destroy_disks, directory)
-        try:
+            rebuilt = (
+                destroy_disks
+                and instance.get('task_state', None) == task_states.REBUILDING
+                and not self._goes_elsewhere(context, instance))
+        if not rebuilt:
+            with history.never_fatal(instance):
+                self._save(context, instance, destroy_disks, directory)
             yield
-        finally:
-            if rebuilt:
-                with history.never_fatal(instance):
-                    os.makedirs(directory, exist_ok=True)
-                    transfer.receive(_aside(directory), directory)
+            return
+        self._histories.wait_for_history(instance)
+        self._rebuilt.add(instance.uuid)
+        kept = self._histories.kept()
+        with contextlib.ExitStack() as alone:
+            with history.never_fatal(instance):
+                alone.enter_context(kept.alone(instance.uuid))
+            kept.set_aside(instance, directory)
+            try:
+                yield
+            finally:
+                kept.put_back(instance, directory)
 
     def _save(self, context: Any, instance: Any, destroy_disks: bool,
-              directory: str) -> bool:
-        """Whether something was saved that is to be put back."""
-        aside = _aside(directory)
+              directory: str) -> None:
         task = instance.get('task_state', None)
-        if (destroy_disks and task == task_states.REBUILDING
-                and not self._goes_elsewhere(context, instance)):
-            self._arrivals.wait_for_history(instance)
-            self._carrier().stage(
-                instance, transfer.moves(directory, directory), aside)
-            return True
         if destroy_disks:
-            self._arrivals.gone(instance.uuid)
-            shutil.rmtree(aside, ignore_errors=True)
+            self._histories.gone(instance.uuid)
+            if task in _FOR_GOOD:
+                self._histories.deleted(instance, directory)
         # Where the directory that is gone back to is here, return_ sees to
         # it.
         if (task == task_states.RESIZE_REVERTING
                 and os.path.isdir(directory)
-                and not os.path.isdir(f'{directory}_resize')):
+                and not os.path.isdir(logs.resized(directory))):
             self._send_back(context, instance, directory)
-        return False
 
     def _goes_elsewhere(self, context: Any, instance: Any) -> bool:
         """Whether it is just evacuated: this host was lost, and is back.
@@ -185,14 +237,46 @@ class ColdMigration:
                 'status': ['accepted', 'pre-migrating']}))
 
     def _send_back(self, context: Any, instance: Any, directory: str) -> None:
-        """To the host that a resized instance goes back to."""
+        """To the host that a resized instance goes back to.
+
+        That has kept what was written before.
+        """
         resize = objects.Migration.get_by_instance_and_status(
             context.elevated(), instance.uuid, 'reverting')
         # In another cell it has kept the directory under its own name; where
         # that is shared it is this one.
-        if not resize.cross_cell_move:
-            self._carrier().send(
-                instance, transfer.moves(directory, f'{directory}_resize'),
-                resize.source_compute)
-            # nova leaves the directory where the disks are elsewhere.
-            transfer.remove_all(directory)
+        if resize.cross_cell_move:
+            return
+        first = {port: min(logs.generations(directory, port), default=0)
+                 for port in logs.ports(directory)}
+        departure = self._histories.departure(
+            context, instance, resize.source_compute, stint=first,
+            directory=directory)
+        path = self._histories.kept().leave(
+            instance, instance.uuid,
+            self._histories.prepare(instance, departure), directory)
+        if path is not None:
+            self._histories.try_now(path, history.Target(
+                departure.address, logs.resized(directory)))
+
+
+def _announced(disk_info: str) -> str:
+    """Tell the destination that a history follows.
+
+    :param disk_info: nova's list of disks, of whose values a destination
+        reads those that it knows (nova/virt/libvirt/driver.py,
+        finish_migration)
+    """
+    disks = json.loads(disk_info)
+    for disk in disks[:1]:
+        disk[_ANNOUNCEMENT] = True
+    return json.dumps(disks)
+
+
+def _is_announced(disk_info: Any) -> bool:
+    """Whether a history follows, as the source says.
+
+    Where there is no disk it cannot say so.
+    """
+    disks = json.loads(disk_info) if isinstance(disk_info, str) else []
+    return not disks or any(_ANNOUNCEMENT in disk for disk in disks[:1])

@@ -22,7 +22,7 @@ from virtlogd_driver.compute.options import Options
 from virtlogd_driver.console_log import generation, reader
 from virtlogd_driver.guest import char_device, plan, serial_port
 from virtlogd_driver.guest.plan import ConsolePlan
-from virtlogd_driver.history import history
+from virtlogd_driver.history import history, logs
 from virtlogd_driver.node import hypervisor
 from virtlogd_driver.virtlogd import conf_files
 
@@ -36,16 +36,13 @@ def live_log(directory: str, port: int = 0) -> str:
     :param port: serial port, from 0
     :raises LogError: the directory cannot be listed
     """
-    names: list[str] = []
     try:
-        with contextlib.suppress(FileNotFoundError):
-            names = os.listdir(directory)
+        number = logs.live_generation(directory, port)
     except OSError as e:
         raise exception.LogError(
             f'{directory} cannot be listed ({e.strerror}): see to the file '
             f'system that it is on.') from e
-    return os.path.join(directory, generation.live_name(
-        port, generation.newest(names, port) or 0))
+    return os.path.join(directory, generation.live_name(port, number))
 
 
 class Consoles:
@@ -253,11 +250,14 @@ class Consoles:
         """Take back ports that were reserved for guests that never came.
 
         nova tells the destination of a failed migration only where there are
-        files to delete.
+        files to delete. What goes wrong is said, and done the next time.
 
         :param is_expected: whether the guest with a UUID may still come
-        :raises HostError: libvirt does not answer
         """
+        with history.never_fatal(None, 'Unused serial ports are not released'):
+            self._release_unused(is_expected)
+
+    def _release_unused(self, is_expected: Callable[[str], bool]) -> None:
         held = self.ports.owners()
         if not held:
             return

@@ -17,6 +17,7 @@ from nova.virt.libvirt import driver as libvirt_driver
 from virtlogd_driver import conf
 from virtlogd_driver.compute import cold_migration, health, seams
 from virtlogd_driver.compute.consoles import Consoles
+from virtlogd_driver.compute.histories import Histories
 from virtlogd_driver.compute.live_migration import Destination, Source
 from virtlogd_driver.compute.nova_edge import (
     carrier_of,
@@ -33,7 +34,6 @@ from virtlogd_driver.compute.nova_edge import (
 )
 from virtlogd_driver.compute.options import Options
 from virtlogd_driver.compute.starts import Starts
-from virtlogd_driver.history.history import never_fatal
 from virtlogd_driver.node import hypervisor
 from virtlogd_driver.virtlogd import periodic
 
@@ -53,17 +53,17 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             self._compose(Options(CONF))
 
     def _compose(self, options: Options) -> None:
-        """Make what this driver consists of."""
         self._options = options
         self._connection = connect = connection_of(self._host)
-        carrier = carrier_of(options)
+        kept = carrier_of(options)
         self._consoles = Consoles(options, connect, domain_xml_of(self._host),
                                   self._check_emulation_arch)
-        self._starts = Starts(options, self._consoles, connect, carrier)
-        self._source = Source(options, self._consoles, carrier)
-        self._arrivals = Destination(options, self._consoles, carrier)
+        self._histories = Histories(options, self._consoles, connect, kept)
+        self._starts = Starts(options, self._consoles, connect, kept)
+        self._source = Source(options, self._consoles, self._histories)
+        self._arrivals = Destination(options, self._consoles)
         self._moves = cold_migration.ColdMigration(
-            options, self._consoles, self._starts, self._arrivals, carrier)
+            options, self._consoles, self._starts, self._histories)
 
     # The host
 
@@ -76,7 +76,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         self._health = health.start(self._options, self._connection)
 
     def _adopt_guests(self) -> None:
-        self._moves.adopt(self._consoles.adopt(outside_eventlet(
+        self._histories.adopt(self._consoles.adopt(outside_eventlet(
             hypervisor.list_guests, self._connection())))
 
     def cleanup_host(self, host: str) -> None:
@@ -84,8 +84,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             self._health.stop()
         super().cleanup_host(host)
         self._starts.stop()
-        self._arrivals.stop()
-        self._source.stop()
+        self._histories.stop()
 
     def get_available_resource(self, nodename: str) -> Any:
         """Let other hosts know what this one can do, as long as it can."""
@@ -97,8 +96,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         """Let flavors require what this host can do."""
         super().update_provider_tree(provider_tree, nodename, *args, **kwargs)
         self._arrivals.publish(provider_tree, nodename)
-        with never_fatal(None, 'Unused serial ports are not released'):
-            self._consoles.release_unused(cold_migration.is_expected)
+        self._consoles.release_unused(cold_migration.is_expected)
+        self._histories.look_around()
 
     # What a guest gets
 
@@ -106,6 +105,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                          image_meta: Any) -> None:
         """Instead of nova's, which takes a domain that is still defined
         (rescue, resize on the same host, revert) for a live migration."""
+        self._histories.recover(instance)
         with nova_errors():
             for device in self._consoles.devices(instance, flavor, image_meta):
                 guest_cfg.add_device(device_config(device))
@@ -191,7 +191,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def get_console_output(self, context: Any, instance: Any) -> bytes:
         """From the log, whether the guest runs or not."""
-        self._arrivals.wait_before_reading(instance.uuid)
+        self._histories.wait_before_reading(instance)
         with nova_errors(instance):
             return self._consoles.output(instance)
 
@@ -230,7 +230,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             self, context: Any, instance: Any, dest: str, block_migration: Any,
             migrate_data: Any, guest: Any, device_names: Any) -> None:
         """At the source: the guest's XML is rewritten for its destination."""
-        self._arrivals.wait_for_history(instance)
+        self._histories.wait_for_history(instance)
         guest = departing(guest, self._source.prepare(
             context, instance, dest, migrate_data))
         super()._live_migration_operation(
@@ -242,12 +242,12 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                                       network_info: Any) -> None:
         """libvirt has undefined it here; nova deletes its directory next."""
         self._source.undefined(instance.uuid)
-        self._arrivals.gone(instance.uuid)
+        self._histories.gone(instance.uuid)
         try:
             super().post_live_migration_at_source(
                 context, instance, network_info)
         finally:
-            self._source.wait_until_packed(instance.uuid)
+            self._source.left(instance.uuid)
 
     def post_live_migration_at_destination(
             self, context: Any, instance: Any, *args: Any,
@@ -255,12 +255,11 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         """The history that is sent is put in place."""
         super().post_live_migration_at_destination(
             context, instance, *args, **kwargs)
-        self._arrivals.arrived(instance)
+        self._histories.arrived(instance)
 
     def rollback_live_migration_at_source(
             self, context: Any, instance: Any, migrate_data: Any) -> None:
         """The guest has stayed: what was begun for it elsewhere is not."""
-        self._source.forget(instance.uuid)
         super().rollback_live_migration_at_source(
             context, instance, migrate_data)
         self._source.stayed(instance, migrate_data)
@@ -272,23 +271,32 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                                    **kwargs: Any) -> Any:
         with rolled_back():
             self._moves.check(instance, flavor, dest, self.get_host_ip_addr())
-        self._arrivals.wait_for_history(instance)
+        self._histories.wait_for_history(instance)
         disk_info = super().migrate_disk_and_power_off(
             context, instance, dest, flavor, *args, **kwargs)
-        self._moves.leave(instance, dest)
-        return disk_info
+        return self._moves.leave(
+            context, instance, dest, self.get_host_ip_addr(), disk_info)
 
     def finish_migration(self, context: Any, migration: Any, instance: Any,
-                         *args: Any, **kwargs: Any) -> None:
-        self._moves.arrive(instance)
-        super().finish_migration(context, migration, instance, *args,
-                                 **kwargs)
+                         disk_info: Any, *args: Any, **kwargs: Any) -> None:
+        self._moves.arrive(instance, disk_info)
+        super().finish_migration(context, migration, instance, disk_info,
+                                 *args, **kwargs)
+        self._histories.arrived(instance)
+
+    def confirm_migration(self, context: Any, migration: Any, instance: Any,
+                          network_info: Any) -> None:
+        """nova deletes the directory that the guest has left."""
+        self._moves.confirm(instance)
+        super().confirm_migration(context, migration, instance, network_info)
 
     def finish_revert_migration(self, context: Any, instance: Any,
+                                network_info: Any, migration: Any,
                                 *args: Any, **kwargs: Any) -> None:
         """What was written meanwhile comes back with the guest."""
-        self._moves.return_(instance)
-        super().finish_revert_migration(context, instance, *args, **kwargs)
+        self._moves.return_(instance, migration)
+        super().finish_revert_migration(
+            context, instance, network_info, migration, *args, **kwargs)
 
     def cleanup(self, context: Any, instance: Any, network_info: Any,
                 block_device_info: Any = None, destroy_disks: bool = True,

@@ -2,27 +2,28 @@
 """Both ends of a live migration, in the order in which nova calls them.
 
 On the destination a guest begins a new log, so that no two virtlogd ever
-write one file. What it wrote before is packed at the source once the guest has
-left, and follows it without holding up the migration.
+write one file. What it wrote before is renamed out of nova's way at the source
+once the guest has left, and follows it without holding up the migration.
 """
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from nova import objects
 from nova.console import serial as serial_console
 from nova.virt.libvirt import utils as libvirt_utils
 from oslo_log import log as logging
 
 from virtlogd_driver import exception
 from virtlogd_driver.compute.consoles import Consoles
+from virtlogd_driver.compute.histories import STAT, Histories, stat_of
 from virtlogd_driver.compute.nova_edge import field, nova_errors
 from virtlogd_driver.compute.options import Options
 from virtlogd_driver.console_log import generation
 from virtlogd_driver.guest import char_device, migration
-from virtlogd_driver.history import history, transfer, transit
+from virtlogd_driver.history import history, logs
 from virtlogd_driver.virtlogd import health
 
 LOG = logging.getLogger(__name__)
@@ -30,12 +31,6 @@ LOG = logging.getLogger(__name__)
 #: What placement says of a host that runs this driver and can have both
 #: consoles at once. It stays there after going back to nova's own driver.
 TRAIT = 'CUSTOM_CONSOLE_LOG_VIRTLOGD'
-#: What the host's compute node says of itself, among its stats. nova writes
-#: these anew with each update, and those of another driver are gone
-#: (nova/compute/resource_tracker.py, _copy_resources).
-STAT = 'console_log_virtlogd'
-#: Seconds since a guest has come that a reader waits for its history.
-READ_WAIT = 1.0
 #: Where nova's own search for TCP ports finds none that is in use.
 NOBODYS_ADDRESS = '127.255.255.254'
 
@@ -43,15 +38,9 @@ NOBODYS_ADDRESS = '127.255.255.254'
 class Destination:
     """This host as the one that a guest comes to."""
 
-    def __init__(self, options: Options, consoles: Consoles,
-                 carrier: Callable[[], history.History]) -> None:
-        """
-        :param carrier: gives what carries histories, with today's options
-        """
+    def __init__(self, options: Options, consoles: Consoles) -> None:
         self._options = options
         self._consoles = consoles
-        self._carrier = carrier
-        self._arrivals = transit.Arrivals()
 
     def publish(self, provider_tree: Any, nodename: str) -> None:
         """Let other hosts, and flavors, know what this one can do.
@@ -146,8 +135,6 @@ class Destination:
             # nova does not roll back what has not begun.
             self._consoles.ports.release(instance.uuid)
             raise
-        if not field(migrate_data, 'is_shared_instance_path'):
-            self._arrivals.expect(instance.uuid)
 
     def _prepare(self, instance: Any, migrate_data: Any,
                  address: str | None) -> None:
@@ -162,67 +149,32 @@ class Destination:
                 if field(migrate_data, 'instance_relative_path') else None)
             history.begin_logs([
                 os.path.join(directory, generation.live_name(
-                    port, transfer.next_generation(directory, port)))
+                    port, logs.next_generation(directory, port)))
                 for port in range(wanted.ports)])
 
-    def arrived(self, instance: Any) -> None:
-        """The guest runs here: its history is put in place as it comes."""
-        self._consoles.changed(instance.uuid)
-        self._receive(instance.uuid, instance,
-                      libvirt_utils.get_instance_path(instance))
 
-    def _receive(self, uuid: str, instance: Any, directory: str,
-                 in_use: Collection[str] = ()) -> None:
-        self._arrivals.start(
-            uuid, lambda: transfer.is_whole(directory),
-            lambda: self._carrier().receive(instance, directory, in_use),
-            self._options.virtlogd.history_timeout + history.CLOSING)
-
-    def receive_unexpected(self, uuid: str, instance: Any, directory: str,
-                           in_use: Collection[str] = ()) -> None:
-        """Put in place what comes to a nova-compute that was restarted
-        meanwhile.
-
-        :param directory: path of the instance directory
-        :param in_use: names of the logs that the guest's domain has
-        """
-        if (transfer.is_coming(directory)
-                and not self._arrivals.is_awaited(uuid)):
-            self._arrivals.expect(uuid)
-            self._receive(uuid, instance, directory, in_use)
-
-    def wait_for_history(self, instance: Any) -> None:
-        """Let what still comes come, before it is taken elsewhere."""
-        directory = libvirt_utils.get_instance_path(instance)
-        self.receive_unexpected(instance.uuid, instance, directory)
-        self._arrivals.settle(
-            instance.uuid, lambda: transfer.is_coming(directory))
-
-    def wait_before_reading(self, uuid: str) -> None:
-        """Let what has just begun to come come, for a moment."""
-        self._arrivals.wait(uuid, READ_WAIT)
-
-    def gone(self, uuid: str) -> None:
-        """The guest is not here any more: nothing is waited for."""
-        self._arrivals.forget(uuid)
-
-    def stop(self) -> None:
-        """nova-compute ends; the next one goes on."""
-        self._arrivals.stop()
+@dataclass(frozen=True, slots=True)
+class _Departure:
+    #: nova's.
+    instance: Any
+    #: Path of its outbox; None: it has none.
+    path: str | None
+    #: Both hosts have one instance directory.
+    shared: bool
+    #: The other host has this driver.
+    ours: bool
 
 
 class Source:
     """This host as the one that a guest leaves."""
 
     def __init__(self, options: Options, consoles: Consoles,
-                 carrier: Callable[[], history.History]) -> None:
-        """
-        :param carrier: gives what carries histories, with today's options
-        """
+                 histories: Histories) -> None:
         self._options = options
         self._consoles = consoles
-        self._carrier = carrier
-        self._departures = transit.Departures()
+        self._histories = histories
+        # By UUID, of guests that are about to leave.
+        self._departures: dict[str, _Departure] = {}
 
     def prepare(self, context: Any, instance: Any, dest: str,
                 migrate_data: Any) -> Callable[[str], str]:
@@ -233,67 +185,85 @@ class Source:
         :returns: gives the domain XML for the destination; NovaException
             where that cannot be
         """
-        departure = transfer.Departure(
-            field(migrate_data, 'target_connect_addr') or dest,
-            libvirt_utils.get_instance_path(instance),
-            bool(field(migrate_data, 'is_shared_instance_path')))
-        self._departures.prepare(instance.uuid, lambda: self._carrier().pack(
-            instance, departure.moves(),
-            None if departure.shared else departure.host))
+        directory = libvirt_utils.get_instance_path(instance)
+        shared = bool(field(migrate_data, 'is_shared_instance_path'))
+        stat = self._stat_of(context, dest)
+        path = None
+        if not shared:
+            with history.never_fatal(instance):
+                path = self._histories.prepare(
+                    instance, self._histories.departure(
+                        context, instance, dest, field(
+                            migrate_data, 'target_connect_addr')))
+        self._departures[instance.uuid] = _Departure(
+            instance, path, shared, stat is not None)
         destination = migration.Destination(
-            capable=self._is_capable(context, dest),
+            capable=stat == str(True),
             address=field(migrate_data, 'serial_listen_addr'),
             tcp_ports=field(migrate_data, 'serial_listen_ports') or ())
 
         def rewrite(domain_xml: str) -> str:
             with nova_errors(instance):
                 return migration.for_destination(
-                    domain_xml, destination, departure.next_log,
+                    domain_xml, destination, lambda port, here:
+                    logs.next_log(directory, port, here, shared),
                     self._options.virtlogd.upgrade_on_migration)
 
         return rewrite
 
     @staticmethod
-    def _is_capable(context: Any, dest: str) -> bool:
-        """Whether another host runs this driver and can have both consoles.
+    def _stat_of(context: Any, dest: str) -> str | None:
+        """What another host says of itself.
 
         Its trait would not tell: it stays where the driver does not.
         """
         try:
-            node = objects.ComputeNode.get_first_node_by_host_for_old_compat(
-                context, dest)
-            return (node.stats or {}).get(STAT) == str(True)
+            return stat_of(context, dest)
         except Exception:
             # Whatever it is, it must not stop the guest from moving.
             LOG.exception('What host %s can do is not known: the guest moves '
                           'without its log', dest)
-            return False
+            return None
 
     def left(self, uuid: str) -> None:
-        """The guest runs on its destination: what it wrote is sent there."""
-        self._departures.start(uuid)
+        """The guest runs on its destination: what it wrote stays here no
+        longer than until that has it.
+
+        nova may delete the instance directory afterwards. To say so twice
+        does no harm: the second one waits for the first.
+        """
+        kept = self._histories.kept()
+        with history.never_fatal(None), kept.alone(uuid):
+            departure = self._departures.pop(uuid, None)
+            if departure is None:
+                return
+            directory = libvirt_utils.get_instance_path(departure.instance)
+            if departure.shared:
+                if not departure.ours:
+                    kept.leave_aside(
+                        departure.instance, uuid, directory, directory)
+                return
+            path = kept.leave(
+                departure.instance, uuid, departure.path, directory)
+            if path is not None:
+                self._histories.send(path)
 
     def undefined(self, uuid: str) -> None:
         """libvirt has undefined the guest here by itself."""
         self._consoles.undefined(uuid)
 
-    def wait_until_packed(self, uuid: str) -> None:
-        """Return when nova may delete the instance directory."""
-        self._departures.wait_until_packed(uuid)
-
     def stayed(self, instance: Any, migrate_data: Any) -> None:
         """The migration has failed: what was begun for it is undone."""
+        self.forget(instance.uuid)
         if field(migrate_data, 'is_shared_instance_path'):
             with history.never_fatal(instance):
-                transfer.remove_begun(
+                logs.remove_begun(
                     libvirt_utils.get_instance_path(instance),
-                    char_device.log_names(
-                        self._consoles.serial_ports(instance)))
+                    logs.in_use(char_device.log_names(
+                        self._consoles.serial_ports(instance))))
 
     def forget(self, uuid: str) -> None:
         """The guest has stayed, or is gone."""
-        self._departures.forget(uuid)
-
-    def stop(self) -> None:
-        """nova-compute ends, once nothing is on its way any more."""
-        self._departures.finish()
+        departure = self._departures.pop(uuid, None)
+        if departure is not None and departure.path is not None:
+            self._histories.kept().forget(departure.instance, departure.path)

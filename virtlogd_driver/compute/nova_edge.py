@@ -20,7 +20,7 @@ from oslo_log import log as logging
 from virtlogd_driver import exception
 from virtlogd_driver.compute.options import Options
 from virtlogd_driver.guest import char_device
-from virtlogd_driver.history import history
+from virtlogd_driver.history import exclusive, history
 
 LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
@@ -242,12 +242,14 @@ def domain_xml_of(host: Any) -> Callable[[Any], str]:
 
 
 def carrier_of(options: Options) -> Callable[[], history.History]:
-    """What carries histories by nova's own way to copy files."""
+    """What keeps histories, and copies them by nova's own way."""
+    guests = exclusive.Exclusive()
+
     def carrier() -> history.History:
         ours = options.virtlogd
         return history.History(
             libvirt_utils.copy_image, ours.max_history_bytes,
-            ours.history_timeout, ours.virtlogd_socket)
+            ours.history_timeout, ours.virtlogd_socket, guests)
 
     return carrier
 

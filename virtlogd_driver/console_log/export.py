@@ -226,7 +226,7 @@ def export(logs: Sequence[tuple[int, str]], target: Target,
                 entries.append(Entry(
                     name, port, part.generation, part.history,
                     taken.size, source.sha256.hexdigest(),
-                    len(taken.segments), part.history or taken.whole))
+                    len(taken.segments), taken.whole))
     if not entries:
         raise exception.LogNotFound(
             'The guest has no console log yet: ' + (', '.join(

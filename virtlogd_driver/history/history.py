@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest's output from before follows it, or it goes on without.
+"""What a guest wrote is never lost: what compute/ says and asks.
 
-Nothing here fails: what cannot be done is said once, in the log.
+Nothing here fails: what cannot be done is said, and done by what comes next.
+doc/source/contributor/history.rst has the states.
 """
 
 import contextlib
-import glob
+import errno
 import os
-import shutil
 import subprocess
-import tempfile
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from oslo_concurrency import processutils
@@ -21,17 +21,28 @@ from oslo_log import log as logging
 from virtlogd_driver import exception
 from virtlogd_driver.console_log import chain, generation, reader
 from virtlogd_driver.guest import char_device
-from virtlogd_driver.history import transfer
+from virtlogd_driver.history import (
+    exclusive,
+    files,
+    inbox,
+    logs,
+    outbox,
+    record,
+)
 from virtlogd_driver.virtlogd import health
 
 LOG = logging.getLogger(__name__)
 
 #: Seconds for virtlogd to write out what a guest that has ended wrote last.
 CLOSING = 2.0
-
-#: Between an instance directory's name and a random one: its history is there
-#: until it has been copied to another host.
-LEAVING = '_leaving.'
+#: Seconds between two looks at what comes, the first and the longest.
+LOOK, LONGEST_LOOK = 0.05, 0.25
+#: Seconds until a copy that has failed is tried again, the first time, and
+#: until it is asked whether one that was made has been put in place. Twice
+#: as long from time to time.
+RETRY, ASK, LONGEST = 5.0, 0.5, 3600.0
+#: Seconds that another thread may take to rename a guest's logs.
+LOCK_TIMEOUT = 30.0
 
 #: Where logs end, by serial port; None: there is nothing in it.
 Ends = dict[int, reader.Position | None]
@@ -41,142 +52,149 @@ Copy = Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)
-class History:
-    """Carries what guests wrote to where they go on."""
+class Target:
+    """Where a guest's history is to go now."""
 
-    #: Copies a directory to a host: (source, destination, host=...).
+    #: Address of the host.
+    address: str
+    #: Path of the instance directory there.
+    directory: str
+    #: It has moved on: what was on its way may be there with the rest.
+    moved_on: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """The guest is where its history cannot be put in place."""
+
+    reason: str
+
+
+#: Where a departure's history goes now; None: the instance was deleted.
+Where = Callable[[outbox.Departure], Target | Elsewhere | None]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Keeps what guests wrote, where nova takes their directories away."""
+
+    #: Copies a file or directory to a host, or back: (source, destination,
+    #: host=..., receive=...).
     copy: Copy
     #: The most bytes that follow a serial port.
     limit: int
-    #: Seconds that a copy to another host may take.
+    #: Seconds that a copy to another host may take, and that what is
+    #: promised is waited for.
     timeout: float
     #: virtlogd's.
     socket_path: str
+    #: No two threads rename the logs of one guest.
+    guests: exclusive.Exclusive = field(
+        default_factory=exclusive.Exclusive)
 
-    def stage(self, instance: Any, moves: list[transfer.Move],
-              directory: str, written_as: Sequence[str] = ()) -> bool:
-        """Whether there is something to be received.
+    # On this host
 
-        :param written_as: the paths under which virtlogd knows the logs,
-            where their directory was renamed since
+    @contextlib.contextmanager
+    def alone(self, uuid: str,
+              seconds: float = LOCK_TIMEOUT) -> Iterator[None]:
+        """Have the logs of a guest for oneself.
+
+        :raises OSError: another thread has them for longer
+        """
+        with self.guests.guest(uuid, seconds) as got:
+            if not got:
+                raise OSError(errno.EAGAIN, 'another operation of the guest '
+                                            'has its logs')
+            yield
+
+    def recover(self, instance: Any, uuid: str, place: inbox.Place) -> None:
+        """Finish what a crash, or a full disk, has left half done.
+
+        Whatever touches the logs of a guest does so first. It takes some
+        microseconds where there is nothing to be done.
+
+        :param place: in_use is None where the guest does not run
+        """
+        directory = place.directory
+        if not is_pending(directory):
+            return
+        with never_fatal(instance), self.guests.guest(uuid, 0) as got:
+            if not got:
+                return
+            if not logs.recover(directory, idle=place.in_use is None):
+                LOG.warning(
+                    'The log of guest %s was begun anew by another driver. '
+                    'What it wrote before is in %s, until it is started '
+                    'again or moves', uuid, logs.aside(directory))
+            self._receive(instance, place)
+
+    def set_aside(self, instance: Any, directory: str) -> None:
+        """nova is about to delete the directory; the guest goes on here.
+
+        The caller is alone with the logs, until it has put them back.
         """
         with never_fatal(instance):
-            self._is_closed(instance, moves, written_as)
-        return self._stage(instance, moves, directory)
-
-    def _stage(self, instance: Any, moves: list[transfer.Move],
-               directory: str) -> bool:
+            self._wait_until_closed(instance, directory)
         with never_fatal(instance):
-            os.makedirs(directory, mode=0o700, exist_ok=True)
-            for error in transfer.stage(
-                    moves, directory, self.limit,
-                    lambda path, limit: reader.read_tail(path, limit).data,
-                    _following):
-                _warn_of_loss(instance, error)
-            return True
-        shutil.rmtree(os.path.join(directory, transfer.STAGING),
-                      ignore_errors=True)
-        return False
+            # What a crash has left is put together first.
+            logs.recover(directory, idle=True)
+        with never_fatal(instance):
+            if logs.names(directory):
+                logs.set_aside(directory)
 
-    def send(self, instance: Any, moves: list[transfer.Move],
-             to_host: str | None, written_as: Sequence[str] = ()) -> None:
-        """Carry the history of a guest.
+    def put_back(self, instance: Any, directory: str) -> None:
+        """After set_aside, and after nova has deleted the directory."""
+        with never_fatal(instance):
+            if files.is_directory(logs.aside(directory)):
+                os.makedirs(directory, exist_ok=True)
+                logs.recover(directory, idle=True)
 
-        :param to_host: None: this one, or one that shares its storage
-        :param written_as: as of stage
+    def take_along(self, instance: Any, uuid: str, here: str,
+                   there: str) -> None:
+        """Rename the logs of a guest that has ended to where it goes on."""
+        with never_fatal(instance), self.alone(uuid):
+            self._wait_until_closed(instance, here)
+            logs.move(here, there)
+
+    def leave_aside(self, instance: Any, uuid: str, here: str,
+                    directory: str) -> None:
+        """Put the logs where nova's own driver does not delete them.
+
+        It begins a log of the same name anew. This driver puts them back
+        (recover).
+
+        :param here: path of the directory that they are in
+        :param directory: path of the instance directory
         """
-        self.pack(instance, moves, to_host, written_as)()
+        with never_fatal(instance), self.alone(uuid):
+            self._wait_until_closed(instance, here)
+            if logs.names(here):
+                files.make_directory(logs.aside(directory))
+                logs.move(here, logs.aside(directory))
 
-    def pack(self, instance: Any, moves: list[transfer.Move],
-             to_host: str | None,
-             written_as: Sequence[str] = ()) -> Callable[[], None]:
-        """Make the history of a guest ready to be carried.
-
-        :param to_host, written_as: as of send
-        :returns: carries it to another host. Nothing is read any more where
-            the guest was
-        """
-        if not moves:
-            return _nothing
-        here, there = (os.path.dirname(path) for path in moves[0])
-        closed = False
-        with never_fatal(instance):
-            closed = self._is_closed(instance, moves, written_as)
-        if to_host is None:
-            # One that is still written is read where it is, to its end, until
-            # the next move.
-            if (closed or here != there) and self._stage(
-                    instance, moves, there):
-                self.receive(instance, there)
-            return _nothing
-        with never_fatal(instance):
-            aside = tempfile.mkdtemp(
-                prefix=os.path.basename(here) + LEAVING,
-                dir=os.path.dirname(here))
-            if self._stage(instance, moves, aside):
-                return lambda: self._carry(instance, aside, there, to_host)
-            os.rmdir(aside)
-        return _nothing
-
-    def _carry(self, instance: Any, aside: str, there: str,
-               to_host: str) -> None:
-        deadline = _Deadline(self.timeout)
-        with never_fatal(instance):
-            try:
-                self.copy(
-                    os.path.join(aside, transfer.STAGING), f'{there}/',
-                    host=to_host, compression=False,
-                    on_execute=deadline.start, on_completion=deadline.stop)
-            except processutils.ProcessExecutionError as e:
-                _warn_of_loss(instance, (
-                    f'the copy to {to_host} took longer than [virtlogd] '
-                    f'history_timeout = {self.timeout} s'
-                    if deadline.passed else f'the copy to {to_host}: {e}'))
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
-
-    def receive(self, instance: Any, directory: str,
-                in_use: Collection[str] = ()) -> None:
-        """:param in_use: names of the logs that the guest's domain has"""
-        with never_fatal(instance):
-            for name in transfer.receive(directory, directory, in_use):
-                _warn_of_loss(instance, f'{name} has not come whole')
-
-    def begin_evacuated(self, instance: Any, directory: str) -> None:
-        """Let a guest go on in new logs: the lost host may come back.
-
-        :param directory: path of its instance directory, if that is shared
-        """
-        self.send(instance, transfer.superseded(directory), None)
-        with never_fatal(instance):
-            begin_logs([there for here, there in transfer.moves(
-                directory, directory) if os.path.exists(here)
-                and not transfer.is_as_begun(here)])
-
-    def adopt(self, uuid: str, directory: str, aside: str,
-              in_use: Collection[str]) -> None:
-        """Put in place what came while this host had nova's own driver.
+    def bring_back(self, instance: Any, uuid: str, directory: str) -> None:
+        """A resize is reverted: nova deletes the directory, and gives the one
+        from before its name again.
 
         :param directory: path of the instance directory
-        :param aside: path of where a rebuild has left its logs, perhaps
-        :param in_use: names of the logs that the guest's domain has
         """
-        with never_fatal(None, f'The old output of guest {uuid} is not put '
-                               f'in place'):
-            known = transfer.detached(directory)
-            # What still comes is left alone.
-            if transfer.is_whole(directory):
-                transfer.receive(directory, directory, in_use)
-            overtaken = ([] if transfer.is_coming(directory)
-                         else transfer.overtaken(directory, in_use))
-            if overtaken and self._stage(None, overtaken, directory):
-                transfer.receive(directory, directory, in_use)
-            for path in transfer.detached(directory) - known:
-                LOG.warning('The log of guest %s was begun anew by another '
-                            'driver. What it wrote before is in %s, until it '
-                            'moves', uuid, path)
-            if os.path.isdir(aside):
-                transfer.receive(aside, directory)
+        with never_fatal(instance), self.alone(uuid):
+            self._wait_until_closed(instance, directory)
+            logs.recover(directory, idle=True)
+            logs.move(directory, logs.resized(directory))
+
+    def begin_next(self, instance: Any, directory: str) -> None:
+        """Let a guest go on in new logs: another host may still write these.
+
+        :param directory: path of its instance directory
+        """
+        with never_fatal(instance):
+            logs.begin_next(directory)
+
+    def cut(self, instance: Any, directory: str) -> None:
+        """Keep what is older than the guest's logs within the bound."""
+        with never_fatal(instance):
+            logs.cut(directory, self.limit)
 
     def wait_until_closed(self, logs: list[str]) -> bool:
         """What guests that have ended wrote last is in their logs.
@@ -185,31 +203,355 @@ class History:
         """
         return health.wait_until_closed(self.socket_path, logs, CLOSING)
 
-    def _is_closed(self, instance: Any, moves: list[transfer.Move],
-                   written_as: Sequence[str]) -> bool:
-        """False: virtlogd may go on writing, and that is said."""
-        logs = list(written_as) or [here for here, _ in moves]
-        # Where there is no virtlogd, nobody writes.
-        state: str = health.DaemonState.DOWN
+    def _wait_until_closed(self, instance: Any, directory: str) -> None:
+        """Files may be renamed before: what is written goes where they go."""
+        base = logs.instance_directory(directory)
+        live = [os.path.join(base, name) for name in logs.newest(directory)]
+        if live and not self.wait_until_closed(live):
+            LOG.debug('virtlogd does not say that it has closed %s',
+                      ', '.join(live), instance=instance)
 
-        def ask(socket_path: str, asked: list[tuple[str, str]],
-                timeout: float) -> tuple[str, str, Sequence[str]]:
-            nonlocal state
-            state, reason, answers = health.ask(socket_path, asked, timeout)
-            return state, reason, answers
+    # To another host
 
-        if (health.wait_until_closed(self.socket_path, logs, CLOSING, ask)
-                or state == health.DaemonState.DOWN):
+    def prepare(self, instance: Any, directory: str,
+                departure: outbox.Departure) -> str | None:
+        """A guest is about to leave.
+
+        :param directory: path of its instance directory here
+        :returns: path of its outbox; None: it has none, and that is said
+        """
+        with never_fatal(instance):
+            return outbox.make(directory, departure)
+        return None
+
+    def leave(self, instance: Any, uuid: str, path: str | None,
+              directory: str) -> str | None:
+        """It has left, and nova deletes the directory next.
+
+        :param path: of its outbox; None: it could not be made
+        :param directory: path of the directory that its logs are in
+        :returns: path of its outbox
+        """
+        with never_fatal(instance), self.alone(uuid):
+            self._wait_until_closed(instance, directory)
+            with never_fatal(instance):
+                if directory == logs.instance_directory(directory):
+                    logs.recover(directory, idle=True)
+            if logs.names(directory) or path is not None:
+                return outbox.fill(path, directory)
+        return path
+
+    def confirm(self, instance: Any, uuid: str,
+                directory: str) -> str | None:
+        """nova deletes the directory that a guest has left for another host.
+
+        :param directory: path of its instance directory
+        :returns: path of the outbox that is still to be carried, if any
+        """
+        resized = logs.resized(directory)
+        waiting = [path for path in outbox.paths(
+            os.path.dirname(directory), uuid) if not outbox.is_filled(path)
+            and outbox.load(path) is not None]
+        if not waiting and outbox.is_delivered(resized):
+            with never_fatal(instance):
+                outbox.remove_delivered(resized)
+            return None
+        if not waiting and not logs.names(resized):
+            return None
+        return self.leave(instance, uuid, waiting[0] if waiting else None,
+                          resized)
+
+    def forget(self, instance: Any, path: str) -> None:
+        """It has stayed, or is back: its logs are where they were."""
+        with never_fatal(instance):
+            if files.is_directory(path) and not outbox.is_filled(path):
+                outbox.discard(path)
+
+    def take_back(self, instance: Any, uuid: str, directory: str,
+                  log_names: Collection[str]) -> None:
+        """The guest is here again, from a host with nova's own driver: its
+        logs are where they were when it left.
+
+        :param directory: path of its instance directory
+        :param log_names: names of the logs that its domain has
+        """
+        with never_fatal(instance), self.alone(uuid):
+            found = [path for path in outbox.paths(
+                os.path.dirname(directory), uuid) if outbox.is_filled(path)]
+            if len(found) != 1 or inbox.is_coming(
+                    directory) or inbox.is_promised(directory, log_names):
+                return
+            with files.locked(found[0], LOCK_TIMEOUT):
+                if not outbox.is_filled(found[0]) or any(
+                        files.size(os.path.join(directory, name))
+                        for name in logs.names(directory)):
+                    return
+                for name in logs.names(directory):
+                    os.unlink(os.path.join(directory, name))
+                logs.move(found[0], directory)
+                outbox.discard(found[0])
+
+    def remove(self, instance: Any, uuid: str, directory: str) -> None:
+        """The instance is deleted: nothing of its logs stays beside it."""
+        with never_fatal(instance):
+            files.remove_tree(logs.aside(directory))
+        for path in outbox.paths(os.path.dirname(directory), uuid):
+            with never_fatal(instance):
+                outbox.discard(path)
+
+    def resume(self, path: str, left: outbox.Departure | None) -> bool:
+        """Take up an outbox again, after nova-compute was ended.
+
+        :param path: of the outbox
+        :param left: where the guest is, where that was not written down;
+            None: it is on this host, or deleted
+        :returns: whether there is something to be carried
+        """
+        with never_fatal(None):
+            directory = path.partition(outbox.LEAVING)[0]
+            if outbox.load(path) is None:
+                outbox.adopt_old(path)
+                if not outbox.is_filled(path):
+                    outbox.discard(path)
+                    return False
+                if left is None:
+                    return False
+                outbox.address(path, left)
+            resized = logs.resized(directory)
+            if outbox.is_filled(path):
+                # It was killed amid the renames.
+                for here in (directory, resized):
+                    if left and logs.names(here):
+                        outbox.fill(path, here)
+            elif not files.is_directory(resized):
+                if not left:
+                    outbox.discard(path)
+                    return False
+                logs.recover(directory, idle=True)
+                outbox.fill(path, directory)
             return True
-        LOG.warning('What the guest wrote last may not follow it: virtlogd '
-                    'does not say that it has closed %s', ', '.join(logs),
-                    instance=instance)
-        # It may be so at each move: that is no reason to keep ever more.
-        return state == health.DaemonState.REFUSED
+        return True
+
+    def attempt(self, path: str, where: Where) -> float | None:
+        """Try once to let a host have what waits for it.
+
+        :param path: of the outbox
+        :returns: seconds until the next time; None: it is done
+        """
+        try:
+            with files.locked(path, 0):
+                return self._attempt(path, where)
+        except FileNotFoundError:
+            return None
+        except OSError as e:
+            LOG.debug('%s: %s', path, e)
+            return RETRY if files.is_directory(path) else None
+
+    def _attempt(self, path: str, where: Where) -> float | None:
+        departure, before = outbox.load(path), outbox.load_state(path)
+        if departure is None:
+            outbox.save_state(path, replace(before, attempts=(
+                before.attempts + 1)))
+            return LONGEST
+        after: outbox.State | None
+        try:
+            target = where(departure)
+            if target is None:
+                outbox.discard(path)
+                return None
+            if isinstance(target, Elsewhere):
+                after = outbox.State(before.attempts, False, target.reason)
+            else:
+                after = self._carry(path, departure, before, target)
+        except (exception.VirtlogdDriverError, OSError,
+                record.InvalidRecord) as e:
+            after = outbox.State(before.attempts + 1, before.copied, str(e))
+        except Exception as e:
+            LOG.exception('%s', path)
+            after = outbox.State(before.attempts + 1, before.copied, repr(e))
+        if after is None:
+            if before.reason:
+                LOG.info('The output of guest %s from before has followed '
+                         'it', departure.guest)
+            return None
+        if after.reason and after.reason != before.reason:
+            LOG.warning(
+                'The output of guest %s from before has not followed it yet: '
+                '%s. It is kept in %s, and tried again',
+                departure.guest, after.reason, path)
+        outbox.save_state(path, after)
+        if after.final:
+            return LONGEST
+        first = ASK if after.copied else RETRY
+        return min(LONGEST, float(first * 2 ** min(after.attempts, 20)))
+
+    def _carry(self, path: str, departure: outbox.Departure,
+               before: outbox.State,
+               target: Target) -> outbox.State | None:
+        """:returns: None: the other host has all, and it is removed here"""
+        attempts = before.attempts + 1
+        if before.attempts or before.copied or target.moved_on:
+            refused = self._received(path, departure, target)
+            if refused == '':
+                outbox.finish(path, departure)
+                return None
+            if refused is not None:
+                return outbox.State(
+                    attempts, True,
+                    f'{target.address} has refused it: {refused}', True)
+            if target.moved_on:
+                return outbox.State(
+                    attempts, False, f'the guest went on to {target.address} '
+                    f'before it had followed it')
+            if before.copied and self._is_there(path, target):
+                return outbox.State(
+                    attempts, True, before.reason if attempts < 8 else (
+                        f'it was copied to {target.address}, which has not '
+                        f'put it in place: it may have another driver'))
+        staged = outbox.stage(
+            path, self.limit,
+            lambda log, limit: reader.read_tail(log, limit).data, _following)
+        self._copy(staged, f'{target.directory}/', target.address)
+        return outbox.State(0 if not before.copied else attempts, True)
+
+    def _received(self, path: str, departure: outbox.Departure,
+                  target: Target) -> str | None:
+        """'' if the other host has it; why it refuses it; None otherwise."""
+        self._fetch(path, target, logs.RECEIVED)
+        return logs.received(outbox.fetched(path)).get(departure.id)
+
+    def _is_there(self, path: str, target: Target) -> bool:
+        """Whether what was copied still is where it was copied to."""
+        return self._fetch(path, target, f'{logs.MOVING}/{record.FILE}')
+
+    def _fetch(self, path: str, target: Target, name: str) -> bool:
+        into = outbox.fetched(path)
+        files.remove_tree(into)
+        os.mkdir(into, 0o700)
+        with contextlib.suppress(exception.LogError):
+            self._copy(os.path.join(target.directory, name), f'{into}/',
+                       target.address, receive=True)
+            return True
+        return False
+
+    def _copy(self, source: str, destination: str, host: str,
+              receive: bool = False) -> None:
+        """:raises LogError: it cannot be copied, or takes too long"""
+        deadline = _Deadline(self.timeout)
+        try:
+            self.copy(source, destination, host=host, receive=receive,
+                      compression=False, on_execute=deadline.start,
+                      on_completion=deadline.stop)
+        except (processutils.ProcessExecutionError, OSError) as e:
+            raise exception.LogError(
+                f'the copy to {host} took longer than [virtlogd] '
+                f'history_timeout = {self.timeout} s' if deadline.passed
+                else f'the copy to {host}: {e}') from e
+
+    # From another host
+
+    def receive(self, instance: Any, uuid: str,
+                place: inbox.Place) -> None:
+        """Put in place what has come."""
+        with never_fatal(instance), self.alone(uuid):
+            self._receive(instance, place)
+
+    def _receive(self, instance: Any, place: inbox.Place) -> None:
+        if not inbox.is_coming(place.directory):
+            return
+        detached = os.path.join(
+            place.directory, generation.history_name(0, 0))
+        known = files.size(detached)
+        for reason in inbox.receive(place):
+            LOG.warning('What has come of the output of the guest from '
+                        'before is not put in place: %s', reason,
+                        instance=instance)
+        if files.size(detached) != known:
+            LOG.warning('The log of the guest was begun anew by another '
+                        'driver. What it wrote before is in %s', detached,
+                        instance=instance)
+
+    def settle(self, instance: Any, uuid: str, place: inbox.Place,
+               log_names: Collection[str],
+               ended: threading.Event | None = None) -> None:
+        """Wait for what is promised to the guest, before it goes on.
+
+        :param log_names: names of the logs that its domain has
+        :param ended: it is waited no more
+        """
+        deadline = time.monotonic() + self.timeout
+        pause = LOOK
+        with never_fatal(instance):
+            while self._awaits(place, log_names):
+                if inbox.is_complete(place):
+                    self.receive(instance, uuid, place)
+                    if inbox.is_coming(place.directory):
+                        # It cannot be put in place, as was said.
+                        return
+                    continue
+                if time.monotonic() > deadline:
+                    inbox.give_up(place.directory)
+                    return
+                if ended is None:
+                    time.sleep(pause)
+                elif ended.wait(pause):
+                    return
+                pause = min(LONGEST_LOOK, pause * 1.2)
+
+    def _awaits(self, place: inbox.Place,
+                log_names: Collection[str]) -> bool:
+        return inbox.is_coming(place.directory) or inbox.is_promised(
+            place.directory, log_names)
 
 
-def _nothing() -> None:
-    """Nothing is to be carried, or all is there."""
+class Arrivals:
+    """Guests that have come, and what they wrote before comes after them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ended: dict[str, threading.Event] = {}
+        self._done: dict[str, threading.Event] = {}
+
+    def start(self, uuid: str,
+              settle: Callable[[threading.Event], None]) -> None:
+        """Put in place what comes, in a thread."""
+        with self._lock:
+            if uuid in self._ended:
+                return
+            ended = self._ended[uuid] = threading.Event()
+            done = self._done[uuid] = threading.Event()
+
+        def run() -> None:
+            try:
+                settle(ended)
+            finally:
+                done.set()
+                with self._lock:
+                    if self._ended.get(uuid) is ended:
+                        del self._ended[uuid], self._done[uuid]
+
+        threading.Thread(target=run, name='virtlogd-arrival',
+                         daemon=True).start()
+
+    def forget(self, uuid: str) -> None:
+        """It has gone, or its history is waited for by another thread."""
+        with self._lock:
+            ended = self._ended.pop(uuid, None)
+            self._done.pop(uuid, None)
+        if ended is not None:
+            ended.set()
+
+    def stop(self) -> None:
+        """nova-compute ends; the next one goes on."""
+        for uuid in list(self._ended):
+            self.forget(uuid)
+
+    def wait(self, uuid: str, seconds: float) -> None:
+        """Until what comes for a guest is in place, or no longer."""
+        with self._lock:
+            done = self._done.get(uuid)
+        if done is not None:
+            done.wait(seconds)
 
 
 class _Deadline:
@@ -235,7 +577,17 @@ class _Deadline:
         self._timer.cancel()
 
 
-_LOST = 'The output of the guest from before does not follow it'
+def is_pending(directory: str) -> bool:
+    """Whether there is something for recover to look at.
+
+    :param directory: path of an instance directory
+    """
+    return (inbox.is_coming(directory)
+            or files.is_directory(logs.aside(directory))
+            or files.is_directory(logs.resized(directory)))
+
+
+_LOST = 'The output of the guest from before is not where it should be'
 
 
 @contextlib.contextmanager
@@ -250,16 +602,6 @@ def never_fatal(instance: Any, failure: str = _LOST) -> Iterator[None]:
         LOG.warning('%s: %s', failure, e, instance=instance)
     except Exception:
         LOG.exception('%s', failure, instance=instance)
-
-
-def _warn_of_loss(instance: Any, reason: object) -> None:
-    LOG.warning('%s: %s', _LOST, reason, instance=instance)
-
-
-def left_behind(instances_path: str) -> list[str]:
-    """Paths of histories that have not been copied to another host."""
-    return sorted(glob.glob(os.path.join(
-        glob.escape(instances_path), f'*{LEAVING}*')))
 
 
 def begin_logs(log_files: list[str]) -> None:

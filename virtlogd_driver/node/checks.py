@@ -119,6 +119,8 @@ class Survey:
     last_pass_age: float | str
     #: What SELinux does not let virtlogd do below ``instances_path``.
     selinux: Denial | None = None
+    #: What has not followed guests that have left this host, and why.
+    waiting: tuple[str, ...] = ()
 
 
 def _success(details: str | None = None) -> Result:
@@ -452,6 +454,16 @@ def health_pass(host: Survey) -> Result:
     return _success(f'{host.last_pass_age:.0f} s ago')
 
 
+def histories(host: Survey) -> Result:
+    """What guests wrote has followed them."""
+    if host.waiting:
+        return _warning(
+            f'{_count(len(host.waiting), "guest")} went to another host and '
+            f'left older output here, which is tried again: '
+            f'{_some(host.waiting)}. See "virtlogd-console history".')
+    return _success()
+
+
 Check = Callable[[Survey], Result]
 
 CHECKS: tuple[tuple[str, Check], ...] = (
@@ -466,4 +478,5 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ('Log directories', log_directories),
     ('Serial ports', ports),
     ('Health pass', health_pass),
+    ('Histories', histories),
 )

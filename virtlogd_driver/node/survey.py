@@ -68,6 +68,8 @@ class Options:
     health_interval: float
     health_timeout: float
     metrics_file: str | None
+    #: What has not followed guests that have left this host, and why.
+    waiting: tuple[str, ...] = ()
 
 
 def survey(options: Options, connect: Callable[[], Any],
@@ -114,7 +116,8 @@ def survey(options: Options, connect: Callable[[], Any],
         health_interval=options.health_interval,
         metrics_file=options.metrics_file,
         last_pass_age=_last_pass_age(options.metrics_file),
-        selinux=_selinux(options.instances_path))
+        selinux=_selinux(options.instances_path),
+        waiting=options.waiting)
 
 
 def _within(seconds: float, function: Callable[[], _T]) -> _T:

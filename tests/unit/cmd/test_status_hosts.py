@@ -33,6 +33,7 @@ from tests.unit.node.test_checks import ORDERS
 from virtlogd_driver import exception
 from virtlogd_driver.cmd import status
 from virtlogd_driver.console_log import privileged as log_privileged
+from virtlogd_driver.history import outbox
 from virtlogd_driver.node import checks, hypervisor, metrics, survey
 from virtlogd_driver.virtlogd import health, periodic, privileged, rpc, viewer
 
@@ -236,6 +237,15 @@ def _large(node: Host) -> None:
         backup.truncate(40 * 1024 ** 2)
 
 
+def _left(node: Host) -> None:
+    guest = '6ba7b810-9dad-11d1-80b4-00c04fd430c8'
+    path = outbox.make(str(node.instances / guest), outbox.Departure(
+        'ab' * 16, guest, '192.0.2.7', 'host2',
+        str(node.instances / guest), {}, None, 0.0))
+    outbox.save_state(path, outbox.State(1, reason='no route to host2'))
+
+
+
 OK, WARNING, FAILURE = 0, 1, 2
 AFTER_VIRTLOGD = 'First do what the check virtlogd says'
 FAULTS = (
@@ -353,6 +363,8 @@ FAULTS = (
           WARNING, {'Health pass': 'See whether nova-compute runs'}),
     Fault('metrics of another', file('metrics.prom', 'node_load1 1\n'),
           WARNING, {'Health pass': 'Set [virtlogd] metrics_file'}),
+    Fault('a history that has not gone', _left, WARNING, {
+        'Histories': 'See "virtlogd-console history"'}),
     Fault('no pass any more', lambda node: node.made_pass(1000), FAILURE, {
         'Health pass': 'See whether nova-compute runs'}),
 )

@@ -2,12 +2,15 @@
 """The driver's start."""
 
 import os
+import queue
 import time
 
 import fixtures
 import libvirt
 import pytest
 from nova import exception as nova_exception
+from nova import objects
+from nova.virt.libvirt import utils as libvirt_utils
 
 from tests.unit import fake_libvirt
 from tests.unit.compute.given import (
@@ -16,6 +19,7 @@ from tests.unit.compute.given import (
     guest_xml,
     stage,
 )
+from tests.unit.history import staged
 from virtlogd_driver.console_log import chain
 
 
@@ -61,8 +65,7 @@ class TestInitHost:
         """nova-compute was restarted meanwhile."""
         chain.begin(str(directory / 'console.g1.log'))
         (directory / 'console.g1.log').write_bytes(b'now')
-        stage(directory, b'then')
-        (listed,) = (directory / 'console.moving').glob('console.staged.*')
+        listed = stage(directory, b'then')
         listed.rename(directory / 'not come yet')
         made = make_driver(guest_xml(fake_libvirt.serial(
             log=str(directory / 'console.g1.log'))))
@@ -73,15 +76,40 @@ class TestInitHost:
         assert made.get_console_output(None, instance) == b'thennow'
         made.cleanup_host('host')
 
+    @pytest.mark.parametrize('deleted', [False, True])
     def test_a_history_that_never_left(self, make_driver, directory,
-                                       caplog) -> None:
-        """nova-compute was killed while it was copied."""
+                                       monkeypatch, deleted) -> None:
+        """An earlier version was killed while it was copied."""
         left = directory.with_name(f'{directory.name}_leaving.abc')
         left.mkdir()
-        make_driver()._adopt_guests()
-        (said,) = caplog.messages
-        assert str(left) in said
-        assert left.exists()
+        staged.as_old(left, {'console.g1.history': b'then'})
+        found = objects.Instance(uuid=UUID, host='elsewhere',
+                                 task_state=None)
+
+        def find(*_):
+            if deleted:
+                raise nova_exception.InstanceNotFound(instance_id=UUID)
+            return found
+        monkeypatch.setattr(objects.Instance, 'get_by_uuid', find)
+        monkeypatch.setattr(
+            objects.ComputeNode, 'get_first_node_by_host_for_old_compat',
+            lambda *_: objects.ComputeNode(host_ip='192.0.2.7'))
+        copied = queue.Queue()
+
+        def copy(source, target, host, receive, **_):
+            if receive:
+                raise OSError('there is nothing yet')
+            copied.put((host, target, sorted(os.listdir(source))))
+        monkeypatch.setattr(libvirt_utils, 'copy_image', copy)
+        made = make_driver()
+        made._adopt_guests()
+        if deleted:
+            assert not left.exists()
+        else:
+            assert copied.get(timeout=60) == (
+                '192.0.2.7', f'{directory}/', ['history.0', 'record.json'])
+            assert (left / 'console.log').read_bytes() == b'then'
+        made._histories.stop()
 
     def test_a_log_of_another_host_stays(self, make_driver, directory,
                                          here) -> None:

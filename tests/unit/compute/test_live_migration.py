@@ -35,7 +35,7 @@ class TestLiveMigration:
         """Where that is not known the guest moves, and it is said."""
         node(stats)
         made = make_driver()
-        assert made._source._is_capable(None, 'host2') == capable
+        assert (made._source._stat_of(None, 'host2') == 'True') == capable
         assert ('host2 can do is not known' in caplog.text) == isinstance(
             stats, Exception)
 

@@ -84,6 +84,19 @@ def test_a_whole_chain_is_called_whole(tmp_path: Path) -> None:
     assert entries[0].size == 0
 
 
+@pytest.mark.parametrize('whole', [False, True])
+def test_a_history_is_called_whole_where_its_source_said_so(
+        tmp_path: Path, whole: bool) -> None:
+    """Not one that was cut to max_history_bytes."""
+    history = tmp_path / 'console.g1.history'
+    history.write_bytes(b'before')
+    history.chmod(0o600 | (chain.FIRST_OF_CHAIN if whole else 0))
+    entries = export.export(
+        [(0, str(tmp_path / 'console.g1.log'))],
+        TarTarget(io.BytesIO(), 'x'), ABOUT, nothing)
+    assert [entry.whole for entry in entries] == [whole]
+
+
 def test_an_archive(logs: Path) -> None:
     out = io.BytesIO()
     target = TarTarget(out, 'console-guest1')

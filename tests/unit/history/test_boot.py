@@ -8,7 +8,9 @@ import pytest
 
 from virtlogd_driver import exception
 from virtlogd_driver.console_log import chain, reader
-from virtlogd_driver.history import boot, transfer
+from virtlogd_driver.history import boot, inbox, logs, outbox
+
+GUEST = '6ba7b810-9dad-11d1-80b4-00c04fd430c8'
 
 
 def _end(path: pathlib.Path) -> reader.Position | None:
@@ -59,15 +61,16 @@ def _carry(here: pathlib.Path, there: pathlib.Path,
            limit: int = 1000) -> pathlib.Path:
     """As if to another host; the live file there."""
     there.mkdir(exist_ok=True)
-    failed = transfer.stage(
-        transfer.moves(str(here), str(there)), str(here), limit,
-        lambda path, limit: reader.read_tail(path, limit).data, _following)
-    assert failed == []
-    shutil.copytree(here / transfer.STAGING, there / transfer.STAGING)
-    shutil.rmtree(here)
-    assert transfer.receive(str(there), str(there)) == []
+    path = outbox.make(str(here), outbox.begin_departure(
+        GUEST, 'address', 'host2', str(there), {0: 1}))
+    outbox.fill(path, str(here))
+    staged = outbox.stage(
+        path, limit, lambda path, limit: reader.read_tail(path, limit).data,
+        _following)
+    shutil.copytree(staged, there / logs.MOVING)
     live = there / 'console.g1.log'
     chain.begin(str(live))
+    assert inbox.receive(inbox.Place(str(there), limit)) == []
     return live
 
 

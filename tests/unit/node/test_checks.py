@@ -209,6 +209,8 @@ BROKEN: list[tuple[dict[str, Any], str, Code, str, str]] = [
      'Health pass', Code.WARNING, 'x.prom', 'see'),
     ({'last_pass_age': 200.0},
      'Health pass', Code.FAILURE, '200 s ago', 'See whether nova-compute'),
+    ({'waiting': ('6ba7b810 (the copy to host2: refused)',)},
+     'Histories', Code.WARNING, 'refused', 'See "virtlogd-console history'),
 ]
 
 

@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What guests wrote before, as they come to this host and leave it.
+
+Here is what nova's database says of it: where a guest is, whether it still
+exists. How it is kept is in history/.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from nova import context as nova_context
+from nova import exception as nova_exception
+from nova import objects
+from nova.compute import task_states
+from nova.virt.libvirt.utils import get_instance_path
+from oslo_log import log as logging
+
+from virtlogd_driver.compute.consoles import Consoles
+from virtlogd_driver.compute.options import Options
+from virtlogd_driver.guest import char_device
+from virtlogd_driver.history import (
+    carrier,
+    files,
+    history,
+    inbox,
+    logs,
+    outbox,
+)
+from virtlogd_driver.node import hypervisor
+
+LOG = logging.getLogger(__name__)
+
+#: What the host's compute node says of itself, among its stats. nova writes
+#: these anew with each update, and those of another driver are gone
+#: (nova/compute/resource_tracker.py, _copy_resources).
+STAT = 'console_log_virtlogd'
+#: Seconds since a guest has come that a reader waits for its history.
+READ_WAIT = 1.0
+
+
+def stat_of(context: Any, host: str) -> str | None:
+    """What a host says of itself: 'True' where it can have both consoles,
+    'False' where it cannot, None where it has another driver.
+
+    :param host: its name, as nova has it
+    :raises ComputeHostNotFound: nova's, there is none
+    """
+    node = objects.ComputeNode.get_first_node_by_host_for_old_compat(
+        context, host)
+    found: str | None = (node.stats or {}).get(STAT)
+    return found
+
+
+def address_of(context: Any, host: str) -> str:
+    """The address that nova copies files to a host by.
+
+    :param host: its name, which other hosts need not be able to resolve
+    """
+    node = objects.ComputeNode.get_first_node_by_host_for_old_compat(
+        context, host)
+    return str(node.host_ip or host)
+
+
+class Histories:
+    """The histories of the guests of this host."""
+
+    def __init__(self, options: Options, consoles: Consoles,
+                 connection: Callable[[], Any],
+                 kept: Callable[[], history.History]) -> None:
+        """
+        :param connection: gives the libvirt connection
+        :param kept: gives what keeps histories, with today's options
+        """
+        self._options = options
+        self._consoles = consoles
+        self._connection = connection
+        #: Gives what keeps histories, with today's options.
+        self.kept = kept
+        self._arrivals = history.Arrivals()
+        self._departures = carrier.Carrier(
+            lambda path: self.kept().attempt(path, self._where))
+
+    # On this host
+
+    def place(self, uuid: str, directory: str,
+              instance: Any = None) -> inbox.Place:
+        """Where the history of a guest is to go, as far as is known."""
+        ports = {}
+        if instance is not None:
+            with history.never_fatal(instance):
+                flavors = [instance.flavor, *[
+                    getattr(instance, name)
+                    for name in ('old_flavor', 'new_flavor')
+                    if instance.obj_attr_is_set(name)
+                    and getattr(instance, name) is not None]]
+                # What it had before goes along, too.
+                ports = {'ports': max(self._consoles.plan(
+                    flavor, instance.image_meta).ports
+                    for flavor in flavors)}
+        in_use: dict[int, int] | None = {}
+        with history.never_fatal(instance):
+            if not hypervisor.runs(self._connection(), uuid):
+                in_use = None
+        return inbox.Place(
+            directory, self._options.virtlogd.max_history_bytes,
+            in_use=in_use, **ports)
+
+    def recover(self, instance: Any) -> None:
+        """Whatever touches a guest's logs finishes first what was begun."""
+        directory = get_instance_path(instance)
+        if history.is_pending(directory):
+            self.kept().recover(instance, instance.uuid, self.place(
+                instance.uuid, directory, instance))
+
+    def wait_before_reading(self, instance: Any) -> None:
+        """Let what has just begun to come come, for a moment."""
+        self._arrivals.wait(instance.uuid, READ_WAIT)
+        self.recover(instance)
+
+    # From another host
+
+    def arrived(self, instance: Any) -> None:
+        """The guest runs here: its history is put in place as it comes."""
+        self._consoles.changed(instance.uuid)
+        directory = get_instance_path(instance)
+        self.kept().take_back(instance, instance.uuid, directory,
+                              self._log_names(instance))
+        self.kept().cut(instance, directory)
+        self.await_(instance, instance.uuid, directory)
+
+    def await_(self, instance: Any, uuid: str, directory: str) -> None:
+        """Put in place what comes, without waiting for it."""
+        names = self._log_names(instance) if instance is not None else []
+        place = self.place(uuid, directory, instance)
+        self._arrivals.start(uuid, lambda ended: self.kept().settle(
+            instance, uuid, place, names, ended))
+
+    def wait_for_history(self, instance: Any) -> None:
+        """Let what is promised come, before it is taken elsewhere."""
+        self.recover(instance)
+        directory = get_instance_path(instance)
+        names = self._log_names(instance)
+        self.kept().settle(
+            instance, instance.uuid,
+            self.place(instance.uuid, directory, instance), names)
+
+    def _log_names(self, instance: Any) -> list[str]:
+        with history.never_fatal(instance):
+            try:
+                return char_device.log_names(
+                    self._consoles.serial_ports(instance))
+            except nova_exception.InstanceNotFound:
+                pass
+        return []
+
+    def gone(self, uuid: str) -> None:
+        """The guest is not here any more: nothing is waited for."""
+        self._arrivals.forget(uuid)
+
+    # To another host
+
+    def prepare(self, instance: Any, departure: outbox.Departure,
+                ) -> str | None:
+        """A guest is about to leave.
+
+        :returns: path of its outbox, if one could be made
+        """
+        return self.kept().prepare(
+            instance, get_instance_path(instance), departure)
+
+    def send(self, path: str) -> None:
+        """Try until the other host has what is in an outbox."""
+        self._departures.start(path)
+
+    def try_now(self, path: str, target: history.Target) -> None:
+        """Try once before nova goes on, then as of send."""
+        self.kept().attempt(path, lambda departure: target)
+        self.send(path)
+
+    def departure(self, context: Any, instance: Any, host: str,
+                  address: str | None = None,
+                  stint: dict[int, int] | None = None,
+                  directory: str | None = None) -> outbox.Departure:
+        """A departure that begins now.
+
+        :param host: name of the destination; '': not known
+        :param address: of the destination; None: as nova's database has it
+        :param stint: as of outbox.Departure
+        :param directory: path of the directory that its logs are in, where
+            the generation that goes on there is not 1
+        """
+        there = get_instance_path(instance)
+        if address is None:
+            address = address_of(context.elevated(), host)
+        generations = {} if directory is None else {
+            port: logs.next_generation(directory, port)
+            for port in logs.ports(directory)}
+        return outbox.begin_departure(
+            instance.uuid, address, host, there, generations, stint)
+
+    def _where(self, departure: outbox.Departure
+               ) -> history.Target | history.Elsewhere | None:
+        """Where the history of a guest that has left goes now."""
+        context = nova_context.get_admin_context()
+        try:
+            instance = objects.Instance.get_by_uuid(context, departure.guest)
+        except nova_exception.InstanceNotFound:
+            return None
+        here = instance.host == self._options.host
+        moving = instance.task_state is not None
+        reverting = instance.task_state == task_states.RESIZE_REVERTING
+        if departure.stint is not None and reverting:
+            return history.Target(
+                departure.address, logs.resized(departure.directory))
+        if here and (not moving or departure.stint is not None):
+            return history.Elsewhere('the guest is on this host again')
+        if here or departure.host in ('', instance.host):
+            return history.Target(departure.address, departure.directory)
+        return history.Target(
+            address_of(context, instance.host), departure.directory,
+            moved_on=True)
+
+    # When nova-compute starts, and now and then
+
+    def adopt(self, in_use: dict[str, list[str]]) -> None:
+        """As nova-compute starts: what was begun is gone on with.
+
+        A guest that is evacuated has its directory elsewhere, or a shared one
+        that is not for this host to touch.
+
+        :param in_use: names of the logs that each guest's domain has, by UUID
+        """
+        with history.never_fatal(
+                None, 'The old output of guests is not put in place'):
+            for uuid in self._here(in_use):
+                directory = self._directory(uuid)
+                place = self.place(uuid, directory)
+                self.kept().recover(None, uuid, place)
+                if inbox.is_coming(directory):
+                    self.await_(None, uuid, directory)
+        with history.never_fatal(
+                None, 'The output of guests that have left is not sent'):
+            self._adopt_departures()
+
+    def _here(self, in_use: dict[str, list[str]]) -> set[str]:
+        if not in_use:
+            return set()
+        return in_use.keys() & set(objects.InstanceList.get_uuids_by_host(
+            nova_context.get_admin_context(), self._options.host))
+
+    def _directory(self, uuid: str) -> str:
+        return os.path.join(self._options.instances_path, uuid)
+
+    def _adopt_departures(self) -> None:
+        for directory in outbox.unsent(self._options.instances_path):
+            with history.never_fatal(None):
+                found = self._left_for(os.path.basename(directory))
+                if found is not None:
+                    self.kept().prepare(None, directory, found)
+        for path in outbox.paths(self._options.instances_path):
+            uuid = outbox.guest_of(path)
+            with history.never_fatal(None):
+                if not self._exists(uuid):
+                    outbox.discard(path)
+                elif self.kept().resume(path, self._left_for(uuid)):
+                    self.send(path)
+
+    def _left_for(self, uuid: str) -> outbox.Departure | None:
+        """Where a guest is; None: here, or nowhere any more."""
+        context = nova_context.get_admin_context()
+        try:
+            instance = objects.Instance.get_by_uuid(context, uuid)
+        except nova_exception.InstanceNotFound:
+            return None
+        if instance.host in (None, self._options.host):
+            return None
+        return self.departure(context, instance, instance.host)
+
+    def look_around(self) -> None:
+        """Now and then: what has come to guests that nobody waits for any
+        more, and to guests that are deleted."""
+        with history.never_fatal(
+                None, 'What has come late is not put in place'):
+            self._look_around(self._options.instances_path)
+
+    def _look_around(self, instances_path: str) -> None:
+        for uuid in inbox.coming(instances_path):
+            with history.never_fatal(None):
+                if hypervisor.runs(self._connection(), uuid):
+                    self.kept().receive(
+                        None, uuid, self.place(uuid, self._directory(uuid)))
+        for path in inbox.orphans(instances_path):
+            uuid = os.path.basename(logs.instance_directory(path))
+            with history.never_fatal(None):
+                if not self._exists(uuid) and path in inbox.orphans(
+                        instances_path):
+                    LOG.info('%s is removed: guest %s is deleted', path, uuid)
+                    files.remove_tree(path)
+
+    @staticmethod
+    def _exists(uuid: str) -> bool:
+        try:
+            objects.Instance.get_by_uuid(
+                nova_context.get_admin_context(), uuid)
+        except nova_exception.InstanceNotFound:
+            return False
+        return True
+
+    def deleted(self, instance: Any, directory: str) -> None:
+        """The instance is: nothing of its logs stays beside its directory."""
+        self.kept().remove(instance, instance.uuid, directory)
+
+    def stop(self) -> None:
+        """nova-compute ends; the next one goes on."""
+        self._arrivals.stop()
+        self._departures.stop()
+
+

@@ -1,0 +1,417 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What comes from another host, until it is in its place.
+
+The instance directory has one directory for it, whose name says how far it
+is. Each arrow is one rename, and what a crash leaves goes on from there::
+
+    console.moving    the other host copies: files in any order, with holes
+         |            all names are there, each with its size
+    console.arrived   out of reach of the copy; digests are checked, files
+         |            are synced
+    console.placing   each file is renamed into place, the starts are noted,
+         |            the departure is noted in console.received
+    console.placed    is removed; the other host fetches console.received,
+                      and removes what it has kept
+
+What is not as it should be is said and removed; it is noted in
+``console.received`` why, where it came whole.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from virtlogd_driver.console_log import chain, generation, log
+from virtlogd_driver.console_log.directory import open_directory
+from virtlogd_driver.history import boot, files, logs, record
+
+MOVING = logs.MOVING
+ARRIVED = 'console.arrived'
+PLACING = 'console.placing'
+PLACED = 'console.placed'
+
+#: In PLACING: by serial port, the name that its history gets.
+_TARGETS = 'targets'
+#: Of earlier versions: a list of all that is staged, and a digest in each
+#: name.
+_OLD_LIST = 'console.staged'
+_OLD_NAME = re.compile(r'(?P<name>.+)\.(?P<digest>[0-9a-f]{32})')
+
+
+_UUID = re.compile(r'[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}')
+
+
+class Refused(Exception):
+    """What has come cannot be put in place, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where what comes is to go, and what may be there."""
+
+    #: Path of the instance directory.
+    directory: str
+    #: The most bytes of a history.
+    limit: int
+    #: How many serial ports the guest has.
+    ports: int = record.MAX_PORTS
+    #: By serial port, the generation that its domain names; None: it has
+    #: none that runs.
+    in_use: Mapping[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    record: record.Record
+    #: By serial port, the name of its file.
+    names: Mapping[int, str]
+    #: Sizes are not known beforehand.
+    old: bool = False
+
+
+def is_coming(directory: str) -> bool:
+    """Whether something has begun to come, or is not in place yet."""
+    return any(files.is_directory(os.path.join(directory, name))
+               for name in (MOVING, ARRIVED, PLACING, PLACED))
+
+
+def is_promised(directory: str, log_names: Collection[str]) -> bool:
+    """Whether the guest has come, and what it wrote before is to follow.
+
+    Only this driver, at the host that a guest leaves, names a log of a later
+    generation; and what would be older than it is not here.
+
+    :param log_names: names of the logs that its domain has
+    """
+    if logs.received(directory):
+        return False
+    names = logs.written(directory)
+    return any(
+        file.generation > 0 and not any(
+            (other := generation.parse(name)) is not None
+            and other.port == file.port
+            and (other.history or other.generation < file.generation)
+            for name in names)
+        for file in map(generation.parse, log_names) if file is not None)
+
+
+def coming(instances_path: str) -> list[str]:
+    """UUIDs of guests that something comes for, or is not in place yet."""
+    return [name for name in files.names(instances_path)
+            if _UUID.fullmatch(name)
+            and is_coming(os.path.join(instances_path, name))]
+
+
+def orphans(instances_path: str) -> list[str]:
+    """Paths of directories that hold nothing but what has come.
+
+    Where a guest is gone, the copy of legacy scp or rsync makes its directory
+    anew. Whether it is gone is for the caller to find out, and to look again.
+    """
+    ours = re.compile(
+        r'history\.[0-9]+|console\.(moving|arrived|placing|placed|received'
+        r'|lock)|' + re.escape(record.FILE))
+    found = []
+    for name in files.names(instances_path):
+        path = os.path.join(instances_path, name)
+        aside = name.endswith('_console')
+        if _UUID.fullmatch(name.removesuffix('_console')) and (
+                files.is_directory(path)) and (aside or all(
+                    ours.fullmatch(inner) or _OLD_NAME.fullmatch(inner)
+                    for inner in files.names(path))):
+            found.append(path)
+    return found
+
+
+def give_up(directory: str) -> None:
+    """What was promised has not come: nobody waits for it again.
+
+    It is put in place all the same, when it comes.
+    """
+    logs.note_received(directory, {'-': 'waited for in vain'})
+
+
+def is_complete(place: Place) -> bool:
+    """Whether all that is coming is there: names and sizes."""
+    directory = place.directory
+    if any(files.is_directory(os.path.join(directory, name))
+           for name in (ARRIVED, PLACING, PLACED)):
+        return True
+    staging = os.path.join(directory, MOVING)
+    try:
+        staged = _load(staging, place.limit)
+    except record.InvalidRecord:
+        # It is to be refused.
+        return True
+    if staged is None:
+        return False
+    return all(
+        _has_digest(os.path.join(staging, staged.names[h.port]), h.digest)
+        if staged.old else
+        files.size(os.path.join(staging, staged.names[h.port])) == h.size
+        for h in staged.record.histories)
+
+
+def receive(place: Place) -> list[str]:
+    """Put in place what has come whole; go on with what was begun.
+
+    The caller has the lock of the guest.
+
+    :returns: what was refused, and why
+    :raises OSError: it cannot be put in place now
+    """
+    said = []
+    at = functools.partial(os.path.join, place.directory)
+    files.remove_tree(at(PLACED))
+    _place(place)
+    if files.is_directory(at(ARRIVED)):
+        said += _check(place)
+    elif os.path.lexists(at(ARRIVED)):
+        os.unlink(at(ARRIVED))
+    if os.path.lexists(at(MOVING)) and not files.is_directory(at(MOVING)):
+        os.unlink(at(MOVING))
+    if files.is_directory(at(MOVING)) and is_complete(place):
+        files.rename(at(MOVING), at(ARRIVED))
+        files.sync_directory(place.directory)
+        said += _check(place)
+    return said
+
+
+def _check(place: Place) -> list[str]:
+    """From ARRIVED on."""
+    staging = os.path.join(place.directory, ARRIVED)
+    departure = None
+    try:
+        staged = _load(staging, place.limit)
+        if staged is None:
+            raise Refused('it has no record')
+        departure = staged.record.departure
+        if departure in logs.received(place.directory):
+            files.remove_tree(staging)
+            return []
+        for history in staged.record.histories:
+            if history.port >= place.ports:
+                raise Refused(f'the guest has no serial port {history.port}')
+            path = os.path.join(staging, staged.names[history.port])
+            if not _has_digest(path, history.digest):
+                # It is sent again.
+                departure = None
+                raise Refused(f'the history of serial port {history.port} '
+                              f'has not come as it was sent')
+            files.sync(path)
+        targets = {history.port: _target(place, staged.record, history)
+                   for history in staged.record.histories}
+    except (Refused, record.InvalidRecord) as e:
+        if departure is not None:
+            logs.note_received(place.directory, {departure: str(e)})
+        files.remove_tree(staging)
+        return [str(e)]
+    path = os.path.join(staging, _TARGETS)
+    files.remove_tree(path)
+    files.write(path, json.dumps(targets).encode())
+    files.sync_directory(staging)
+    files.rename(staging, os.path.join(place.directory, PLACING))
+    files.sync_directory(place.directory)
+    _place(place)
+    return []
+
+
+def _target(place: Place, sent: record.Record,
+            history: record.History) -> str:
+    """The name that a history gets.
+
+    :raises Refused: there is none where it surely belongs
+    """
+    port, directory = history.port, place.directory
+    present = logs.generations(directory, port)
+    if sent.stint:
+        gaps = set(range(min(present), max(present))) - set(
+            present) if present else set()
+        if gaps:
+            return generation.live_name(port, max(gaps))
+        if place.in_use is not None:
+            raise Refused('the guest has gone on in the same log')
+        return generation.live_name(
+            port, max(present) + 1 if present else history.generation)
+    first = min(present, default=history.generation)
+    name = generation.history_name(port, first)
+    if any(file.port == port and file.history and files.size(
+            os.path.join(directory, str(file)))
+           for file in map(generation.parse, files.names(directory))
+           if file is not None):
+        raise Refused('there is another history already')
+    return name
+
+
+def _place(place: Place) -> None:
+    """From PLACING on."""
+    directory = place.directory
+    staging = os.path.join(directory, PLACING)
+    if not files.is_directory(staging):
+        return
+    staged = _load(staging, place.limit)
+    targets = json.loads(files.read(
+        os.path.join(staging, _TARGETS), record.MAX_SIZE))
+    assert staged is not None
+    for history in staged.record.histories:
+        name = targets[str(history.port)]
+        here = os.path.join(staging, staged.names[history.port])
+        if not os.path.lexists(here):
+            continue
+        mode = 0o600
+        if history.whole:
+            mode |= chain.FIRST_OF_CHAIN
+        # Where the copy has made it another user's, that user alone can.
+        with contextlib.suppress(PermissionError):
+            os.chmod(here, mode, follow_symlinks=False)
+        there = os.path.join(directory, name)
+        if files.size(there) == 0:
+            # Of a migration that has failed.
+            os.unlink(there)
+        files.rename(here, there)
+        if staged.record.stint:
+            _begin_after(directory, history.port)
+    files.sync_directory(directory)
+    if staged.record.boots:
+        _place_boots(directory, staged.record, targets)
+    logs.note_received(directory, {
+        staged.record.departure: '',
+        **dict.fromkeys(staged.record.received, '')})
+    placed = os.path.join(directory, PLACED)
+    files.rename(staging, placed)
+    files.remove_tree(placed)
+
+
+def _begin_after(directory: str, port: int) -> None:
+    """The guest does not write on in what has come."""
+    newest = max(logs.generations(directory, port))
+    path = os.path.join(directory, generation.live_name(port, newest))
+    if files.size(path) and not logs.is_as_begun(path):
+        with contextlib.suppress(FileExistsError):
+            chain.begin(os.path.join(
+                directory, generation.live_name(port, newest + 1)))
+
+
+def _place_boots(directory: str, sent: record.Record,
+                 targets: Mapping[str, str]) -> None:
+    """Give the starts that have come their positions here."""
+    sizes = {history.port: history.size for history in sent.histories}
+
+    def join(present: list[boot.Boot]) -> list[boot.Boot]:
+        # Of ports of which nothing has come, or older than what has come:
+        # their files have stayed.
+        stayed = {noted.time: noted.positions for noted in present}
+        come = []
+        for noted in sent.boots:
+            positions = dict(stayed.get(noted.time, {}))
+            for port, count in noted.following.items():
+                offset = -1 if count is None else sizes.get(port, -1) - count
+                if offset > 0 or (offset == 0 and sent.stint):
+                    positions[port] = log.position_at(
+                        opened, targets[str(port)], offset)
+                else:
+                    positions.setdefault(port, None)
+            come.append(boot.Boot(noted.time, positions))
+        return boot.joined(come, present)
+
+    with open_directory(directory) as opened:
+        boot.change(directory, join)
+
+
+def _load(staging: str, limit: int) -> _Staged | None:
+    """What is staged; None while it is still coming.
+
+    :raises record.InvalidRecord: it is not as it should be
+    """
+    try:
+        data = files.read(os.path.join(staging, record.FILE),
+                          record.MAX_SIZE)
+    except FileNotFoundError:
+        return _load_old(staging)
+    except (OSError, ValueError) as e:
+        raise record.InvalidRecord(f'{record.FILE}: {e}') from e
+    if not record.is_whole(data):
+        return None
+    found = record.parse(data, limit)
+    return _Staged(found, {h.port: h.file for h in found.histories})
+
+
+def _load_old(staging: str) -> _Staged | None:
+    """Of earlier versions: names with digests, and a list of them."""
+    found = {match['name']: match for match in map(
+        _OLD_NAME.fullmatch, files.names(staging)) if match is not None}
+    listed = found.get(_OLD_LIST)
+    if listed is None:
+        return None
+    data = _old_data(staging, listed)
+    if data is None:
+        return None
+    names = record.load(data)
+    if not isinstance(names, list) or len(names) > record.MAX_PORTS + 1:
+        raise record.InvalidRecord('it is no list of names')
+    histories, boots, of_port = [], [], {}
+    for name in names:
+        match = _OLD_NAME.fullmatch(name) if isinstance(name, str) else None
+        file = None if match is None else generation.parse(match['name'])
+        if match is None or (file is None and match['name'] != boot.FILE):
+            raise record.InvalidRecord(f'{str(name)[:100]!r} is not expected')
+        size = files.size(os.path.join(staging, name))
+        if file is None:
+            lines = _old_data(staging, match)
+            if lines is None:
+                return None
+            boots = [record.parse_boot(record.load(line))
+                     for line in lines.splitlines()[:record.MAX_BOOTS]]
+        elif not file.history or file.port in of_port:
+            raise record.InvalidRecord(f'{name[:100]!r} is not expected')
+        elif size is None:
+            return None
+        else:
+            of_port[file.port] = name
+            histories.append(record.History(
+                file.port, file.generation, size, match['digest'], False))
+    return _Staged(record.Record(
+        listed['digest'], False, tuple(histories), tuple(boots), ()),
+        of_port, old=True)
+
+
+def old_name(staging: str, name: str) -> str | None:
+    """What an earlier version has staged as a name; None: it is not whole."""
+    match = _OLD_NAME.fullmatch(name)
+    if match is None or not _has_digest(
+            os.path.join(staging, name), match['digest']):
+        return None
+    return match['name']
+
+
+def _old_data(staging: str, match: re.Match[str]) -> bytes | None:
+    try:
+        data = files.read(os.path.join(staging, match[0]), record.MAX_SIZE)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as e:
+        raise record.InvalidRecord(f'{match[0]}: {e}') from e
+    return data if record.digest([data]) == match['digest'] else None
+
+
+def _has_digest(path: str, digest: str) -> bool:
+    """Of a regular file; what is none has none."""
+    size = files.size(path)
+    if size is None:
+        return False
+    with contextlib.suppress(OSError):
+        fd = files.open_to_read(path)
+        try:
+            return record.digest(_chunks(fd)) == digest
+        finally:
+            os.close(fd)
+    return False
+
+
+def _chunks(fd: int) -> Iterator[bytes]:
+    while chunk := os.read(fd, 1 << 20):
+        yield chunk

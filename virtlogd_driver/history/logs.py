@@ -1,0 +1,416 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All files of a guest's logs in a directory, which move by renames alone.
+
+Where nova deletes the instance directory, or takes it away, the logs go aside
+or come along: on one file system each file is renamed, none is read. They lie
+
+====================  ====================================================
+directory             when
+====================  ====================================================
+``<uuid>``            always, but for:
+``<uuid>_console``    nova deletes the directory (a rebuild); or they are
+                      older than a log of the same name in ``<uuid>`` which
+                      another driver has begun
+``<uuid>_resize``     nova's own name for the directory of a guest that is
+                      to be resized or moved, until that is confirmed
+====================  ====================================================
+
+A crash leaves some files in one directory and the rest in another.
+:func:`recover` puts them together, file by file, at whatever comes next.
+"""
+
+import contextlib
+import os
+
+from virtlogd_driver.console_log import chain, generation
+from virtlogd_driver.history import boot, files
+
+#: By what departures it is known here that their histories have come.
+RECEIVED = 'console.received'
+
+#: What is staged for a copy, and comes with it.
+MOVING = 'console.moving'
+
+_BESIDES = (boot.FILE, RECEIVED)
+
+
+def aside(directory: str) -> str:
+    """Path of the directory beside an instance directory for its logs."""
+    return f'{directory}_console'
+
+
+def resized(directory: str) -> str:
+    """nova's name for the directory of a guest that is being resized."""
+    return f'{directory}_resize'
+
+
+def instance_directory(directory: str) -> str:
+    """Path of the instance directory that one of these belongs to."""
+    for suffix in ('_console', '_resize'):
+        directory = directory.removesuffix(suffix)
+    return directory
+
+
+def newest(directory: str) -> list[str]:
+    """Names of the logs that were written last, one for each serial port."""
+    found = files.names(directory)
+    return [generation.live_name(port, generation.newest(found, port) or 0)
+            for port in ports(directory)]
+
+
+def names(directory: str) -> list[str]:
+    """Names of a guest's logs, and of what belongs to them, in a directory.
+
+    In the order in which they may be renamed.
+    """
+    found = files.names(directory)
+    return [name for name in found if generation.parse(name) is not None] + [
+        name for name in _BESIDES if name in found]
+
+
+def ports(directory: str) -> list[int]:
+    """Serial ports that there are logs of, the first one first."""
+    return sorted({file.port for file in map(
+        generation.parse, files.names(directory)) if file is not None})
+
+
+def written(directory: str) -> list[str]:
+    """Names of a guest's logs, but for an empty one that nova makes.
+
+    It makes that for each guest that comes, whatever its log is called
+    (_ensure_console_log_for_instance).
+    """
+    found = [name for name in files.names(directory)
+             if generation.parse(name) is not None]
+    return [name for name in found if not (
+        name == generation.live_name(0, 0) and len(found) > 1
+        and files.size(os.path.join(directory, name)) == 0
+        and not is_first(os.path.join(directory, name))
+        and f'{name}.0' not in found)]
+
+
+def generations(directory: str, port: int) -> list[int]:
+    """The generations of a port that there are files of, but histories."""
+    return sorted({
+        file.generation for file in map(generation.parse, written(directory))
+        if file is not None and file.port == port and not file.history})
+
+
+def move(here: str, there: str) -> bool:
+    """Rename a guest's logs from one directory to another.
+
+    Nothing is replaced: what :func:`_joins` does not allow stays.
+
+    :returns: whether all were
+    :raises OSError: some have not been renamed
+    """
+    return _join(here, there, idle=False)
+
+
+def recover(directory: str, *, idle: bool) -> bool:
+    """Put together what lies beside an instance directory, once it is there.
+
+    :param directory: path of the instance directory
+    :param idle: no guest is running that writes there
+    :returns: whether all of it is together
+    :raises OSError: some is not
+    """
+    if not files.is_directory(directory):
+        return True
+    whole = True
+    for older in (resized(directory), aside(directory)):
+        if files.is_directory(older):
+            whole = _join(older, directory, idle=idle) and whole
+    older = aside(directory)
+    if whole and files.is_directory(older):
+        staged = os.path.join(older, MOVING)
+        there = os.path.join(directory, MOVING)
+        if files.is_directory(staged) and not os.path.lexists(there):
+            # Of an earlier version of this driver, which copied.
+            files.rename(staged, there)
+            files.sync_directory(directory)
+        files.remove_tree(older)
+    return whole
+
+
+def set_aside(directory: str) -> None:
+    """Rename a guest's logs to where nova does not delete them.
+
+    The directory as a whole, where there is no room for another.
+
+    :raises OSError: nova deletes them
+    """
+    there = aside(directory)
+    try:
+        files.make_directory(there)
+        move(directory, there)
+    except OSError:
+        if files.is_directory(there):
+            if names(there) or not names(directory):
+                raise
+            files.remove_tree(there)
+        files.rename(directory, there)
+        keep_logs_alone(there)
+    files.sync_directory(os.path.dirname(there))
+
+
+def keep_logs_alone(directory: str) -> None:
+    """Remove what nova would have deleted, where a whole directory is."""
+    staying = {*names(directory), MOVING}
+    for name in files.names(directory):
+        if name not in staying:
+            files.remove_tree(os.path.join(directory, name))
+
+
+def _join(older: str, newer: str, *, idle: bool) -> bool:
+    """Rename what is older to where the newer is.
+
+    What cannot be renamed is tried once more after the others.
+
+    :returns: whether all was
+    """
+    if not names(older):
+        return True
+    staying = {port for port in ports(older)
+               if not _joins(older, newer, port, idle=idle)}
+    failed: OSError | None = None
+    for _ in range(2):
+        failed = None
+        for name in names(older):
+            try:
+                _join_file(older, newer, name, staying)
+            except OSError as e:
+                failed = failed or e
+        if failed is None:
+            break
+    if failed is not None:
+        raise failed
+    files.sync_directory(newer)
+    files.sync_directory(older)
+    return not staying
+
+
+def _join_file(older: str, newer: str, name: str,
+               staying: set[int]) -> None:
+    here, there = os.path.join(older, name), os.path.join(newer, name)
+    file = generation.parse(name)
+    if file is not None:
+        if file.port not in staying:
+            files.rename(here, there)
+    elif not os.path.lexists(there):
+        files.rename(here, there)
+    elif not staying:
+        if name == boot.FILE:
+            boot.merge(older, newer)
+        else:
+            note_received(newer, received(older))
+        os.unlink(here)
+
+
+def _joins(older: str, newer: str, port: int, *, idle: bool) -> bool:
+    """Whether the logs of a port can be renamed to where newer ones are.
+
+    A log there of the same name is another driver's. It becomes the
+    generation after the older ones, as soon as nobody writes it.
+    """
+    if not any(
+            file.port == port for file in map(
+                generation.parse,
+                set(files.names(older)) & set(files.names(newer)))
+            if file is not None):
+        return True
+    if not idle:
+        return False
+    following = max(generations(older, port), default=0) + 1
+    present = generations(newer, port)
+    low = [number for number in present if number < following]
+    if len(low) == 1 and present[1:] in ([], [following]):
+        # Also where a crash has left the half of it.
+        _renumber(newer, port, low[0], following)
+    else:
+        first = max([*present, following]) + 1
+        for number in reversed(present):
+            _renumber(newer, port, number, first + number)
+    files.sync_directory(newer)
+    return True
+
+
+def _renumber(directory: str, port: int, old: int, new: int) -> None:
+    """Make another generation of a chain that nobody writes.
+
+    The newest file first: at each point what is older has the lower number.
+    """
+    for name in reversed(generation.files_of(
+            files.names(directory), port, old)):
+        file = generation.parse(name)
+        assert file is not None
+        there = str(generation.FileName(
+            port, new, file.backup, file.history))
+        files.rename(os.path.join(directory, name),
+                     os.path.join(directory, there))
+
+
+def is_as_begun(live: str) -> bool:
+    """Nothing was ever written to a log, nor rotated away."""
+    try:
+        status = os.lstat(live)
+    except FileNotFoundError:
+        return False
+    return (status.st_size == 0
+            and bool(status.st_mode & chain.FIRST_OF_CHAIN))
+
+
+def live_generation(directory: str, port: int) -> int:
+    """The generation that the next start of a guest here appends to.
+
+    A later one than any that could not be brought back yet (recover).
+    """
+    here = generation.newest(files.names(directory), port)
+    beside = generation.newest(
+        [*files.names(aside(directory)), *files.names(resized(directory))],
+        port)
+    if beside is not None and (here is None or here <= beside):
+        return beside + 1
+    return here or 0
+
+
+def next_generation(directory: str, port: int) -> int:
+    """The generation that a guest which comes to a directory begins.
+
+    One that was begun for a migration which has failed is taken again.
+    """
+    newest = generation.newest(files.names(directory), port) or 0
+    if newest and is_as_begun(os.path.join(
+            directory, generation.live_name(port, newest))):
+        return newest
+    return newest + 1
+
+
+def next_log(directory: str, port: int, here: str | None,
+             shared: bool) -> str:
+    """Path of a port's log on the destination of a live migration.
+
+    A directory that is new there starts with generation 1: the destination
+    prepares the file and cannot know of another. In a shared one it has just
+    begun the next, or there is one that nobody writes. It does not know which
+    log the guest writes here: where that is still empty it takes it for one
+    of those. So what goes on there is never what is written here, and it is
+    begun here where it has not been.
+
+    :param directory: path of the instance directory, on both hosts
+    :param here: path of its log here, if it has one
+    :param shared: it is one directory, on storage that both share
+    """
+    if here is not None:
+        directory = os.path.dirname(here)
+    number = 1
+    if shared:
+        number = next_generation(directory, port)
+        file = None if here is None else generation.parse(
+            os.path.basename(here))
+        if here is not None:
+            number = max(number, 1 + (file.generation if file else 0))
+    there = os.path.join(directory, generation.live_name(port, number))
+    if shared:
+        # Less is joined without, and the guest moves all the same.
+        with contextlib.suppress(OSError):
+            chain.begin(there)
+    return there
+
+
+def begin_next(directory: str) -> None:
+    """Let a guest go on in new logs: another host may still write these.
+
+    Also where nothing was written yet: that host has the file open.
+
+    :raises OSError: one cannot be made
+    """
+    found = files.names(directory)
+    for port in ports(directory):
+        newest = generation.newest(found, port) or 0
+        chain.begin(os.path.join(
+            directory, generation.live_name(port, newest + 1)))
+
+
+def remove_begun(directory: str, in_use: dict[int, int]) -> None:
+    """Remove the empty logs that a refused migration left behind.
+
+    :param in_use: by serial port, the generation that the guest writes
+    """
+    for name in names(directory):
+        file = generation.parse(name)
+        path = os.path.join(directory, name)
+        if (file is not None and file.generation > in_use.get(file.port, 0)
+                and is_as_begun(path)):
+            os.unlink(path)
+
+
+def remove_all(directory: str) -> None:
+    """Remove the logs of a guest that has gone, where its directory stays."""
+    for name in [*names(directory), MOVING]:
+        files.remove_tree(os.path.join(directory, name))
+
+
+def cut(directory: str, limit: int) -> None:
+    """Remove what is older than a bound, file by file, the oldest first.
+
+    The newest generation of each port is virtlogd's to bound. A file that has
+    a byte within the bound stays.
+
+    :param limit: bytes of what is older than that, for each serial port
+    """
+    found = files.names(directory)
+    for port in ports(directory):
+        newest = generation.newest(found, port) or 0
+        # It is there only once the guest has one.
+        if generation.live_name(port, newest) not in found:
+            continue
+        older = []
+        for number in range(newest + 1):
+            older += [name for name in generation.files_of(
+                found, port, number) if number < newest or (
+                    (file := generation.parse(name)) is not None
+                    and file.history and number > 0)]
+        counted = 0
+        for name in reversed(older):
+            path = os.path.join(directory, name)
+            if counted >= limit:
+                os.unlink(path)
+                continue
+            counted += files.size(path) or 0
+
+
+def in_use(log_names: list[str]) -> dict[int, int]:
+    """Of logs that a domain names: by serial port, the generation."""
+    return {file.port: file.generation for file in map(
+        generation.parse, log_names) if file is not None}
+
+
+def received(directory: str) -> dict[str, str]:
+    """What has come here: by departure, '' or why it was refused."""
+    try:
+        lines = files.read(os.path.join(directory, RECEIVED), 1 << 16)
+    except (OSError, ValueError):
+        return {}
+    found = {}
+    for line in lines.decode(errors='replace').splitlines():
+        departure, _, reason = line.partition(' ')
+        found[departure] = reason
+    return found
+
+
+def note_received(directory: str, departures: dict[str, str]) -> None:
+    """Let the hosts they came from know: it is on the disk."""
+    known = received(directory) | departures
+    newest = list(known.items())[-100:]
+    files.replace(os.path.join(directory, RECEIVED), ''.join(
+        f'{departure} {reason[:200]}'.rstrip() + '\n'
+        for departure, reason in newest).encode())
+
+
+def is_first(path: str) -> bool:
+    """Whether a file is the first one of its chain."""
+    try:
+        return bool(os.lstat(path).st_mode & chain.FIRST_OF_CHAIN)
+    except OSError:
+        return False
