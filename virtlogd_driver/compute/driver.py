@@ -15,23 +15,10 @@ from nova.virt import event as virtevent
 from nova.virt.libvirt import driver as libvirt_driver
 
 from virtlogd_driver import conf
-from virtlogd_driver.compute import cold_migration, health, seams
+from virtlogd_driver.compute import cold_migration, health, nova_edge, seams
 from virtlogd_driver.compute.consoles import Consoles
 from virtlogd_driver.compute.histories import Histories
 from virtlogd_driver.compute.live_migration import Destination, Source
-from virtlogd_driver.compute.nova_edge import (
-    carrier_of,
-    connection_of,
-    departing,
-    device_config,
-    domain_xml_of,
-    failure_told,
-    launching,
-    nova_errors,
-    outside_eventlet,
-    refused_beforehand,
-    rolled_back,
-)
 from virtlogd_driver.compute.options import Options
 from virtlogd_driver.compute.starts import Starts
 from virtlogd_driver.node import hypervisor
@@ -48,16 +35,16 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        with nova_errors():
+        with nova_edge.nova_errors():
             seams.announce(nova_version.version_string())
             self._compose(Options(CONF))
 
     def _compose(self, options: Options) -> None:
         self._options = options
-        self._connection = connect = connection_of(self._host)
-        kept = carrier_of(options)
-        self._consoles = Consoles(options, connect, domain_xml_of(self._host),
-                                  self._check_emulation_arch)
+        self._connection = connect = nova_edge.connection_of(self._host)
+        kept = nova_edge.carrier_of(options)
+        self._consoles = Consoles(options, connect, nova_edge.domain_xml_of(
+            self._host), self._check_emulation_arch)
         self._histories = Histories(options, self._consoles, connect, kept)
         self._starts = Starts(options, self._consoles, connect, kept)
         self._source = Source(options, self._consoles, self._histories)
@@ -69,14 +56,14 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def init_host(self, host: str) -> None:
         super().init_host(host)
-        with nova_errors():
+        with nova_edge.nova_errors():
             self._options.check()
             self._consoles.capability()
             self._adopt_guests()
         self._health = health.start(self._options, self._connection)
 
     def _adopt_guests(self) -> None:
-        self._histories.adopt(self._consoles.adopt(outside_eventlet(
+        self._histories.adopt(self._consoles.adopt(nova_edge.outside_eventlet(
             hypervisor.list_guests, self._connection())))
 
     def cleanup_host(self, host: str) -> None:
@@ -106,9 +93,9 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         """Instead of nova's, which takes a domain that is still defined
         (rescue, resize on the same host, revert) for a live migration."""
         self._histories.recover(instance)
-        with nova_errors():
+        with nova_edge.nova_errors():
             for device in self._consoles.devices(instance, flavor, image_meta):
-                guest_cfg.add_device(device_config(device))
+                guest_cfg.add_device(nova_edge.device_config(device))
 
     def _undefine_domain(self, instance: Any, *args: Any,
                          **kwargs: Any) -> None:
@@ -123,7 +110,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def spawn(self, context: Any, instance: Any, image_meta: Any,
               *args: Any, **kwargs: Any) -> None:
         """One that could not be logged can go to another host."""
-        with nova_errors():
+        with nova_edge.nova_errors():
             wanted = self._consoles.plan(instance.flavor, image_meta)
         self._starts.check_new(instance)
         if wanted.logged:
@@ -141,7 +128,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def reboot(self, context: Any, instance: Any, network_info: Any,
                reboot_type: str, *args: Any, **kwargs: Any) -> None:
-        with failure_told(context, instance):
+        with nova_edge.failure_told(context, instance):
             if reboot_type == 'SOFT':
                 self._starts.check(instance)
             super().reboot(context, instance, network_info, reboot_type,
@@ -154,7 +141,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def _soft_reboot(self, instance: Any) -> bool:
         """Of a guest that has shut down nova starts the domain itself."""
-        done: bool = super()._soft_reboot.__func__(launching(
+        done: bool = super()._soft_reboot.__func__(nova_edge.launching(
             self, lambda xml: self._starts.note_ends(instance, xml)), instance)
         return done
 
@@ -163,7 +150,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             instance: Any) -> None:
         if self._needs_suspend_resume_for_snapshot(
                 live_snapshot, current_power_state):
-            with failure_told(context, instance):
+            with nova_edge.failure_told(context, instance):
                 self._starts.check(instance)
         super()._suspend_guest_for_snapshot(
             context, live_snapshot, current_power_state, instance)
@@ -192,13 +179,13 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def get_console_output(self, context: Any, instance: Any) -> bytes:
         """From the log, whether the guest runs or not."""
         self._histories.wait_before_reading(instance)
-        with nova_errors(instance):
+        with nova_edge.nova_errors(instance):
             return self._consoles.output(instance)
 
     def get_serial_console(self, context: Any,
                            instance: Any) -> ctype.ConsoleSerial:
         """Where the guest's first serial port listens."""
-        with nova_errors(instance):
+        with nova_edge.nova_errors(instance):
             return self._consoles.interactive(instance)
 
     # Live migration, in the order in which nova calls it
@@ -207,7 +194,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             self, context: Any, instance: Any, *args: Any,
             **kwargs: Any) -> Any:
         """Before anything is done: can the guest have its console here?"""
-        with refused_beforehand(self._options.host):
+        with nova_edge.refused_beforehand(self._options.host):
             self._arrivals.check(instance)
         return super().check_can_live_migrate_destination(
             context, instance, *args, **kwargs)
@@ -231,7 +218,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             migrate_data: Any, guest: Any, device_names: Any) -> None:
         """At the source: the guest's XML is rewritten for its destination."""
         self._histories.wait_for_history(instance)
-        guest = departing(guest, self._source.prepare(
+        guest = nova_edge.departing(guest, self._source.prepare(
             context, instance, dest, migrate_data))
         super()._live_migration_operation(
             context, instance, dest, block_migration, migrate_data, guest,
@@ -269,7 +256,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def migrate_disk_and_power_off(self, context: Any, instance: Any,
                                    dest: str, flavor: Any, *args: Any,
                                    **kwargs: Any) -> Any:
-        with rolled_back():
+        with nova_edge.rolled_back():
             self._moves.check(instance, flavor, dest, self.get_host_ip_addr())
         self._histories.wait_for_history(instance)
         disk_info = super().migrate_disk_and_power_off(
