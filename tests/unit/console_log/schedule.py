@@ -96,6 +96,12 @@ class Schedule:
         return self.store.read_from(f'/memory/{name}', position, limit,
                                     self.max_backups)
 
+    def close(self) -> None:
+        """Nothing is left open."""
+        if self.store is not None:
+            self.store.close()
+        self._check_open()
+
     def _check_open(self) -> None:
         """Nothing is open but what is held."""
         held = 0 if self.store is None else self.store.descriptors()

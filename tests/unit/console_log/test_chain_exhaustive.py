@@ -18,6 +18,7 @@ from tests.unit.console_log.rotating import (
 )
 from virtlogd_driver import exception
 from virtlogd_driver.console_log import log
+from virtlogd_driver.console_log.descriptor_store import DescriptorStore
 
 SIZES = (5, 9, 4, 7, 8, 3)
 
@@ -85,20 +86,43 @@ class Scene:
             next(self._steps)
 
 
+    def go_on(self, steps: int) -> None:
+        for _ in range(steps):
+            next(self._steps)
+
+
+def _nothing() -> None:
+    pass
+
+
 def tails(
-        limit: int, max_backups: int, **scene: int | bool) -> Iterator[bool]:
-    """Read under every schedule; yields whether the answer was exact."""
+        limit: int, max_backups: int, *, held: int | None = None,
+        **scene: int | bool) -> Iterator[bool]:
+    """Read under every schedule; yields whether the answer was exact.
+
+    :param held: steps of virtlogd since the log was read, and kept open
+    """
     choices = Choices()
     while True:
         now = Scene(
             choices, max_backups=max_backups,
             **scene)  # type: ignore[arg-type]
         rotator = now.rotator
+        store = DescriptorStore(
+            now.directory.open_log, now.directory, sweeper=False)
+        path = f'/memory/{rotator.name}'
+        if held is not None:
+            advance, now.directory.before = now.directory.before, _nothing
+            store.read_tail(path, limit, max_backups)
+            now.go_on(held)
+            now.directory.before = advance
         before = rotator.written
         rotator.least = before - rotator.kept_from()
         try:
-            read = log.read_tail(
+            read = (log.read_tail(
                 now.directory, rotator.name, limit, max_backups=max_backups)
+                if held is None
+                else store.read_tail(path, limit, max_backups))
         except exception.LogNotFound:
             assert max_backups == 0, 'otherwise there is always a file'
             read = log.LogRead(b'', None, True, 0)
@@ -107,6 +131,7 @@ def tails(
         assert len(read.data) <= limit
         if read.exact:
             assert len(read.data) >= min(limit, rotator.least), read
+        store.close()
         assert not now.directory.opened
         yield read.exact
         if not choices.next():
@@ -148,3 +173,19 @@ def test_after_a_crash_that_looks_as_if_a_backup_was_deleted() -> None:
 def test_without_backups() -> None:
     """max_backups 0: the live file is deleted and created anew."""
     assert all(tails(1000, max_backups=0, files=2, steps=6))
+
+
+@pytest.mark.parametrize(
+    ('max_backups', 'files', 'steps', 'limit'), [
+        (1, 2, 4, 1000), (2, 1, 5, 6), (2, 4, 3, 1000), (3, 5, 4, 15)])
+@pytest.mark.parametrize('held', [0, 1, 5, 12, 30])
+def test_what_is_held(max_backups: int, files: int, steps: int, limit: int,
+                      held: int) -> None:
+    """Read again after no, one, some or many rotations."""
+    assert all(tails(limit, max_backups=max_backups, files=files,
+                     steps=steps, held=held))
+
+
+@pytest.mark.parametrize('held', [0, 7])
+def test_what_is_held_and_rotations_faster_than_the_reader(held: int) -> None:
+    assert all(tails(1000, max_backups=2, files=4, steps=3, held=held))
