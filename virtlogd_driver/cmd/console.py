@@ -217,7 +217,8 @@ def _host(config: cfg.ConfigOpts) -> Host:
         timeout=config.virtlogd.health_timeout,
         root_helper=configuration.root_helper(config),
         relay=(config.virtlogd.relay_guest_address,
-               config.serial_console.proxyclient_address))
+               config.serial_console.proxyclient_address),
+        virtlogd_conf=config.virtlogd.virtlogd_conf)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

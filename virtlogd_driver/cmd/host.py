@@ -21,7 +21,7 @@ from virtlogd_driver.console_log.log import LogRead, LogSince, Passed, Position
 from virtlogd_driver.guest import char_device
 from virtlogd_driver.guest.char_device import CharDevice
 from virtlogd_driver.node import hypervisor
-from virtlogd_driver.virtlogd import viewer
+from virtlogd_driver.virtlogd import settings, viewer
 from virtlogd_driver.virtlogd.port import Port, is_open, numeric
 
 #: What an answer of virtlogd means for a log (virtlogd/health.py).
@@ -87,7 +87,8 @@ class Host:
 
     def __init__(self, uri: str, virtlogd_socket: str, timeout: float,
                  root_helper: Sequence[str] = (),
-                 relay: tuple[str, str] | None = None) -> None:
+                 relay: tuple[str, str] | None = None,
+                 virtlogd_conf: str | None = None) -> None:
         """
         :param uri: of libvirt
         :param virtlogd_socket: virtlogd's socket
@@ -96,9 +97,12 @@ class Host:
             oslo.privsep's own default
         :param relay: the address that relayed guests listen on, and the one
             where the relay does
+        :param virtlogd_conf: path of virtlogd.conf, for how many backups a
+            log has; None: that is not known
         """
         self._uri = uri
         self._relay = relay
+        self._virtlogd_conf = virtlogd_conf
         self.virtlogd_socket = virtlogd_socket
         self.timeout = timeout
         self._root_helper = list(root_helper)
@@ -153,22 +157,37 @@ class Host:
     def read_tail(self, path: str, limit: int) -> LogRead:
         """:raises LogError: see :func:`log.read_tail`"""
         if not _is_root():
-            read: LogRead = self._reader().read_tail(path, limit)
+            read: LogRead = self._reader().read_tail(
+                path, limit, max_backups=self._max_backups)
             return read
         directory_path, name = os.path.split(path)
         with open_directory(directory_path) as directory:
-            return log.read_tail(directory, name, limit)
+            return log.read_tail(directory, name, limit,
+                                 max_backups=self._max_backups)
+
+    @functools.cached_property
+    def _max_backups(self) -> int | None:
+        """None: it is not known, or this process may not know it."""
+        path = self._virtlogd_conf
+        if path is None or not os.path.exists(path):
+            return None
+        try:
+            return settings.read_virtlogd_settings(path).max_backups
+        except (exception.InvalidConfFile, OSError):
+            return None
 
     def read_from(self, path: str, position: Position | None, limit: int,
                   passed: Collection[Passed] | None = None) -> LogSince:
         """:raises LogError: see :func:`log.read_from`"""
         if not _is_root():
             since: LogSince = self._reader().read_from(
-                path, position, limit, passed=passed)
+                path, position, limit, max_backups=self._max_backups,
+                passed=passed)
             return since
         directory_path, name = os.path.split(path)
         with open_directory(directory_path) as directory:
             return log.read_from(directory, name, position, limit,
+                                 max_backups=self._max_backups,
                                  passed=passed)
 
     def ask_directly(self) -> None:

@@ -180,7 +180,9 @@ class Consoles:
         try:
             return reader.read_tail(
                 named or live_log(get_instance_path(instance)),
-                self._options.virtlogd.max_console_bytes).data
+                self._options.virtlogd.max_console_bytes,
+                max_backups=conf_files.max_backups(
+                    self._options.virtlogd.virtlogd_conf)).data
         except exception.LogNotFound:
             if named is None:
                 raise
@@ -217,8 +219,13 @@ class Consoles:
         raise nova_exception.ConsoleTypeUnavailable(console_type='serial')
 
     def changed(self, uuid: str) -> None:
-        """What is remembered of a guest's domain is looked up anew."""
-        self._devices.forget(uuid)
+        """What is remembered of a guest's domain is looked up anew.
+
+        Its logs are closed: files that are removed free their disk.
+        """
+        for device in self._devices.forget(uuid):
+            if device.log_file is not None:
+                reader.forget(os.path.dirname(device.log_file))
 
     def undefined(self, uuid: str) -> None:
         """A guest's domain is gone from this host: it holds no ports."""

@@ -37,8 +37,11 @@ class DeviceCache:
                 self._devices[uuid] = devices
         return devices
 
-    def forget(self, uuid: str) -> None:
-        """The guest has changed, or may change from now on."""
+    def forget(self, uuid: str) -> Devices:
+        """The guest has changed, or may change from now on.
+
+        :returns: what was remembered; none where nothing was
+        """
         with self._lock:
             self._forgotten += 1
-            self._devices.pop(uuid, None)
+            return self._devices.pop(uuid, ())

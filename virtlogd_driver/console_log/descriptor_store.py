@@ -322,7 +322,8 @@ class DescriptorStore:
     def _using(self, path: str, max_backups: int | None) -> Iterator[_Held]:
         forgotten = self._forgotten
         held = self._held.pop(path, None)
-        if held is None or held.max_backups != max_backups:
+        if held is None or (max_backups is not None
+                            and held.max_backups != max_backups):
             if held is not None:
                 held.close()
             held = _Held(path, self._names, self._open, max_backups)

@@ -228,6 +228,8 @@ def export(logs: Sequence[tuple[int, str]], target: Target,
                     taken.size, source.sha256.hexdigest(),
                     len(taken.segments), taken.whole))
     if not entries:
+        for reason in unreadable.values():
+            raise exception.LogError(reason)
         raise exception.LogNotFound(
             'The guest has no console log yet: ' + (', '.join(
                 path for _, path in logs) or 'no <log> in its domain') + '.')

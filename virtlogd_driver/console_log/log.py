@@ -512,9 +512,9 @@ def _units(
             not unit.segments or (whole and live.generation > 0)), True
     if live is None or (whole and live.generation == 0):
         return
-    found = older.list()
     number = live.generation
     try:
+        found = older.list()
         while True:
             history = history_name(live.port, number)
             if found.get(number):

@@ -16,7 +16,6 @@ errors do go over it, as each of them takes one string.
 import contextlib
 import functools
 import importlib.util
-import logging
 import os
 import pwd
 import socket
@@ -28,11 +27,9 @@ from oslo_config import cfg
 from oslo_privsep import capabilities
 
 from virtlogd_driver import conf, exception, helper
-from virtlogd_driver.console_log import confinement, handover, log, opened
+from virtlogd_driver.console_log import handover, log, opened
 from virtlogd_driver.console_log.directory import Directory, open_below
 from virtlogd_driver.console_log.generation import parse
-
-LOG = logging.getLogger(__name__)
 
 context = helper.Context(
     'virtlogd_driver',
@@ -245,13 +242,3 @@ def _owners() -> frozenset[int]:
         with contextlib.suppress(KeyError):
             owners.add(pwd.getpwnam(name).pw_uid)
     return frozenset(owners)
-
-
-def _confine() -> None:
-    """In the process that privsep-helper has made, while it is still root."""
-    if _option('privsep_context') == context.pypath:
-        for what in confinement.confine():
-            LOG.warning('The helper that opens console logs keeps %s', what)
-
-
-_confine()

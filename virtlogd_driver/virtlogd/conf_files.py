@@ -7,6 +7,8 @@ needed of the file; the file itself stays where it is.
 """
 
 import contextlib
+import functools
+import os
 
 from virtlogd_driver import exception
 from virtlogd_driver.virtlogd import privileged, settings
@@ -53,3 +55,31 @@ def virtlogd_settings(path: str) -> VirtlogdSettings:
     with contextlib.suppress(PermissionError):
         return settings.read_virtlogd_settings(path)
     return VirtlogdSettings(*privileged.virtlogd_settings(path))
+
+
+def max_backups(path: str) -> int | None:
+    """How many backups virtlogd keeps; a file that has not changed is known.
+
+    None: it is not known, as nobody can read the file, or there is none:
+    virtlogd may have been given another one. Never raises.
+
+    :param path: of virtlogd.conf
+    """
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        # In a directory that is closed to this process.
+        return _max_backups(path)
+    return _max_backups(path, status.st_ino, status.st_size,
+                        status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1)
+def _max_backups(path: str, *_version: int) -> int | None:
+    """Of one version of the file."""
+    try:
+        return virtlogd_settings(path).max_backups
+    except (exception.VirtlogdDriverError, *PRIVSEP_ERRORS):
+        return None

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that are not what a log should be: one clear error, or right bytes."""
 
+import errno
 import os
 import pathlib
 import socket
@@ -10,7 +11,7 @@ import pytest
 
 from tests.unit.console_log.rotating import MemoryDirectory
 from virtlogd_driver import exception
-from virtlogd_driver.console_log import log, reader
+from virtlogd_driver.console_log import export, files, log, reader
 from virtlogd_driver.console_log.directory import Directory
 
 
@@ -164,3 +165,87 @@ def test_error_of_the_file_system() -> None:
     with pytest.raises(exception.LogError, match='Input/output error'):
         log.read_from(directory, 'console.log', None, 99)
     assert not directory.opened
+
+
+class Failing(MemoryDirectory):
+    """A disk that gives some of the files, or of their bytes."""
+
+    __slots__ = ('errno', 'name', 'what')
+
+    def __init__(self, what: str, name: str, number: int) -> None:
+        super().__init__()
+        self.what, self.name, self.errno = what, name, number
+        for number in (2, 1, 0):
+            self.create(f'console.log.{number}', 0).data += b'%d' % number
+        self.create('console.log', 0).data += b'live'
+
+    def open(self, name: str) -> int:
+        if (self.what, self.name) == ('open', name):
+            raise self._meaning(OSError(self.errno, 'made by the test'), name)
+        return super().open(name)
+
+    def preadv(self, fd: int, into: memoryview, offset: int) -> int:
+        if self.what == 'read' and self.opened[fd] is self.files[self.name]:
+            raise OSError(self.errno, 'made by the test')
+        return super().preadv(fd, into, offset)
+
+
+@pytest.mark.parametrize('number', [errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize('what', ['open', 'read'])
+@pytest.mark.parametrize(('name', 'left'), [
+    ('console.log.2', b'10live'), ('console.log.1', b'0live'),
+    ('console.log.0', b'live')])
+def test_the_disk_does_not_give_a_backup(
+        what: str, name: str, left: bytes, number: int) -> None:
+    """What is newer is shown, and that it is not all is said."""
+    directory = Failing(what, name, number)
+    read = log.read_tail(directory, 'console.log', 99)
+    assert (read.data, read.exact) == (left, False)
+    assert log.read_tail(directory, 'console.log', len(left)).exact
+    assert not directory.opened
+
+
+@pytest.mark.parametrize('number', [errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_the_disk_does_not_give_the_live_file(number: int) -> None:
+    directory = Failing('open', 'console.log', number)
+    with pytest.raises(exception.LogError, match='See to the file system'):
+        log.read_tail(directory, 'console.log', 99)
+
+
+@pytest.mark.parametrize('number', [
+    errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOTDIR])
+@pytest.mark.parametrize('call', ['listdir', 'lstat', 'open'])
+def test_errors_of_a_directory_are_ours(
+        number: int, call: str, tmp_path: pathlib.Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is wrong with it, it is one guest's, and has a remedy."""
+    path = tmp_path / 'console.g1.log'
+    path.write_bytes(b'x')
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, 'made by the test')
+
+    monkeypatch.setattr(os, call, fail)
+    if call != 'open':
+        with pytest.raises(exception.LogError, match=r'Run it|See to|Put the'):
+            files.usage(str(path))
+    if call == 'listdir' and number in (errno.EIO, errno.ESTALE):
+        # What can be read is shown.
+        read = reader.read_tail(str(path), 9)
+        assert (read.data, read.exact) == (b'x', False)
+    elif call != 'lstat':
+        with pytest.raises(exception.LogError):
+            reader.read_tail(str(path), 9)
+    if call != 'lstat':
+        with pytest.raises(exception.LogError, match=r'Run it|See to|Put the'):
+            export.export([(0, str(path))], export.DirectoryTarget(
+                str(tmp_path)), {}, lambda count: None)
+
+
+def test_a_directory_that_is_a_file(tmp_path: pathlib.Path) -> None:
+    (tmp_path / 'console').write_bytes(b'x')
+    path = str(tmp_path / 'console/vm.log')
+    with pytest.raises(exception.LogRefused, match='is not a directory'):
+        files.usage(path)
+    with pytest.raises(exception.LogRefused, match='is not a directory'):
+        export.size([(0, str(tmp_path / 'console/console.log'))])

@@ -2,13 +2,15 @@
 import hashlib
 import io
 import json
+import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from virtlogd_driver import exception
-from virtlogd_driver.console_log import chain, export, files
+from virtlogd_driver.console_log import chain, export, files, generation
 from virtlogd_driver.console_log.export import DirectoryTarget, TarTarget
 
 ABOUT = {'guest': 'guest1'}
@@ -117,6 +119,47 @@ def test_a_log_of_any_name(tmp_path: Path) -> None:
                              ABOUT, nothing)
     assert (entry.name, entry.generation, entry.size) == (
         'vm-serial0.log', None, 2)
+
+
+@pytest.mark.parametrize('kind', [
+    os.mkdir, os.mkfifo, lambda path: path.symlink_to('/etc/passwd')])
+def test_what_is_none_is_left_out(
+        kind: Callable[[Path], None], logs: Path, tmp_path: Path) -> None:
+    (logs / 'console.g1.history').unlink(missing_ok=True)
+    kind(logs / 'console.g1.history')
+    out = tmp_path / 'out'
+    out.mkdir()
+    paths = [(0, str(logs / 'console.g2.log'))]
+    entries = export.export(paths, DirectoryTarget(str(out)), ABOUT, nothing)
+    assert [entry.name for entry in entries] == [
+        'console.g1.log', 'console.g2.log']
+    manifest = json.loads((out / export.MANIFEST).read_text())
+    assert 'not a regular file' in manifest['unreadable'][
+        'console.g1.history']
+    assert sum(entry.size for entry in entries) == export.size(paths)
+
+
+def test_a_chain_with_a_hole(tmp_path: Path) -> None:
+    """All that there is is exported, and it is not called whole."""
+    path = tmp_path / 'console.log'
+    chain.begin(str(path))
+    path.rename(tmp_path / 'console.log.1')
+    (tmp_path / 'console.log.1').write_bytes(b'old')
+    path.write_bytes(b'new')
+    out = tmp_path / 'out'
+    out.mkdir()
+    (entry,) = export.export(
+        [(0, str(path))], DirectoryTarget(str(out)), ABOUT, nothing)
+    assert (out / 'console.log').read_bytes() == b'oldnew'
+    assert (entry.files, entry.whole) == (2, False)
+
+
+def test_the_cost_does_not_depend_on_the_number(tmp_path: Path) -> None:
+    path = tmp_path / f'console.g{generation.MAX_GENERATION}.log'
+    path.write_bytes(b'x')
+    (entry,) = export.export(
+        [(0, str(path))], TarTarget(io.BytesIO(), 'x'), ABOUT, nothing)
+    assert entry.size == 1
 
 
 def test_nothing_to_export(tmp_path: Path) -> None:

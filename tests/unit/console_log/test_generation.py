@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from virtlogd_driver import exception
 from virtlogd_driver.console_log import generation
 from virtlogd_driver.console_log.generation import FileName
 
@@ -63,3 +64,23 @@ def test_one_generation_in_the_order_it_was_written() -> None:
 def test_no_such_port() -> None:
     with pytest.raises(ValueError, match='port -1'):
         generation.live_name(-1, 0)
+
+
+def test_the_highest_numbers() -> None:
+    highest = f'console.port{generation.MAX_PORT}.g{generation.MAX_GENERATION}'
+    assert generation.parse(f'{highest}.log') == FileName(
+        generation.MAX_PORT, generation.MAX_GENERATION)
+    for port, number in ((generation.MAX_PORT + 1, 0),
+                         (0, generation.MAX_GENERATION + 1)):
+        for name in (generation.live_name, generation.history_name):
+            with pytest.raises(exception.LogError, match='remove or rename'):
+                name(port, number)
+    assert generation.parse('console.g1000000000.log') is None
+
+
+def test_generations_that_have_a_file() -> None:
+    names = ['console.g9.log.3', 'console.g4.history', 'console.g4.log',
+             'disk', 'console.port1.g7.log', 'console.g2.history']
+    assert list(generation.generations(names, 0).items()) == [
+        (9, False), (4, True), (2, True)]
+    assert generation.generations(names, 2) == {}

@@ -3,6 +3,7 @@
 
 import os
 import pathlib
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,17 @@ from tests.unit.console_log.rotating import (
     ends,
 )
 from virtlogd_driver import exception
-from virtlogd_driver.console_log import chain, log, neighbours, reader
+from virtlogd_driver.console_log import (
+    chain,
+    generation,
+    log,
+    neighbours,
+    reader,
+)
+
+
+def link(path: pathlib.Path) -> None:
+    path.symlink_to('/etc/passwd')
 
 
 class Files:
@@ -279,6 +290,55 @@ class TestGenerations:
         read = files.tail('console.g1.log')
         assert (read.data, read.exact) == (b'2', False)
         assert files.tail('console.log').data == b'old'
+
+    def test_the_cost_does_not_depend_on_the_number(self) -> None:
+        """Names that are there are listed, numbers are not counted."""
+        calls = []
+        for number in (5, 3000, generation.MAX_GENERATION):
+            directory = MemoryDirectory()
+            for name in (f'console.g{number}.log', 'console.g2.log'):
+                directory.create(name, 0).data += b'x'
+            count = 0
+
+            def called() -> None:
+                nonlocal count
+                count += 1
+            directory.before = called
+            read = log.read_tail(directory, f'console.g{number}.log', 99)
+            assert (read.data, read.exact) == (b'x', False)
+            since = log.read_from(
+                directory, f'console.g{number}.log', None, 99)
+            assert (since.data, since.behind) == (b'x', 1)
+            calls.append(count)
+        assert calls == [calls[0]] * 3
+
+    @pytest.mark.parametrize('kind', [os.mkdir, os.mkfifo, link])
+    @pytest.mark.parametrize('name', [
+        'console.g2.history', 'console.g1.history', 'console.g1.log.0',
+        'console.g1.log', 'console.log'])
+    def test_an_older_file_that_is_none(
+            self, files: Files, name: str,
+            kind: Callable[[pathlib.Path], None]) -> None:
+        """What is newer is shown, and nothing is left open."""
+        if name != 'console.log':
+            files.write('console.log', b'0')
+        if 'g1.log.0' in name:
+            files.write('console.g1.log', b'1')
+        elif 'g1.log' not in name:
+            files.begin('console.g1.log')
+        kind(files.directory / name)
+        files.begin('console.g2.log')
+        files.write('console.g2.log', b'2')
+        before = len(os.listdir('/proc/self/fd'))
+        for _ in range(20):
+            reader.forget(str(files.directory))
+            read = files.tail('console.g2.log')
+            assert read.data in (b'2', b'12')
+            assert not read.exact
+            since = files.since(None, 'console.g2.log')
+            assert since.data in (b'2', b'1', b'0')
+        reader.forget(str(files.directory))
+        assert len(os.listdir('/proc/self/fd')) <= before
 
     def test_ports_are_apart(self, files: Files) -> None:
         files.write('console.g1.history', b'0')
