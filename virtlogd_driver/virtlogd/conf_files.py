@@ -60,18 +60,16 @@ def virtlogd_settings(path: str) -> VirtlogdSettings:
 def max_backups(path: str) -> int | None:
     """How many backups virtlogd keeps; a file that has not changed is known.
 
-    None: it is not known, as nobody can read the file, or there is none:
-    virtlogd may have been given another one. Never raises.
+    None: it is not known. There is no such file, so virtlogd may have been
+    given another one; or nobody can read it; or its directory is closed to
+    this process, which could not tell when it has changed. Never raises.
 
     :param path: of virtlogd.conf
     """
     try:
         status = os.stat(path)
-    except FileNotFoundError:
-        return None
     except OSError:
-        # In a directory that is closed to this process.
-        return _max_backups(path)
+        return None
     return _max_backups(path, status.st_ino, status.st_size,
                         status.st_mtime_ns)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The console log as nova is given it."""
 
+import contextlib
 import os
 
 import libvirt
@@ -10,6 +11,14 @@ from nova.virt import event as virtevent
 
 from tests.unit import fake_libvirt
 from tests.unit.compute.given import UUID, guest_xml, leave, libvirt_fails
+
+
+def open_files() -> set[str]:
+    found = set()
+    for name in os.listdir('/proc/self/fd'):
+        with contextlib.suppress(FileNotFoundError):
+            found.add(os.readlink(f'/proc/self/fd/{name}'))
+    return found
 
 
 class TestConsoleOutput:
@@ -56,6 +65,37 @@ class TestConsoleOutput:
                                                      'console.g1.log'))
         made.connection.lookupByUUIDString(UUID).destroy()
         assert self._read(made, instance) == b'y'
+
+    @pytest.mark.parametrize('happens', [
+        lambda made, instance: made.emit_event(virtevent.LifecycleEvent(
+            UUID, virtevent.EVENT_LIFECYCLE_STOPPED)),
+        lambda made, instance: made._undefine_domain(instance),
+        leave,
+    ], ids=['event', 'undefined', 'left'])
+    def test_after_a_change_its_log_is_closed(
+            self, make_driver, instance, directory, happens) -> None:
+        """A file that is deleted then frees its disk at once."""
+        log = directory / 'console.log'
+        log.write_bytes(b'x')
+        made = make_driver(guest_xml(fake_libvirt.serial(log=str(log))))
+        assert self._read(made, instance) == b'x'
+        assert str(log) in open_files()
+        happens(made, instance)
+        assert str(log) not in open_files()
+
+    def test_as_many_backups_as_virtlogd_keeps(
+            self, make_driver, instance, directory, conf, tmp_path) -> None:
+        """What is left of a higher max_backups is not joined."""
+        for name in ('console.log.1', 'console.log.0', 'console.log'):
+            (directory / name).write_bytes(name[-1:].encode())
+        conf_file = tmp_path / 'its-virtlogd.conf'
+        conf.config(group='virtlogd', virtlogd_conf=str(conf_file))
+        made = make_driver(guest_xml(fake_libvirt.serial(
+            log=str(directory / 'console.log'))))
+        for text, data in (('max_backups = 1\n', b'0g'), ('', b'10g'),
+                           ('max_backups = 0\n', b'g')):
+            conf_file.write_text(text)
+            assert self._read(made, instance) == data
 
     def test_a_log_that_is_gone_is_looked_for_again(
             self, make_driver, instance, directory) -> None:

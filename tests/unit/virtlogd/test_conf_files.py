@@ -135,6 +135,24 @@ def test_virtlogd_conf(files: pathlib.Path, helper: Helper) -> None:
         conf_files.virtlogd_settings(str(path))
 
 
+def test_how_many_backups(tmp_path: pathlib.Path,
+                          monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read when the file has changed, and never a reason to fail."""
+    path = tmp_path / 'virtlogd.conf'
+    # virtlogd may have been given another file.
+    assert conf_files.max_backups(str(path)) is None
+    path.write_text('max_size = 4096\n')
+    assert conf_files.max_backups(str(path)) == 3
+    path.write_text('max_backups = 7\n')
+    assert conf_files.max_backups(str(path)) == 7
+    with monkeypatch.context() as patch:
+        patch.delattr(conf_files, 'virtlogd_settings')
+        assert conf_files.max_backups(str(path)) == 7
+    path.write_text('max_backups = "many"\n')
+    assert conf_files.max_backups(str(path)) is None
+    assert conf_files.max_backups('/nowhere/virtlogd.conf') is None
+
+
 def test_a_file_that_is_not_there_is_not_asked_for(
         files: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(privileged, 'stdio_handler')
