@@ -14,13 +14,12 @@ by single operations of a dict alone. So it does not matter whether threads are
 native or eventlet's. Two that read one log at once open it twice.
 """
 
-import contextlib
 import itertools
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from virtlogd_driver.console_log import log
@@ -139,11 +138,13 @@ class _Held:
         taken = self.taken
         if taken is None:
             return False
-        newest = taken.live.segments[:1]
+        newest = next(iter(taken.live.segments), None)
+        if newest is not None and newest.size >= limit:
+            return True
         total = 0
         for unit, joins in taken.units:
             for segment in unit.segments:
-                if segment not in newest and _is_deleted(unit, segment):
+                if segment is not newest and _is_deleted(unit, segment):
                     return False
                 total += segment.size
                 if total >= limit:
@@ -245,59 +246,79 @@ class DescriptorStore:
         self._clock = clock
         # The least recently used first.
         self._held: dict[str, _Held] = {}
-        # How often logs were forgotten.
-        self._forgotten = 0
+        # Another one each time that logs are forgotten.
+        self._era = object()
         self._sweeping = not sweeper
 
     def read_tail(self, path: str, limit: int,
                   max_backups: int | None = None) -> LogRead:
         """The newest bytes of a log: see :func:`log.read_tail`."""
-        with self._using(path, max_backups) as held:
-            held.refresh(limit)
-            for turn in range(log.READS + 1):
-                if turn or not held.serves_tail(limit):
-                    held.reopen(limit=limit, joined=True)
-                assert held.taken is not None
-                answer = log.tail(
-                    held.taken, limit, shrinking=turn == log.READS)
-                if answer is not None:
-                    return answer
-        raise AssertionError('one that shrinks is answered')
+        era = self._era
+        held = self._take(path, max_backups)
+        try:
+            answer = self._tail(held, limit)
+        except BaseException:
+            held.close()
+            raise
+        self._give_back(path, held, era)
+        return answer
 
     def read_from(self, path: str, position: Position | None, limit: int,
                   max_backups: int | None = None,
                   passed: Collection[Passed] | None = None) -> LogSince:
         """What follows a position in a log: see :func:`log.read_from`."""
+        era = self._era
+        held = self._take(path, max_backups)
+        try:
+            answer = self._since(held, path, position, limit, passed)
+        except BaseException:
+            held.close()
+            raise
+        self._give_back(path, held, era)
+        return answer
+
+    def _tail(self, held: _Held, limit: int) -> LogRead:
+        held.refresh(limit)
+        for turn in range(log.READS + 1):
+            if turn or not held.serves_tail(limit):
+                held.reopen(limit=limit, joined=True)
+            assert held.taken is not None
+            answer = log.tail(held.taken, limit, shrinking=turn == log.READS)
+            if answer is not None:
+                return answer
+        raise AssertionError('one that shrinks is answered')
+
+    def _since(self, held: _Held, path: str, position: Position | None,
+               limit: int, passed: Collection[Passed] | None) -> LogSince:
         until = None if position is None else (
             position.device, position.inode)
-        with self._using(path, max_backups) as held:
-            held.refresh(None)
-            for turn in range(log.READS + 1):
-                opened = turn > 0 or not held.serves_from(until)
-                if opened:
-                    held.reopen(until=until)
-                assert held.taken is not None
-                answer = log.since(held.taken, position, limit, passed)
-                if answer is not None and (
-                        opened or answer.missed is not None):
-                    return answer
-                # Its file is there, and it is not in it: another has its
-                # inode, or it was truncated, and there may be a copy.
-                if not opened or not held.taken.ended:
-                    until = None
+        held.refresh(None)
+        for turn in range(log.READS + 1):
+            opened = turn > 0 or not held.serves_from(until)
+            if opened:
+                held.reopen(until=until)
+            assert held.taken is not None
+            answer = log.since(held.taken, position, limit, passed)
+            if answer is not None and (
+                    opened or answer.missed is not None):
+                return answer
+            # Its file is there, and it is not in it: another has its inode,
+            # or it was truncated, and there may be a copy.
+            if not opened or not held.taken.ended:
+                until = None
         directory, name = os.path.split(path)
         return log.unmoved(directory, name, position)
 
     def forget(self, directory: str) -> None:
         """Close the logs in a directory: their guest is gone from it."""
-        self._forgotten += 1
+        self._era = object()
         for path in list(self._held):
             if os.path.dirname(path) == directory:
                 self._close(path)
 
     def close(self) -> None:
         """Close all logs."""
-        self._forgotten += 1
+        self._era = object()
         for path in list(self._held):
             self._close(path)
 
@@ -309,6 +330,7 @@ class DescriptorStore:
     def sweep(self) -> None:
         """Close what was not read for a while, and what was deleted."""
         for path in list(self._held):
+            era = self._era
             held = self._held.pop(path, None)
             if held is None:
                 continue
@@ -316,36 +338,39 @@ class DescriptorStore:
                     or held.taken is None or _has_deleted(held.taken)):
                 held.close()
             else:
-                self._put(path, held)
+                self._put(path, held, era)
 
-    @contextlib.contextmanager
-    def _using(self, path: str, max_backups: int | None) -> Iterator[_Held]:
-        forgotten = self._forgotten
+    def _take(self, path: str, max_backups: int | None) -> _Held:
+        """A log for this thread alone, as it was left or closed."""
         held = self._held.pop(path, None)
-        if held is None or (max_backups is not None
-                            and held.max_backups != max_backups):
-            if held is not None:
-                held.close()
-            held = _Held(path, self._names, self._open, max_backups)
-        held.changed = False
-        try:
-            yield held
-        except BaseException:
+        if held is not None:
+            if max_backups is None or held.max_backups == max_backups:
+                return held
             held.close()
-            raise
-        if (forgotten != self._forgotten
-                or len(held.segments()) > MOST_OF_ONE):
+        return _Held(path, self._names, self._open, max_backups)
+
+    def _give_back(self, path: str, held: _Held, era: object) -> None:
+        """
+        :param era: what it was when the log was taken
+        """
+        if held.changed and len(held.segments()) > MOST_OF_ONE:
             held.close()
             return
         held.used = self._clock()
-        self._put(path, held)
-        if held.changed:
+        changed, held.changed = held.changed, False
+        self._put(path, held, era)
+        if changed:
             self._make_room()
             self._watch()
 
-    def _put(self, path: str, held: _Held) -> None:
-        self._close(path)
-        self._held[path] = held
+    def _put(self, path: str, held: _Held, era: object) -> None:
+        # It may have been forgotten while it was not there; or another thread
+        # may have opened it as well.
+        if (era is not self._era
+                or self._held.setdefault(path, held) is not held):
+            held.close()
+        elif era is not self._era:
+            self._close(path)
 
     def _close(self, path: str) -> None:
         held = self._held.pop(path, None)
@@ -353,8 +378,10 @@ class DescriptorStore:
             held.close()
 
     def _make_room(self) -> None:
-        while self.descriptors() > MOST:
-            self._close(next(iter(self._held)))
+        for path in list(self._held):
+            if self.descriptors() <= MOST:
+                break
+            self._close(path)
 
     def _watch(self) -> None:
         """Have somebody sweep as long as there is something to be swept."""
@@ -364,10 +391,13 @@ class DescriptorStore:
         threads, clock = _native()
 
         def watch() -> None:
-            while self._held:
-                clock.sleep(SWEEP)
-                self.sweep()
-            self._sweeping = False
+            while self._sweeping:
+                while self._held:
+                    clock.sleep(SWEEP)
+                    self.sweep()
+                self._sweeping = False
+                # What has come since found that somebody sweeps.
+                self._sweeping = bool(self._held)
 
         threads.Thread(target=watch, name='console-logs', daemon=True).start()
 

@@ -184,10 +184,10 @@ class Failing(MemoryDirectory):
             raise self._meaning(OSError(self.errno, 'made by the test'), name)
         return super().open(name)
 
-    def preadv(self, fd: int, into: memoryview, offset: int) -> int:
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
         if self.what == 'read' and self.opened[fd] is self.files[self.name]:
             raise OSError(self.errno, 'made by the test')
-        return super().preadv(fd, into, offset)
+        return super().pread(fd, size, offset)
 
 
 @pytest.mark.parametrize('number', [errno.EIO, errno.ESTALE])
