@@ -418,7 +418,7 @@ def since(taken: Taken, position: Position | None, limit: int,
 def _since(taken: Taken, position: Position | None, limit: int,
            passed: Collection[Passed] | None) -> LogSince | None:
     files = taken.live.files
-    newer: Snapshot | None = None
+    newer: list[Segment] = []
     joined = True
     behind = 0
     for unit, joins in taken.units:
@@ -428,44 +428,42 @@ def _since(taken: Taken, position: Position | None, limit: int,
         if position is not None and index is not None:
             pieces = _first([*_without(unit.segments[:index], passed),
                              unit.segments[index]], position.offset)
-            if pieces or newer is None:
+            if pieces or not newer:
                 return _answer(files, pieces, position, limit, 0, behind)
-            pieces = _first(_without(newer.segments, passed), 0)
+            pieces = _first(newer, 0)
             return _answer(
                 files, pieces, position, limit,
-                0 if joined or not pieces else None,
-                behind - sum(size for _, _, size in pieces))
-        unread_size = sum(segment.size for segment in _without(
-            unit.segments, passed))
-        joined = joins and (joined or unread_size > 0)
+                0 if joined or not pieces else None, behind - _size(newer))
+        unread = _without(unit.segments, passed)
+        joined = joins and (joined or _size(unread) > 0)
         # Not an empty one before it: the position would stay for ever.
-        if unread_size > 0 or (unit.segments and newer is None):
-            newer = unit
-            behind += unread_size
+        if _size(unread) > 0 or not newer:
+            newer = unread
+            behind += _size(unread)
     if not taken.ended:
         return None
-    if position is not None:
-        newer = taken.live
-        behind = newer.size
-    if newer is None or not newer.segments:
+    if not taken.live.segments and (position is not None or not newer):
         raise not_found(taken.path)
-    if position is not None:
-        unread = _without([
-            segment for unit, _ in taken.units[:taken.runs]
-            for segment in unit.segments], passed)
-        resumed = _resume(files, unread, position, passed is not None)
-        if resumed is not None:
-            return _answer(files, *resumed, limit, None)
-        if passed:
-            oldest = unread[-1] if unread else newer.segments[0]
-            return _answer(
-                files, _first(unread, 0), _position(
-                    files, oldest, 0 if unread else oldest.size),
-                limit, None)
+    if position is None:
+        if not newer:   # all were passed
+            return LogSince(b'', None, 0, 0)
+        return _answer(
+            files, _first(newer, 0), _position(files, newer[-1], 0), limit, 0,
+            behind - _size(newer))
+    unread = _without([
+        segment for unit, _ in taken.units[:taken.runs]
+        for segment in unit.segments], passed)
+    resumed = _resume(files, unread, position, passed is not None)
+    if resumed is not None:
+        return _answer(files, *resumed, limit, None)
+    if passed:
+        oldest = unread[-1] if unread else taken.live.segments[0]
+        return _answer(
+            files, _first(unread, 0), _position(
+                files, oldest, 0 if unread else oldest.size), limit, None)
+    newer = taken.live.segments
     return _answer(
-        files, _first(newer.segments, 0),
-        _position(files, newer.segments[-1], 0), limit,
-        0 if position is None else None, behind - newer.size)
+        files, _first(newer, 0), _position(files, newer[-1], 0), limit, None)
 
 
 class _Older:
@@ -652,6 +650,10 @@ def _position(files: Files, segment: Segment, offset: int,
               else files.pread(segment.fd, before, offset - before))
     return Position(segment.device, segment.inode, offset,
                     _version(files, segment) << 32 | zlib.crc32(marked))
+
+
+def _size(segments: list[Segment]) -> int:
+    return sum(segment.size for segment in segments)
 
 
 def _has_bytes(segment: Segment) -> bool:
