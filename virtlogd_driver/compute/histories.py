@@ -6,7 +6,7 @@ exists. How it is kept is in history/.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from nova import context as nova_context
@@ -124,14 +124,17 @@ class Histories:
         """The guest runs here: its history is put in place as it comes."""
         self._consoles.changed(instance.uuid)
         directory = get_instance_path(instance)
-        self.kept().take_back(instance, instance.uuid, directory,
-                              self._log_names(instance))
+        names = self._log_names(instance)
+        self.kept().take_back(instance, instance.uuid, directory, names)
         self.kept().cut(instance, directory)
-        self.await_(instance, instance.uuid, directory)
+        self.await_(instance, instance.uuid, directory, names)
 
-    def await_(self, instance: Any, uuid: str, directory: str) -> None:
-        """Put in place what comes, without waiting for it."""
-        names = self._log_names(instance) if instance is not None else []
+    def await_(self, instance: Any, uuid: str, directory: str,
+               names: Collection[str]) -> None:
+        """Put in place what comes, without waiting for it.
+
+        :param names: of the logs that the guest's domain has
+        """
         place = self.place(uuid, directory, instance)
         self._arrivals.start(uuid, lambda ended: self.kept().settle(
             instance, uuid, place, names, ended))
@@ -237,8 +240,9 @@ class Histories:
                 directory = self._directory(uuid)
                 place = self.place(uuid, directory)
                 self.kept().recover(None, uuid, place)
-                if inbox.is_coming(directory):
-                    self.await_(None, uuid, directory)
+                if inbox.is_coming(directory) or inbox.is_promised(
+                        directory, in_use[uuid]):
+                    self.await_(None, uuid, directory, in_use[uuid])
         with history.never_fatal(
                 None, 'The output of guests that have left is not sent'):
             self._adopt_departures()

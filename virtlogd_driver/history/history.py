@@ -37,6 +37,8 @@ LOG = logging.getLogger(__name__)
 CLOSING = 2.0
 #: Seconds between two looks at what comes, the first and the longest.
 LOOK, LONGEST_LOOK = 0.05, 0.25
+#: And once it is late.
+LATE_LOOK = 5.0
 #: Seconds until a copy that has failed is tried again, the first time, and
 #: until it is asked whether one that was made has been put in place. Twice
 #: as long from time to time.
@@ -446,7 +448,7 @@ class History:
             raise exception.LogError(
                 f'the copy to {host} took longer than [virtlogd] '
                 f'history_timeout = {self.timeout} s' if deadline.passed
-                else f'the copy to {host}: {e}') from e
+                else f'the copy to {host}: {_reason(e)}') from e
 
     # From another host
 
@@ -477,10 +479,11 @@ class History:
         """Wait for what is promised to the guest, before it goes on.
 
         :param log_names: names of the logs that its domain has
-        :param ended: it is waited no more
+        :param ended: set as it is waited no more, which nobody waits for:
+            there is no bound then
         """
         deadline = time.monotonic() + self.timeout
-        pause = LOOK
+        pause, longest = LOOK, LONGEST_LOOK
         with never_fatal(instance):
             while self._awaits(place, log_names):
                 if inbox.is_complete(place):
@@ -490,18 +493,26 @@ class History:
                         return
                     continue
                 if time.monotonic() > deadline:
-                    inbox.give_up(place.directory)
-                    return
+                    if ended is None:
+                        inbox.give_up(place.directory)
+                        return
+                    longest = LATE_LOOK
                 if ended is None:
                     time.sleep(pause)
                 elif ended.wait(pause):
                     return
-                pause = min(LONGEST_LOOK, pause * 1.2)
+                pause = min(longest, pause * 1.2)
 
     def _awaits(self, place: inbox.Place,
                 log_names: Collection[str]) -> bool:
         return inbox.is_coming(place.directory) or inbox.is_promised(
             place.directory, log_names)
+
+
+def _reason(error: Exception) -> str:
+    """What a command has said, in one line."""
+    said = getattr(error, 'stderr', None) or str(error)
+    return ' '.join(said.split())
 
 
 class Arrivals:

@@ -228,9 +228,12 @@ def _joins(older: str, newer: str, port: int, *, idle: bool) -> bool:
         # Also where a crash has left the half of it.
         _renumber(newer, port, low[0], following)
     else:
+        # Out of the way of each other first.
         first = max([*present, following]) + 1
         for number in reversed(present):
             _renumber(newer, port, number, first + number)
+        for index, number in enumerate(present):
+            _renumber(newer, port, first + number, following + index)
     files.sync_directory(newer)
     return True
 
@@ -238,10 +241,11 @@ def _joins(older: str, newer: str, port: int, *, idle: bool) -> bool:
 def _renumber(directory: str, port: int, old: int, new: int) -> None:
     """Make another generation of a chain that nobody writes.
 
-    The newest file first: at each point what is older has the lower number.
+    At each point what is older has the lower number: the newest file is
+    renamed first to a higher one, and last to a lower one.
     """
-    for name in reversed(generation.files_of(
-            files.names(directory), port, old)):
+    order = generation.files_of(files.names(directory), port, old)
+    for name in reversed(order) if new > old else order:
         file = generation.parse(name)
         assert file is not None
         there = str(generation.FileName(

@@ -122,7 +122,7 @@ def parse(data: bytes, limit: int) -> Record:
     """
     values = load(data.partition(b'\n')[2])
     try:
-        if values['version'] != VERSION:
+        if _number(values['version'], 1 << 31) != VERSION:
             raise InvalidRecord(f'its version is not {VERSION}')
         histories = [_history(value, limit)
                      for value in _list(values['histories'], MAX_PORTS)]

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What comes from another host is put in place, or refused and removed."""
+
+import os
+import pathlib
+
+import pytest
+
+from tests.unit.history import staged
+from virtlogd_driver.console_log import chain, reader
+from virtlogd_driver.history import boot, inbox, logs, record
+
+GUEST = '6ba7b810-9dad-11d1-80b4-00c04fd430c8'
+LIMIT = 1000
+
+
+@pytest.fixture
+def there(tmp_path: pathlib.Path) -> pathlib.Path:
+    path = tmp_path / GUEST
+    path.mkdir()
+    return path
+
+
+def receive(there: pathlib.Path, **changes) -> list[str]:
+    return inbox.receive(inbox.Place(str(there), LIMIT, **changes))
+
+
+def is_complete(there: pathlib.Path) -> bool:
+    return inbox.is_complete(inbox.Place(str(there), LIMIT))
+
+
+def names(there: pathlib.Path) -> list[str]:
+    return sorted(set(os.listdir(there)) - {logs.RECEIVED})
+
+
+def begin(there: pathlib.Path, name: str = 'console.g1.log',
+          data: bytes = b'now') -> None:
+    chain.begin(str(there / name))
+    (there / name).write_bytes(data)
+
+
+def text(there: pathlib.Path, name: str = 'console.g1.log') -> bytes:
+    return reader.read_tail(str(there / name), LIMIT).data
+
+
+class TestPutInPlace:
+
+    def test_before_the_guest_starts(self, there) -> None:
+        """Of a cold migration: it says which generation is to go on."""
+        staged.as_now(there, {0: b'then', 1: b'port 1'}, generation=3)
+        assert is_complete(there)
+        assert receive(there) == []
+        assert names(there) == ['console.g3.history',
+                                'console.port1.g3.history']
+        assert logs.received(str(there)) == {staged.DEPARTURE: ''}
+        assert (there / 'console.g3.history').stat().st_mode & 0o777 == 0o600
+
+    def test_late(self, there) -> None:
+        """It goes before what is there, whatever number it was to get."""
+        begin(there)
+        begin(there, 'console.g2.log', b'moved')
+        staged.as_now(there, {0: b'then'}, generation=7)
+        assert receive(there) == []
+        assert text(there, 'console.g2.log') == b'thennowmoved'
+
+    def test_beside_an_empty_log_that_nova_makes(self, there) -> None:
+        (there / 'console.log').touch()
+        begin(there)
+        staged.as_now(there, {0: b'then'})
+        assert receive(there) == []
+        assert text(there) == b'thennow'
+
+    def test_a_log_of_another_driver_stays(self, there) -> None:
+        (there / 'console.log').write_bytes(b'now')
+        staged.as_now(there, {0: b'then'})
+        assert receive(there) == []
+        assert names(there) == ['console.history', 'console.log']
+        assert (there / 'console.log').read_bytes() == b'now'
+
+    def test_between_what_was_before_and_after(self, there) -> None:
+        """A stint at the host that a guest has come back from."""
+        begin(there, 'console.log', b'before')
+        begin(there, 'console.g2.log', b'after')
+        staged.as_now(there, {0: b'between'}, stint=True)
+        assert receive(there) == []
+        assert text(there, 'console.g2.log') == b'beforebetweenafter'
+
+    def test_a_stint_before_the_guest_starts(self, there) -> None:
+        """It does not go on in that file."""
+        begin(there, 'console.log', b'before')
+        staged.as_now(there, {0: b'between'}, stint=True)
+        assert receive(there) == []
+        assert logs.live_generation(str(there), 0) == 2
+        assert text(there, 'console.g2.log') == b'beforebetween'
+
+    def test_a_stint_of_a_guest_that_went_on(self, there) -> None:
+        begin(there, 'console.log', b'before, after')
+        staged.as_now(there, {0: b'between'}, stint=True)
+        (said,) = receive(there, in_use={0: 0})
+        assert 'gone on' in said
+        assert names(there) == ['console.log']
+        assert logs.received(str(there)) == {staged.DEPARTURE: said}
+
+    def test_twice(self, there) -> None:
+        begin(there)
+        for _ in range(2):
+            staged.as_now(there, {0: b'then'})
+            assert receive(there) == []
+            assert text(there) == b'thennow'
+        assert names(there) == ['console.g1.history', 'console.g1.log']
+
+    def test_of_another_departure(self, there) -> None:
+        """Where it belongs is not known: it stays where it is."""
+        begin(there)
+        staged.as_now(there, {0: b'then'})
+        receive(there)
+        staged.as_now(there, {0: b'other'}, departure='f' * 32)
+        (said,) = receive(there)
+        assert 'another history' in said
+        assert text(there) == b'thennow'
+        assert logs.received(str(there)) == {
+            staged.DEPARTURE: '', 'f' * 32: said}
+
+    def test_what_it_contains_is_received_as_well(self, there) -> None:
+        staged.as_now(there, {0: b'then'}, received=['c' * 32])
+        receive(there)
+        assert logs.received(str(there)) == {
+            staged.DEPARTURE: '', 'c' * 32: ''}
+
+    def test_nothing_was_written(self, there) -> None:
+        staged.as_now(there, {})
+        assert receive(there) == []
+        assert names(there) == []
+        assert logs.received(str(there)) == {staged.DEPARTURE: ''}
+
+    def test_boots(self, there) -> None:
+        """By a clock that is behind, too: none is lost."""
+        begin(there)
+        boot.write(str(there), [boot.Boot(5.0, {0: None})])
+        staged.as_now(there, {0: b'1st2nd'}, boots=[
+            record.Boot(100.0, {0: None}), record.Boot(200.0, {0: 3})])
+        receive(there)
+        noted = boot.read(str(there))
+        assert [one.time for one in noted] == [100.0, 200.0, 5.0]
+        position = noted[1].positions[0]
+        assert reader.read_from(
+            str(there / 'console.g1.log'), position, LIMIT).data == b'2nd'
+
+    def test_as_earlier_versions_staged_it(self, there) -> None:
+        begin(there)
+        listed = staged.as_old(there, {'console.g1.history': b'then'}, [
+            {'time': 1.5, 'following': {'0': 2}}])
+        assert is_complete(there)
+        listed.rename(there / 'aside')
+        assert not is_complete(there)
+        (there / 'aside').rename(listed)
+        assert receive(there) == []
+        assert text(there) == b'thennow'
+        assert [one.time for one in boot.read(str(there))] == [1.5]
+
+
+class TestStillComing:
+
+    def test_whatever_comes_first_and_however_much_of_each(
+            self, there) -> None:
+        staged.as_now(there, {0: b'then', 1: b'port 1'})
+        for path in (there / 'console.moving').iterdir():
+            whole = path.read_bytes()
+            for part in (b'', whole[:-1]):
+                path.write_bytes(part)
+                assert not is_complete(there)
+                assert receive(there) == []
+            path.unlink()
+            assert not is_complete(there)
+            path.write_bytes(whole)
+        assert is_complete(there)
+
+    def test_a_hole(self, there) -> None:
+        """It is sent again: nothing is noted."""
+        staged.as_now(there, {0: b'then'})
+        (there / 'console.moving/history.0').write_bytes(bytes(4))
+        assert is_complete(there)
+        (said,) = receive(there)
+        assert 'as it was sent' in said
+        assert names(there) == []
+        assert logs.received(str(there)) == {}
+
+
+class TestUntrusted:
+
+    def test_a_port_that_the_guest_does_not_have(self, there) -> None:
+        staged.as_now(there, {0: b'then', 3: b'more'})
+        (said,) = receive(there, ports=2)
+        assert 'no serial port 3' in said
+        assert names(there) == []
+
+    @pytest.mark.parametrize('bad', [
+        b'[]', b'{}', b'[' * 100_000, b'{"version": 1}'])
+    def test_a_bad_record(self, there, bad) -> None:
+        """It is removed, and keeps nothing else from coming."""
+        path = staged.as_now(there, {0: b'then'})
+        path.write_bytes(record.digest([bad]).encode() + b'\n' + bad)
+        assert is_complete(there)
+        assert len(receive(there)) == 1
+        assert names(there) == []
+        staged.as_now(there, {0: b'then'})
+        assert receive(there) == []
+        assert names(there) == ['console.g1.history']
+
+    @pytest.mark.parametrize('bad', [b'{}', b'[7]', b'["../x.' + b'a' * 32
+                                     + b'"]', b'[' * 100_000])
+    def test_a_bad_list_of_an_earlier_version(self, there, bad) -> None:
+        staging = there / 'console.moving'
+        staging.mkdir()
+        (staging / f'console.staged.{record.digest([bad])}').write_bytes(bad)
+        assert is_complete(there)
+        assert len(receive(there)) == 1
+        assert names(there) == []
+
+    @pytest.mark.parametrize('name', ['history.0', 'record.json'])
+    def test_a_link(self, there, tmp_path, name) -> None:
+        staged.as_now(there, {0: b'then'})
+        path = there / 'console.moving' / name
+        path.rename(tmp_path / 'victim')
+        path.symlink_to(tmp_path / 'victim')
+        receive(there)
+        assert not (there / 'console.g1.history').exists()
+        assert (tmp_path / 'victim').exists()
+
+    @pytest.mark.parametrize('name', [
+        'console.moving', 'console.arrived', 'console.placing'])
+    def test_a_link_to_a_directory(self, there, tmp_path, name) -> None:
+        victim = tmp_path / 'victim'
+        victim.mkdir()
+        staged.as_now(victim, {0: b'then'})
+        (there / name).symlink_to(victim / 'console.moving')
+        assert receive(there) == []
+        assert 'console.g1.history' not in names(there)
+        assert len(os.listdir(victim / 'console.moving')) == 2
+
+    def test_what_else_there_is(self, there) -> None:
+        staged.as_now(there, {0: b'then'})
+        staging = there / 'console.moving'
+        (staging / 'console.g9.log').write_bytes(b'x')
+        (staging / 'below').mkdir()
+        (staging / 'below/disk').write_bytes(b'x')
+        os.mkfifo(staging / 'fifo')
+        assert receive(there) == []
+        assert names(there) == ['console.g1.history']
+
+
+class TestPromised:
+
+    @pytest.mark.parametrize(('present', 'named', 'promised'), [
+        (['console.g1.log'], ['console.g1.log'], True),
+        (['console.g1.log', 'console.log'], ['console.g1.log'], True),
+        (['console.g1.log', 'console.g1.history'], ['console.g1.log'],
+         False),
+        (['console.g2.log', 'console.g1.log'], ['console.g2.log'], False),
+        (['console.log'], ['console.log'], False),
+        ([], [], False)])
+    def test_by_the_name_of_its_log(self, there, present, named,
+                                    promised) -> None:
+        for name in present:
+            # nova makes an empty console.log.
+            (there / name).write_bytes(
+                b'' if name == 'console.log' and len(present) > 1 else b'x')
+        assert inbox.is_promised(str(there), named) == promised
+
+    def test_not_once_it_has_come_or_was_given_up(self, there) -> None:
+        begin(there)
+        assert inbox.is_promised(str(there), ['console.g1.log'])
+        inbox.give_up(str(there))
+        assert not inbox.is_promised(str(there), ['console.g1.log'])
+        staged.as_now(there, {0: b'then'})
+        assert receive(there) == []
+        assert text(there) == b'thennow'
+
+
+class TestOrphans:
+
+    @pytest.mark.parametrize(('made', 'orphan'), [
+        (['console.moving/record.json', 'console.received'], True),
+        # As legacy scp makes the directory anew.
+        (['record.json', 'history.0'], True),
+        ([f'console.g1.history.{"a" * 32}'], True),
+        (['console.moving/x', 'disk'], False),
+        (['console.g1.log', 'console.moving/x'], False)])
+    def test_nothing_but_what_was_sent(self, there, tmp_path, made,
+                                       orphan) -> None:
+        for name in made:
+            (there / name).parent.mkdir(exist_ok=True)
+            (there / name).write_bytes(b'x')
+        assert inbox.orphans(str(tmp_path)) == (
+            [str(there)] if orphan else [])
+
+    def test_only_what_is_named_by_a_uuid(self, tmp_path) -> None:
+        for name in ('_base', 'locks', 'compute_nodes', 'x_console'):
+            (tmp_path / name).mkdir()
+        assert inbox.orphans(str(tmp_path)) == []
