@@ -150,7 +150,7 @@ class TestColdMigrationWithOldHosts:
         assert_interactive(nova, server)
         assert nova.console_output(server) == BOOT
         self.move(nova, server)
-        self.wait_for_all(nova, server, BOOT * 2, 'tcp console.g2.log')
+        self.wait_for_all(nova, server, BOOT * 2, 'tcp console.g1.log')
         assert warnings(nova) == []
 
     @cold_storages
@@ -207,7 +207,9 @@ class TestColdMigrationWithOldHosts:
         server = self.boot(nova, 'host1')
         type_text(nova, server, 'first')
         self.move(nova, server)
-        self.wait_for_all(nova, server, BOOT, 'tcp console.log')
+        # Where it is there, it is kept.
+        before = f'{BOOT}first\n' if shared else ''
+        self.wait_for_all(nova, server, before + BOOT, 'tcp console.log')
         nova.confirm_resize(server)
         assert_interactive(nova, server)
         assert held(nova, 'host2') == {server['id']}
@@ -222,7 +224,8 @@ class TestColdMigrationWithOldHosts:
         server = self.boot(nova, 'host1')
         type_text(nova, server, 'first')
         self.move(nova, server)
-        self.wait_for_all(nova, server, BOOT, 'tcp console.log')
+        before = f'{BOOT}first\n' if shared else ''
+        self.wait_for_all(nova, server, before + BOOT, 'tcp console.log')
         nova.revert_resize(server)
         assert devices(nova, server) == []
         nova.reboot(server)

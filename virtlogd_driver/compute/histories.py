@@ -116,7 +116,9 @@ class Histories:
     def wait_before_reading(self, instance: Any) -> None:
         """Let what has just begun to come come, for a moment."""
         self._arrivals.wait(instance.uuid, READ_WAIT)
-        self.recover(instance)
+        # Where the logs are while something is done is its business.
+        if instance.get('task_state', None) is None:
+            self.recover(instance)
 
     # From another host
 
@@ -178,8 +180,9 @@ class Histories:
 
     def try_now(self, path: str, target: history.Target) -> None:
         """Try once before nova goes on, then as of send."""
-        self.kept().attempt(path, lambda departure: target)
-        self.send(path)
+        delay = self.kept().attempt(path, lambda departure: target)
+        if delay is not None:
+            self._departures.start(path, delay)
 
     def departure(self, context: Any, instance: Any, host: str,
                   address: str | None = None,
@@ -215,7 +218,7 @@ class Histories:
         reverting = instance.task_state == task_states.RESIZE_REVERTING
         if departure.stint is not None and reverting:
             return history.Target(
-                departure.address, logs.resized(departure.directory))
+                departure.address, departure.directory, busy=True)
         if here and (not moving or departure.stint is not None):
             return history.Elsewhere('the guest is on this host again')
         if here or departure.host in ('', instance.host):

@@ -25,8 +25,11 @@ class Carrier:
                                        threading.Event]] = {}
         self._stopped = False
 
-    def start(self, path: str) -> None:
-        """Carry an outbox from now on; now, if it waits for its next try."""
+    def start(self, path: str, delay: float = 0) -> None:
+        """Carry an outbox from now on; now, if it waits for its next try.
+
+        :param delay: seconds until the first try
+        """
         with self._lock:
             if self._stopped:
                 return
@@ -35,7 +38,7 @@ class Carrier:
                 return
             wake = threading.Event()
             thread = threading.Thread(
-                target=self._run, args=[path, wake],
+                target=self._run, args=[path, wake, delay],
                 name='virtlogd-departure', daemon=True)
             self._threads[path] = thread, wake
             thread.start()
@@ -58,14 +61,15 @@ class Carrier:
             thread.join(seconds)
         return thread is None or not thread.is_alive()
 
-    def _run(self, path: str, wake: threading.Event) -> None:
+    def _run(self, path: str, wake: threading.Event,
+             delay: float | None) -> None:
         try:
-            while not self._stopped:
+            while delay is not None:
+                wake.wait(delay)
+                if self._stopped:
+                    return
                 wake.clear()
                 delay = self._attempt(path)
-                if delay is None:
-                    return
-                wake.wait(delay)
         finally:
             with self._lock:
                 self._threads.pop(path, None)

@@ -63,6 +63,9 @@ class Target:
     directory: str
     #: It has moved on: what was on its way may be there with the rest.
     moved_on: bool = False
+    #: It is being started there, and its directory renamed: nothing is copied
+    #: until that is over.
+    busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,7 +395,7 @@ class History:
                target: Target) -> outbox.State | None:
         """:returns: None: the other host has all, and it is removed here"""
         attempts = before.attempts + 1
-        if before.attempts or before.copied or target.moved_on:
+        if before != outbox.State() or target.moved_on or target.busy:
             refused = self._received(path, departure, target)
             if refused == '':
                 outbox.finish(path, departure)
@@ -401,6 +404,8 @@ class History:
                 return outbox.State(
                     attempts, True,
                     f'{target.address} has refused it: {refused}', True)
+            if target.busy:
+                return outbox.State(attempts, before.copied, before.reason)
             if target.moved_on:
                 return outbox.State(
                     attempts, False, f'the guest went on to {target.address} '

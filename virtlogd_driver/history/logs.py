@@ -171,6 +171,12 @@ def _join(older: str, newer: str, *, idle: bool) -> bool:
     """
     if not names(older):
         return True
+    novas = os.path.join(newer, generation.live_name(0, 0))
+    if idle and os.path.lexists(os.path.join(
+            older, generation.live_name(0, 0))) and (
+                files.size(novas) == 0 and not is_first(novas)):
+        # It is in the way, and nothing is in it (written).
+        os.unlink(novas)
     staying = {port for port in ports(older)
                if not _joins(older, newer, port, idle=idle)}
     failed: OSError | None = None

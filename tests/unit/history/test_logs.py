@@ -88,6 +88,13 @@ class TestRecover:
         assert reader.read_tail(str(directory / live), 99).data == b''.join(
             b'%d' % n for n in range(generation + 3))
 
+    def test_an_empty_log_that_nova_makes(self, directory) -> None:
+        write(aside(directory), 'console.log', b'then')
+        (directory / 'console.log').touch()
+        assert logs.recover(str(directory), idle=True)
+        assert names(directory) == ['console.log']
+        assert (directory / 'console.log').read_bytes() == b'then'
+
     def test_other_ports_do_not_wait(self, directory) -> None:
         write(aside(directory), 'console.log', b'older')
         write(aside(directory), 'console.port1.log', b'port 1')
