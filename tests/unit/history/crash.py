@@ -24,8 +24,9 @@ class Machine:
     """Counts the changing calls of a process, and interferes at one."""
 
     def __init__(self, at: int | None = None, kind: str = 'kill',
-                 lasting: bool = False) -> None:
+                 lasting: bool = False, sync: bool = False) -> None:
         """
+        :param sync: let fsync do its work, which is slow
         :param at: the number of the call, from 0; None: none
         :param kind: 'kill', 'ENOSPC' or 'EIO'
         :param lasting: it is so from that call on
@@ -33,6 +34,7 @@ class Machine:
         self.at = at
         self.kind = kind
         self.lasting = lasting
+        self.sync = sync
         self.count = 0
         #: The calls that there were, with their first argument.
         self.calls: list[str] = []
@@ -46,7 +48,7 @@ class Machine:
             if name == 'open' and not args[1] & _WRITING:
                 return real(*args, **kwargs)
             self._happens(name, args)
-            if name == 'fsync':
+            if name == 'fsync' and not self.sync:
                 # Slow, and of no use where no power is cut.
                 return None
             return real(*args, **kwargs)

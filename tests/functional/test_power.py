@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The power fails while what a guest wrote is moved, on a real ext4.
+
+The file system is on a loop device. Before each changing system call of an
+operation its image is copied, as the device has it at that moment: what the
+kernel has not written out yet is not there. Each copy is mounted, and what
+comes next after a power cut is done.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.history import crash
+from tests.unit.history.test_crash_points import (
+    AFTER,
+    BEFORE,
+    HERE,
+    TO_ANOTHER,
+    Host,
+    Pair,
+    fill,
+    finish_revert,
+)
+from virtlogd_driver.history import boot, history
+
+#: Of the image; ext4 has a journal from there on.
+SIZE = 8 << 20
+
+
+@pytest.fixture(autouse=True)
+def _no_virtlogd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history.health, 'wait_until_closed',
+                        lambda *_: True)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / 'image'
+    with path.open('wb') as file:
+        file.truncate(SIZE)
+    subprocess.run(['mkfs.ext4', '-q', '-F', path], check=True)
+    # There are none in the /dev of these tests.
+    for name, kind, number in [
+            ('loop-control', 'c', (10, 237)),
+            *[(f'loop{n}', 'b', (7, n)) for n in range(16)]]:
+        if not os.path.lexists(f'/dev/{name}'):
+            subprocess.run(['mknod', f'/dev/{name}', kind,
+                            *map(str, number)], check=True)
+    return path
+
+
+@contextlib.contextmanager
+def mounted(image: Path) -> Iterator[Path]:
+    where = image.with_suffix('.mounted')
+    where.mkdir(exist_ok=True)
+    # It writes nothing out by itself for as long as a test takes.
+    subprocess.run(['mount', '-o', 'loop,commit=1000', image, where],
+                   check=True)
+    try:
+        yield where
+    finally:
+        subprocess.run(['umount', where], check=True)
+
+
+def cut_at_each_call(image: Path, program: Callable[[], object],
+                     machine: crash.Machine) -> list[Path]:
+    """Copies of the image, one for each call and one for the end."""
+    copies: list[Path] = []
+
+    def cut() -> None:
+        copies.append(image.with_name(f'cut{len(copies)}'))
+        subprocess.run(['cp', '--sparse=always', image, copies[-1]],
+                       check=True)
+    machine.before = cut
+    assert machine.run(program)
+    cut()
+    return copies
+
+
+def mapped(host: Host, where: Path) -> Host:
+    return Host(where / host.path.name)
+
+
+@pytest.mark.parametrize('operation', HERE)
+def test_on_one_host(image: Path, operation: str) -> None:
+    with mounted(image) as where:
+        host = Host(where / 'host')
+        fill(host.directory)
+        os.sync()
+        machine = crash.Machine(sync=True)
+        copies = cut_at_each_call(
+            image, lambda: HERE[operation](host), machine)
+    for number, copy in enumerate(copies):
+        point = (machine.calls[number] if number < len(machine.calls)
+                 else 'the end')
+        with mounted(copy) as where:
+            host = Host(where / 'host')
+            finish_revert(host)
+            host.start()
+            host.write(AFTER)
+            assert host.text() == BEFORE + AFTER, point
+            assert [noted.time for noted in boot.read(
+                host.directory)] == [1.0, 2.0], point
+        copy.unlink()
+    print(f'{operation}: the power was cut {len(copies)} times')
+
+
+class Settled(Pair):
+    """What the guest itself writes is on the disk by then."""
+
+    def write_there(self) -> None:
+        super().write_there()
+        os.sync()
+        self.moved_at.append(len(self.machine.calls))
+
+    def __init__(self, path: Path, machine: crash.Machine) -> None:
+        super().__init__(path)
+        self.machine = machine
+        self.moved_at: list[int] = []
+
+
+@pytest.mark.parametrize('operation', TO_ANOTHER)
+def test_to_another_host(image: Path, operation: str) -> None:
+    with mounted(image) as where:
+        machine = crash.Machine(sync=True)
+        pair = Settled(where / 'pair', machine)
+        fill(pair.source.directory)
+        os.sync()
+        copies = cut_at_each_call(
+            image, lambda: TO_ANOTHER[operation](pair), machine)
+        (moved,) = pair.moved_at
+    for number, copy in enumerate(copies):
+        point = (machine.calls[number] if number < len(machine.calls)
+                 else 'the end')
+        with mounted(copy) as where:
+            path = where / 'pair'
+            aside = where / 'aside'
+            path.rename(aside)
+            pair = Pair(path)
+            shutil.rmtree(path)
+            aside.rename(path)
+            if number >= moved:
+                pair.at = pair.destination
+                pair.written = b'there\n'
+            else:
+                finish_revert(pair.source)
+            pair.restart()
+            pair.restart()
+            pair.at.start()
+            pair.at.write(AFTER)
+            assert pair.at.text() == BEFORE + pair.written + AFTER, point
+        copy.unlink()
+    print(f'{operation}: the power was cut {len(copies)} times')
