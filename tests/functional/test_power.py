@@ -27,6 +27,7 @@ from tests.unit.history.test_crash_points import (
     fill,
     finish_revert,
 )
+from virtlogd_driver.console_log import reader
 from virtlogd_driver.history import boot, history
 
 #: Of the image; ext4 has a journal from there on.
@@ -65,6 +66,8 @@ def mounted(image: Path) -> Iterator[Path]:
     try:
         yield where
     finally:
+        # Logs are held open for a while after they were read.
+        reader._store.close()
         subprocess.run(['umount', where], check=True)
 
 

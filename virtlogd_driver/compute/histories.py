@@ -239,6 +239,10 @@ class Histories:
         """
         with history.never_fatal(
                 None, 'The old output of guests is not put in place'):
+            for name in files.names(self._options.instances_path):
+                inbox.discard_incomplete(inbox.Place(
+                    self._directory(name),
+                    self._options.virtlogd.max_history_bytes))
             for uuid in self._here(in_use):
                 directory = self._directory(uuid)
                 place = self.place(uuid, directory)

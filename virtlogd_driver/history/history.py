@@ -428,8 +428,17 @@ class History:
         return logs.received(outbox.fetched(path)).get(departure.id)
 
     def _is_there(self, path: str, target: Target) -> bool:
-        """Whether what was copied still is where it was copied to."""
-        return self._fetch(path, target, f'{logs.MOVING}/{record.FILE}')
+        """Whether what was copied still is where it was copied to.
+
+        Not where its host has lost the end of it in a power cut.
+        """
+        if not self._fetch(path, target, f'{logs.MOVING}/{record.FILE}'):
+            return False
+        sent, found = (
+            files.read(os.path.join(directory, record.FILE), record.MAX_SIZE)
+            for directory in (os.path.join(path, logs.MOVING),
+                              outbox.fetched(path)))
+        return sent == found
 
     def _fetch(self, path: str, target: Target, name: str) -> bool:
         into = outbox.fetched(path)

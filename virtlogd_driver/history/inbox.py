@@ -156,6 +156,23 @@ def is_complete(place: Place) -> bool:
         for h in staged.record.histories)
 
 
+def discard_incomplete(place: Place) -> bool:
+    """Remove what had begun to come when this host went down.
+
+    After a power cut it may never become whole. Its source has kept all, finds
+    that it is not here, and copies it again; that of an earlier version of
+    this driver has not, and what it has sent stays.
+
+    :returns: whether there was something
+    """
+    staging = os.path.join(place.directory, MOVING)
+    if (not files.is_directory(staging) or is_complete(place)
+            or any(map(_OLD_NAME.fullmatch, files.names(staging)))):
+        return False
+    files.remove_tree(staging)
+    return True
+
+
 def receive(place: Place) -> list[str]:
     """Put in place what has come whole; go on with what was begun.
 
@@ -202,7 +219,11 @@ def _check(place: Place) -> list[str]:
                 departure = None
                 raise Refused(f'the history of serial port {history.port} '
                               f'has not come as it was sent')
-            files.sync(path)
+        # Also what says what the others are.
+        for path in (os.path.join(staging, name)
+                     for name in files.names(staging)):
+            if files.size(path) is not None:
+                files.sync(path)
         targets = {history.port: _target(place, staged.record, history)
                    for history in staged.record.histories}
     except (Refused, record.InvalidRecord) as e:

@@ -341,6 +341,7 @@ class Pair:
         """Both are started again, and try until all is done."""
         for host in (self.source, self.destination):
             host.restart()
+            inbox.discard_incomplete(host.place())
             if os.path.isdir(host.directory):
                 host.kept.receive(None, GUEST, host.place())
             for directory in outbox.unsent(str(host.path)):

@@ -175,6 +175,24 @@ class TestStillComing:
             path.write_bytes(whole)
         assert is_complete(there)
 
+    @pytest.mark.parametrize('lost', ['record.json', 'history.0'])
+    def test_what_had_begun_to_come_when_the_power_was_cut(
+            self, there, lost) -> None:
+        """Nobody would make it whole: it is copied again."""
+        place = inbox.Place(str(there), LIMIT)
+        staged.as_now(there, {0: b'then'})
+        assert not inbox.discard_incomplete(place)
+        (there / 'console.moving' / lost).write_bytes(b'')
+        assert inbox.discard_incomplete(place)
+        assert names(there) == []
+
+    def test_what_an_earlier_version_sends_stays(self, there) -> None:
+        """Its source has kept nothing."""
+        listed = staged.as_old(there, {'console.g1.history': b'then'})
+        listed.unlink()
+        assert not inbox.discard_incomplete(inbox.Place(str(there), LIMIT))
+        assert names(there) == ['console.moving']
+
     def test_a_hole(self, there) -> None:
         """It is sent again: nothing is noted."""
         staged.as_now(there, {0: b'then'})
