@@ -234,6 +234,118 @@ def size(count: int) -> str:
     return f'{count} B'
 
 
+# Rotation
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """One chain that is rotated between reads; times in microseconds."""
+
+    files: int
+    limit: int
+    #: Reads from one rotation to the next; None: it is not rotated.
+    every: int | None
+    nova: float
+    ours: float
+    #: CPU of this process and of the helper, each read.
+    nova_cpu: tuple[float, float]
+    our_cpu: tuple[float, float]
+
+    @property
+    def times_nova(self) -> float:
+        """How many times as fast as nova, by the mean."""
+        return self.nova / self.ours
+
+    @property
+    def of_cpu(self) -> float:
+        """How many times as many reads as nova for the same CPU time."""
+        return sum(self.nova_cpu) / sum(self.our_cpu)
+
+
+def rotate(directory: Path, files: int, content: bytes) -> None:
+    """As virtlogd does; the new live file is full."""
+    live = directory / NAME
+    for number in range(files - 2, -1, -1):
+        (live.with_name(f'{NAME}.{number - 1}') if number else live).rename(
+            live.with_name(f'{NAME}.{number}'))
+    if files == 1:
+        live.unlink()
+    fd = os.open(live, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    os.write(fd, content)
+    os.close(fd)
+
+
+def rotations(directory: Path, files: Sequence[int], limits: Sequence[int],
+              reads: int) -> list[Rotated]:
+    """Through the daemons, where the log is rotated between reads."""
+    set_mode('daemon')
+    helpers = {'nova': helper_of(nova.privsep.sys_admin_pctxt),
+               'ours': helper_of(privileged.context)}
+    rows = []
+    print(f'{"rotated":10}{"files":>6}{"limit":>9}{"nova":>10}{"ours":>10}'
+          f'{"nova/ours":>11}{"by CPU":>9}')
+    for every in (None, 10, 1):
+        for count in files:
+            for limit in limits:
+                place = directory / f'rotated-{every}-{count}-{limit}'
+                make_chain(place, count, limit)
+                found = {}
+                for name, read in readers(place, limit, 'daemon').items():
+                    found[name] = _rotated(
+                        place, count, limit, every, reads, read,
+                        helpers[name])
+                row = Rotated(
+                    count, limit, every, found['nova'][0], found['ours'][0],
+                    found['nova'][1:], found['ours'][1:])
+                rows.append(row)
+                often = {None: 'never', 1: 'each read'}.get(
+                    every, f'each {every}th')
+                print(f'{often:10}{count:6}{size(limit):>9}{row.nova:10.1f}'
+                      f'{row.ours:10.1f}{row.times_nova:11.2f}'
+                      f'{row.of_cpu:9.2f}', flush=True)
+    return rows
+
+
+def _rotated(place: Path, count: int, limit: int, every: int | None,
+             reads: int, read: Read, helper: int
+             ) -> tuple[float, float, float]:
+    """Mean of a read, and the CPU that it took here and in the helper."""
+    content = os.urandom(-(-limit // count))
+    took = own = 0
+    read_at = cpu_of(helper)
+    for number in range(reads):
+        if every is not None and number % every == 0:
+            rotate(place, count, content)
+        with unprivileged('daemon'):
+            own -= time.process_time_ns()
+            took -= time.perf_counter_ns()
+            data = read()
+            took += time.perf_counter_ns()
+            own += time.process_time_ns()
+        assert len(data) == limit, (len(data), limit)
+    return (took / reads / 1000, own / reads / 1000,
+            (cpu_of(helper) - read_at) / reads)
+
+
+def cpu_of(process: int) -> float:
+    """Microseconds of CPU that a process has had."""
+    with open(f'/proc/{process}/stat') as file:
+        fields = file.read().rpartition(')')[2].split()
+    return (int(fields[11]) + int(fields[12])) * 1e6 / os.sysconf(
+        'SC_CLK_TCK')
+
+
+def helper_of(context: Any) -> int:
+    """The process of a context's privsep daemon."""
+    for name in os.listdir('/proc'):
+        if name.isdecimal() and int(name) != os.getpid():
+            with contextlib.suppress(OSError):
+                command = Path(f'/proc/{name}/cmdline').read_bytes()
+                if (b'helper_main' in command
+                        and context.pypath.encode() in command.split(b'\0')):
+                    return int(name)
+    raise AssertionError('the helper is not there')
+
+
 # Memory
 
 _MEASURE = """
@@ -464,6 +576,9 @@ def main() -> None:
             FILES if not options.quick else (1, 2, 11),
             HISTORIES if not options.quick else (MIB, GIB),
             LIMITS if not options.quick else LIMITS[:2], seconds)
+        rotated = rotations(
+            directory, (1, 2, 4, 11) if not options.quick else (1, 4, 11),
+            LIMITS[:2], 2000 if not options.quick else 300)
         peaks = memory(directory)
         peaks |= daemon_memory(directory, 8 * MIB)
         whole = (
@@ -481,6 +596,7 @@ def main() -> None:
     (options.report / 'bench_console_log.json').write_text(json.dumps({
         'versions': versions,
         'chains': [asdict(row) for row in rows],
+        'rotated': [asdict(row) for row in rotated],
         'peak_bytes_above_idle': peaks,
         'whole_calls': whole}, indent=1) + '\n')
     if options.svg is not None:

@@ -11,6 +11,7 @@ socket of the caller's (unix(7), SCM_RIGHTS).
 * Anybody in the same network namespace may connect to the caller's socket: it
   takes only what comes with the secret that it has told in the call.
 * Nothing waits, on either side: all is sent before privsep's answer.
+* A connection is made once and used for many calls, each by one thread.
 
 Where it cannot be (another network namespace, a security module, a socket that
 somebody floods) both say so, and the bytes go as privsep's answers do.
@@ -38,6 +39,9 @@ _MOST_AT_ONCE = 128
 #: Connections that wait to be looked at, those of strangers included.
 _BACKLOG = 16
 
+#: Connections that a sender keeps: as many as there may be reads at once.
+_MOST_CONNECTIONS = 32
+
 #: What the kernel calls a socket that is bound to no name (autobind).
 _CHOSEN = re.compile(rb'\0[0-9a-f]{5}')
 
@@ -47,18 +51,28 @@ _CREDENTIALS = struct.Struct('iII')
 
 
 class Receiver:
-    """Where the caller receives open files; for one call."""
+    """Where the caller receives open files, of one call after the other.
+
+    One of which a call has failed is to be closed: there may be files in it.
+    """
 
     def __init__(self) -> None:
-        self._secret = secrets.token_bytes(_SECRET_BYTES)
+        self.closed = False
+        self._connection: socket.socket | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._socket.setblocking(False)
             self._socket.bind('')
             self._socket.listen(_BACKLOG)
+            self._name: bytes = self._socket.getsockname()
         except BaseException:
             self._socket.close()
             raise
+        self._secret = secrets.token_bytes(_SECRET_BYTES)
+
+    @property
+    def address(self) -> Address:
+        return self._name, self._secret
 
     def __enter__(self) -> Self:
         return self
@@ -67,11 +81,13 @@ class Receiver:
             self, kind: type[BaseException] | None,
             error: BaseException | None,
             traceback: TracebackType | None) -> None:
-        self._socket.close()
+        self.close()
 
-    @property
-    def address(self) -> Address:
-        return self._socket.getsockname(), self._secret
+    def close(self) -> None:
+        self.closed = True
+        self._socket.close()
+        if self._connection is not None:
+            self._connection.close()
 
     def take(self, count: int) -> list[int] | None:
         """The descriptors that were sent before now, which are the caller's.
@@ -81,16 +97,19 @@ class Receiver:
         """
         if count == 0:
             return []
-        for _ in range(_BACKLOG + 1):
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return None
-            with connection:
-                connection.setblocking(False)
-                found = _received(connection, self._secret, count)
+        for _ in range(_BACKLOG + 2):
+            if self._connection is None:
+                try:
+                    self._connection, _ = self._socket.accept()
+                except OSError:
+                    return None
+                self._connection.setblocking(False)
+            found = _received(self._connection, self._secret, count)
             if found is not None:
                 return found
+            # It was somebody else, or the helper has been started anew.
+            self._connection.close()
+            self._connection = None
         return None
 
 
@@ -121,28 +140,67 @@ def _received(connection: socket.socket, secret: bytes,
     return None
 
 
-def send(address: Address, descriptors: Sequence[int], caller: int) -> bool:
-    """Send open files to the caller; False: they have to go another way.
+class Sender:
+    """Sends open files to one process: the caller.
 
-    :param caller: process id; nobody else is sent anything
+    :param caller: its process id; nobody else is sent anything
     """
-    name, secret = address
-    if _CHOSEN.fullmatch(name) is None or len(secret) != _SECRET_BYTES:
-        return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sender:
-        sender.setblocking(False)
+
+    def __init__(self, caller: int) -> None:
+        self._caller = caller
+        # To a receiver each, the least recently used first. One that is in
+        # use is not in it.
+        self._connections: dict[Address, socket.socket] = {}
+
+    def send(self, address: Address, descriptors: Sequence[int]) -> bool:
+        """Send open files; False: they have to go another way."""
+        connection = self._connections.pop(address, None)
+        if connection is not None and self._sent(
+                address, descriptors, connection):
+            return True
+        connection = self._connect(address)
+        return connection is not None and self._sent(
+            address, descriptors, connection)
+
+    def close(self) -> None:
+        while self._connections:
+            _, connection = self._connections.popitem()
+            connection.close()
+
+    def _connect(self, address: Address) -> socket.socket | None:
+        """None: it is not the caller who listens there."""
+        name, secret = address
+        if _CHOSEN.fullmatch(name) is None or len(secret) != _SECRET_BYTES:
+            return None
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            sender.connect(name)
-            if process_at(sender) != caller:
-                return False
+            connection.setblocking(False)
+            connection.connect(name)
+            if 0 < self._caller == process_at(connection):
+                return connection
+        except OSError:
+            pass
+        connection.close()
+        return None
+
+    def _sent(self, address: Address, descriptors: Sequence[int],
+              connection: socket.socket) -> bool:
+        try:
             for first in range(0, len(descriptors), _MOST_AT_ONCE):
-                sender.sendmsg([secret], [(
+                connection.sendmsg([address[1]], [(
                     socket.SOL_SOCKET, socket.SCM_RIGHTS, b''.join(
                         map(_FD.pack, descriptors[
                             first:first + _MOST_AT_ONCE])))])
         except OSError:
+            connection.close()
             return False
-    return True
+        if self._connections.setdefault(address, connection) is not connection:
+            connection.close()
+        for old in list(self._connections)[:-_MOST_CONNECTIONS]:
+            other = self._connections.pop(old, None)
+            if other is not None:
+                other.close()
+        return True
 
 
 def process_at(connected: socket.socket) -> int:

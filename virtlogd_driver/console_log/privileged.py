@@ -67,8 +67,7 @@ def open_log(
     with (directory, contextlib.closing(log.take(
             directory, name, opened.unpack_wanted(wanted))) as taken):
         answer, descriptors = opened.pack(taken, frozenset(held))
-        if descriptors and not handover.send(
-                address, descriptors, _caller()[0]):
+        if descriptors and not _sender().send(address, descriptors):
             return None
         return answer
 
@@ -106,7 +105,7 @@ def open_nothing(address: handover.Address) -> bool:
     """Send an open /dev/null: whether open files can be passed at all."""
     descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return handover.send(address, [descriptor], _caller()[0])
+        return _sender().send(address, [descriptor])
     finally:
         os.close(descriptor)
 
@@ -232,6 +231,11 @@ def _caller() -> tuple[int, int]:
                 return handover.credentials_at(channel)
     # Nobody has it, so nothing is sent.
     return 0, 0
+
+
+@functools.cache
+def _sender() -> handover.Sender:
+    return handover.Sender(_caller()[0])
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import ParamSpec, TypeVar
 
 from oslo_privsep.comm import PrivsepTimeout
@@ -37,6 +37,9 @@ _NO_DAEMON = (FailedToDropPrivileges, PrivsepTimeout, OSError)
 
 #: Seconds until it is tried again to pass open files, once that has failed.
 RETRY = 60.0
+
+#: Receivers that are kept: of more reads at once each makes its own.
+_MOST_RECEIVERS = 8
 
 _P = ParamSpec('_P')
 _T = TypeVar('_T')
@@ -121,6 +124,8 @@ def can_pass() -> bool:
                      receiver.address):
             return False
         found = receiver.take(1)
+        if found is None:
+            receiver.close()
     for descriptor in found or ():
         os.close(descriptor)
     return found is not None
@@ -160,6 +165,8 @@ def _open_with_privilege(path: str, wanted: Wanted,
                        receiver.address)
         come = None if packed is None else receiver.take(
             opened.count(packed))
+        if come is None:
+            receiver.close()
     if packed is None or come is None:
         _passing.failed()
         raise _NotPassed
@@ -172,12 +179,26 @@ def _open_with_privilege(path: str, wanted: Wanted,
         raise
 
 
-def _receiver() -> handover.Receiver:
+@contextlib.contextmanager
+def _receiver() -> Iterator[handover.Receiver]:
+    """One that no other thread uses meanwhile."""
     try:
-        return handover.Receiver()
-    except OSError as error:
-        _passing.failed()
-        raise _NotPassed from error
+        receiver = _receivers.pop()
+    except IndexError:
+        try:
+            receiver = handover.Receiver()
+        except OSError as error:
+            _passing.failed()
+            raise _NotPassed from error
+    try:
+        yield receiver
+    except BaseException:
+        receiver.close()
+        raise
+    if receiver.closed or len(_receivers) >= _MOST_RECEIVERS:
+        receiver.close()
+    else:
+        _receivers.append(receiver)
 
 
 class _Passing:
@@ -222,5 +243,7 @@ def _call(path: str, function: Callable[_P, _T], *arguments: _P.args,
         ) from error
 
 
+#: Those that are not in use.
+_receivers: list[handover.Receiver] = []
 _passing = _Passing()
 _store = DescriptorStore(_open)

@@ -54,6 +54,14 @@ def connected(receiver: handover.Receiver) -> Iterator[socket.socket]:
         yield sender
 
 
+def send(address: handover.Address, files: list[int], caller: int) -> bool:
+    sender = handover.Sender(caller)
+    try:
+        return sender.send(address, files)
+    finally:
+        sender.close()
+
+
 def message(sender: socket.socket, text: bytes, *files: int) -> None:
     sender.sendmsg([text], [(socket.SOL_SOCKET, socket.SCM_RIGHTS,
                              array.array('i', files))])
@@ -63,7 +71,7 @@ def message(sender: socket.socket, text: bytes, *files: int) -> None:
 def test_sent_and_taken(files: list[int], count: int,
                         tmp_path: pathlib.Path) -> None:
     with handover.Receiver() as receiver:
-        assert handover.send(receiver.address, files[:count], os.getpid())
+        assert send(receiver.address, files[:count], os.getpid())
         assert contents(receiver.take(count)) == [
             b'%d' % number for number in range(count)]
         assert receiver.take(1) is None
@@ -74,7 +82,7 @@ def test_from_another_process(files: list[int]) -> None:
     with handover.Receiver() as receiver:
         child = os.fork()
         if child == 0:
-            sent = handover.send(receiver.address, files[:2], os.getppid())
+            sent = send(receiver.address, files[:2], os.getppid())
             os._exit(0 if sent else 1)
         assert os.waitpid(child, 0)[1] == 0
         assert contents(receiver.take(2)) == [b'0', b'1']
@@ -84,7 +92,7 @@ def test_nobody_but_the_caller_is_sent_anything(files: list[int]) -> None:
     """The name is right, and another process listens there."""
     with handover.Receiver() as receiver:
         for other in (os.getppid(), 0, 1):
-            assert not handover.send(receiver.address, files[:1], other)
+            assert not send(receiver.address, files[:1], other)
         assert receiver.take(1) is None
 
 
@@ -102,7 +110,7 @@ def test_no_address_that_a_service_has(
         service.settimeout(0)
         if kind is not socket.SOCK_DGRAM:
             service.listen()
-        assert not handover.send((name, bytes(16)), files[:1], os.getpid())
+        assert not send((name, bytes(16)), files[:1], os.getpid())
         look = (service.accept if kind is not socket.SOCK_DGRAM
                 else lambda: service.recv(99))
         with pytest.raises(BlockingIOError):
@@ -112,7 +120,7 @@ def test_no_address_that_a_service_has(
 def test_nobody_listens(files: list[int]) -> None:
     with handover.Receiver() as receiver:
         address = receiver.address
-    assert not handover.send(address, files[:1], os.getpid())
+    assert not send(address, files[:1], os.getpid())
 
 
 def test_what_others_send_is_thrown_away(
@@ -128,7 +136,7 @@ def test_what_others_send_is_thrown_away(
         with connected(receiver) as forged:
             message(forged, secret, *files[:5])   # more than there are
         with connected(receiver):
-            assert handover.send(
+            assert send(
                 receiver.address, files[2:4], os.getpid())
             assert contents(receiver.take(2)) == [b'2', b'3']
         with connected(receiver) as forged:
@@ -153,7 +161,55 @@ def test_a_flood_keeps_nobody_waiting(files: list[int]) -> None:
                 stranger.connect(name)
             except BlockingIOError:
                 break
-        assert not handover.send(receiver.address, files[:1], os.getpid())
+        assert not send(receiver.address, files[:1], os.getpid())
         assert receiver.take(1) is None
-        assert handover.send(receiver.address, files[:1], os.getpid())
+        assert send(receiver.address, files[:1], os.getpid())
         assert contents(receiver.take(1)) == [b'0']
+
+
+def test_one_connection_for_many_calls(
+        files: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    sender = handover.Sender(os.getpid())
+    with handover.Receiver() as receiver, handover.Receiver() as other:
+        for box in (receiver, other):
+            assert sender.send(box.address, files[:1])
+            assert contents(box.take(1)) == [b'0']
+        monkeypatch.delattr(handover.Sender, '_connect')
+        for number in range(1, 9):
+            for box in (receiver, other):
+                assert sender.send(
+                    box.address, files[number:number + 2])
+                assert contents(box.take(2)) == [
+                    b'%d' % number, b'%d' % (number + 1)]
+    sender.close()
+
+
+def test_a_helper_that_was_started_anew(files: list[int]) -> None:
+    with handover.Receiver() as receiver:
+        for _ in range(3):
+            assert send(receiver.address, files[:1], os.getpid())
+            assert contents(receiver.take(1)) == [b'0']
+
+
+def test_a_receiver_that_is_gone(files: list[int],
+                                 tmp_path: pathlib.Path) -> None:
+    sender = handover.Sender(os.getpid())
+    with handover.Receiver() as receiver:
+        assert sender.send(receiver.address, files[:1])
+        assert contents(receiver.take(1)) == [b'0']
+    assert not sender.send(receiver.address, files[:1])
+    assert names_open(tmp_path) == len(files)
+
+
+def test_connections_are_bounded(
+        files: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, '_MOST_CONNECTIONS', 2)
+    sender = handover.Sender(os.getpid())
+    with contextlib.ExitStack() as closing:
+        boxes = [closing.enter_context(handover.Receiver())
+                 for _ in range(4)]
+        for box in (*boxes, *boxes):
+            assert sender.send(box.address, files[:1])
+            assert contents(box.take(1)) == [b'0']
+            assert len(sender._connections) <= 2
+    sender.close()
