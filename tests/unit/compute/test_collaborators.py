@@ -44,6 +44,7 @@ def options(tmp_path: Path) -> Any:
         viewers_address=lambda address: address,
         virtlogd=types.SimpleNamespace(
             qemu_conf=str(tmp_path / 'qemu.conf'), fallback_device='file',
+            virtlogd_conf=str(tmp_path / 'virtlogd.conf'),
             max_console_bytes=1000))
 
 
