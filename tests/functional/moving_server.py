@@ -116,9 +116,10 @@ def held(nova: TwoHosts, name: str) -> set[str]:
 
 
 def warnings(nova: TwoHosts,
-             text: str = 'from before (has not|is not)') -> list[str]:
+             text: str = 'has not followed it yet|not in its place yet'
+             '|is not put in place|is not sent after') -> list[str]:
     """Lines of nova's log that match; without more of a guest's output that
-    has not followed it yet, or is not where it should be."""
+    has not followed it yet, or is not in its place yet."""
     return [line for line in nova.log().splitlines()
             if re.search(text, line)]
 

@@ -94,7 +94,7 @@ class ColdMigration:
         resized = logs.resized(directory)
         kept = self._histories.kept()
         uuid = instance.uuid
-        with history.never_fatal(instance):
+        with history.errors_logged(instance):
             if dest == here:
                 kept.take_along(instance, uuid, resized, directory)
                 return disk_info
@@ -120,7 +120,7 @@ class ColdMigration:
     def _destination(context: Any, instance: Any) -> str:
         """Name of the host that a guest moves to; '': it is not known."""
         for status in ('migrating', 'pre-migrating'):
-            with history.never_fatal(instance):
+            with history.errors_logged(instance):
                 try:
                     return str(objects.Migration.get_by_instance_and_status(
                         context.elevated(), instance.uuid, status
@@ -141,7 +141,7 @@ class ColdMigration:
         place = self._histories.place(instance.uuid, directory, instance)
         kept = self._histories.kept()
         kept.receive(instance, instance.uuid, place)
-        with history.never_fatal(instance):
+        with history.errors_logged(instance):
             if _is_announced(disk_info) and not logs.ports(directory):
                 history.begin_logs([
                     os.path.join(directory, generation.live_name(port, 1))
@@ -152,7 +152,7 @@ class ColdMigration:
         """Before nova deletes the directory that the guest has left."""
         directory = get_instance_path(instance)
         kept = self._histories.kept()
-        with history.never_fatal(instance):
+        with history.errors_logged(instance):
             if instance.host == self._options.host or os.path.isdir(
                     directory):
                 self._histories.recover(instance)
@@ -161,7 +161,7 @@ class ColdMigration:
             if path is not None:
                 self._histories.send(path)
 
-    def return_(self, instance: Any, resize: Any) -> None:
+    def come_back(self, instance: Any, resize: Any) -> None:
         """Before the guest is started where it comes back to.
 
         :param resize: nova's Migration
@@ -170,10 +170,10 @@ class ColdMigration:
         before = logs.resized(directory)
         uuid = instance.uuid
         kept = self._histories.kept()
-        with history.never_fatal(instance):
+        with history.errors_logged(instance):
             for path in outbox.paths(self._options.instances_path, uuid):
                 kept.forget(instance, path)
-        with history.never_fatal(instance):
+        with history.errors_logged(instance):
             if os.path.isdir(directory) and os.path.isdir(before):
                 kept.bring_back(instance, uuid, directory)
                 if resize.source_compute != resize.dest_compute:
@@ -187,13 +187,13 @@ class ColdMigration:
         """While nova deletes the directory: what is to stay is elsewhere."""
         directory = get_instance_path(instance)
         rebuilt = False
-        with history.never_fatal(instance):
+        with history.errors_logged(instance):
             rebuilt = (
                 destroy_disks
                 and instance.get('task_state', None) == task_states.REBUILDING
                 and not self._goes_elsewhere(context, instance))
         if not rebuilt:
-            with history.never_fatal(instance):
+            with history.errors_logged(instance):
                 self._save(context, instance, destroy_disks, directory)
             yield
             return
@@ -201,7 +201,7 @@ class ColdMigration:
         self._rebuilt.add(instance.uuid)
         kept = self._histories.kept()
         with contextlib.ExitStack() as alone:
-            with history.never_fatal(instance):
+            with history.errors_logged(instance):
                 alone.enter_context(kept.alone(instance.uuid))
             kept.set_aside(instance, directory)
             try:
@@ -216,7 +216,7 @@ class ColdMigration:
             self._histories.gone(instance.uuid)
             if task in _FOR_GOOD:
                 self._histories.deleted(instance, directory)
-        # Where the directory that is gone back to is here, return_ sees to
+        # Where the directory that is gone back to is here, come_back sees to
         # it.
         if (task == task_states.RESIZE_REVERTING
                 and os.path.isdir(directory)

@@ -261,7 +261,8 @@ class Consoles:
 
         :param is_expected: whether the guest with a UUID may still come
         """
-        with history.never_fatal(None, 'Unused serial ports are not released'):
+        with history.errors_logged(
+                None, 'TCP ports that no guest uses stay reserved'):
             self._release_unused(is_expected)
 
     def _release_unused(self, is_expected: Callable[[str], bool]) -> None:

@@ -42,7 +42,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def _compose(self, options: Options) -> None:
         self._options = options
         self._connection = connect = nova_edge.connection_of(self._host)
-        kept = nova_edge.carrier_of(options)
+        kept = nova_edge.history_of(options)
         self._consoles = Consoles(options, connect, nova_edge.domain_xml_of(
             self._host), self._check_emulation_arch)
         self._histories = Histories(options, self._consoles, connect, kept)
@@ -281,7 +281,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
                                 network_info: Any, migration: Any,
                                 *args: Any, **kwargs: Any) -> None:
         """What was written meanwhile comes back with the guest."""
-        self._moves.return_(instance, migration)
+        self._moves.come_back(instance, migration)
         super().finish_revert_migration(
             context, instance, network_info, migration, *args, **kwargs)
 

@@ -88,7 +88,7 @@ class Histories:
         """Where the history of a guest is to go, as far as is known."""
         ports = {}
         if instance is not None:
-            with history.never_fatal(instance):
+            with history.errors_logged(instance):
                 flavors = [instance.flavor, *[
                     getattr(instance, name)
                     for name in ('old_flavor', 'new_flavor')
@@ -99,7 +99,7 @@ class Histories:
                     flavor, instance.image_meta).ports
                     for flavor in flavors)}
         in_use: dict[int, int] | None = {}
-        with history.never_fatal(instance):
+        with history.errors_logged(instance):
             if not hypervisor.runs(self._connection(), uuid):
                 in_use = None
         return inbox.Place(
@@ -129,29 +129,30 @@ class Histories:
         names = self._log_names(instance)
         self.kept().take_back(instance, instance.uuid, directory, names)
         self.kept().cut(instance, directory)
-        self.await_(instance, instance.uuid, directory, names)
+        self.receive_in_background(instance, instance.uuid, directory, names)
 
-    def await_(self, instance: Any, uuid: str, directory: str,
+    def receive_in_background(self, instance: Any, uuid: str, directory: str,
                names: Collection[str]) -> None:
         """Put in place what comes, without waiting for it.
 
         :param names: of the logs that the guest's domain has
         """
         place = self.place(uuid, directory, instance)
-        self._arrivals.start(uuid, lambda ended: self.kept().settle(
-            instance, uuid, place, names, ended))
+        self._arrivals.start(
+            uuid, lambda ended: self.kept().wait_until_received(
+                instance, uuid, place, names, ended))
 
     def wait_for_history(self, instance: Any) -> None:
         """Let what is promised come, before it is taken elsewhere."""
         self.recover(instance)
         directory = get_instance_path(instance)
         names = self._log_names(instance)
-        self.kept().settle(
+        self.kept().wait_until_received(
             instance, instance.uuid,
             self.place(instance.uuid, directory, instance), names)
 
     def _log_names(self, instance: Any) -> list[str]:
-        with history.never_fatal(instance):
+        with history.errors_logged(instance):
             try:
                 return char_device.log_names(
                     self._consoles.serial_ports(instance))
@@ -237,8 +238,10 @@ class Histories:
 
         :param in_use: names of the logs that each guest's domain has, by UUID
         """
-        with history.never_fatal(
-                None, 'The old output of guests is not put in place'):
+        with history.errors_logged(
+                None, 'What guests wrote before is not in its place yet, and '
+                'is looked for again when they are next read, started or '
+                'moved'):
             for name in files.names(self._options.instances_path):
                 inbox.discard_incomplete(inbox.Place(
                     self._directory(name),
@@ -249,9 +252,12 @@ class Histories:
                 self.kept().recover(None, uuid, place)
                 if inbox.is_coming(directory) or inbox.is_promised(
                         directory, in_use[uuid]):
-                    self.await_(None, uuid, directory, in_use[uuid])
-        with history.never_fatal(
-                None, 'The output of guests that have left is not sent'):
+                    self.receive_in_background(
+                        None, uuid, directory, in_use[uuid])
+        with history.errors_logged(
+                None, 'What guests that have left wrote here is not sent '
+                'after them until nova-compute starts again; '
+                '"virtlogd-console history" shows it'):
             self._adopt_departures()
 
     def _here(self, in_use: dict[str, list[str]]) -> set[str]:
@@ -265,13 +271,13 @@ class Histories:
 
     def _adopt_departures(self) -> None:
         for directory in outbox.unsent(self._options.instances_path):
-            with history.never_fatal(None):
+            with history.errors_logged(None):
                 found = self._left_for(os.path.basename(directory))
                 if found is not None:
                     self.kept().prepare(None, directory, found)
         for path in outbox.paths(self._options.instances_path):
             uuid = outbox.guest_of(path)
-            with history.never_fatal(None):
+            with history.errors_logged(None):
                 if not self._exists(uuid):
                     outbox.discard(path)
                 elif self.kept().resume(path, self._left_for(uuid)):
@@ -291,19 +297,20 @@ class Histories:
     def look_around(self) -> None:
         """Now and then: what has come to guests that nobody waits for any
         more, and to guests that are deleted."""
-        with history.never_fatal(
-                None, 'What has come late is not put in place'):
+        with history.errors_logged(
+                None, 'What has come late of what guests wrote before is not '
+                'in its place yet, and is looked for again in a minute'):
             self._look_around(self._options.instances_path)
 
     def _look_around(self, instances_path: str) -> None:
         for uuid in inbox.coming(instances_path):
-            with history.never_fatal(None):
+            with history.errors_logged(None):
                 if hypervisor.runs(self._connection(), uuid):
                     self.kept().receive(
                         None, uuid, self.place(uuid, self._directory(uuid)))
         for path in inbox.orphans(instances_path):
             uuid = os.path.basename(logs.instance_directory(path))
-            with history.never_fatal(None):
+            with history.errors_logged(None):
                 if not self._exists(uuid) and path in inbox.orphans(
                         instances_path):
                     LOG.info('%s is removed: guest %s is deleted', path, uuid)

@@ -190,7 +190,7 @@ class Source:
         stat = self._stat_of(context, dest)
         path = None
         if not shared:
-            with history.never_fatal(instance):
+            with history.errors_logged(instance):
                 path = self._histories.prepare(
                     instance, self._histories.departure(
                         context, instance, dest, field(
@@ -233,7 +233,7 @@ class Source:
         does no harm: the second one waits for the first.
         """
         kept = self._histories.kept()
-        with history.never_fatal(None), kept.alone(uuid):
+        with history.errors_logged(None), kept.alone(uuid):
             departure = self._departures.pop(uuid, None)
             if departure is None:
                 return
@@ -256,7 +256,7 @@ class Source:
         """The migration has failed: what was begun for it is undone."""
         self.forget(instance.uuid)
         if field(migrate_data, 'is_shared_instance_path'):
-            with history.never_fatal(instance):
+            with history.errors_logged(instance):
                 logs.remove_begun(
                     libvirt_utils.get_instance_path(instance),
                     logs.in_use(char_device.log_names(

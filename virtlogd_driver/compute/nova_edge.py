@@ -241,7 +241,7 @@ def domain_xml_of(host: Any) -> Callable[[Any], str]:
     return domain_xml
 
 
-def carrier_of(options: Options) -> Callable[[], history.History]:
+def history_of(options: Options) -> Callable[[], history.History]:
     """What keeps histories, and copies them by nova's own way."""
     guests = exclusive.Exclusive()
 

@@ -43,7 +43,7 @@ class _Start:
     #: Seconds since the epoch.
     time: float
     #: Where its logs ended just before; None: it was not nova who started it.
-    ends: history.Ends | None
+    ends: history.LogEnds | None
 
 
 class Starts:
@@ -62,7 +62,7 @@ class Starts:
         self._connection = connection
         self._carrier = carrier
         # Where the logs of guests that are being started end, by UUID.
-        self._ends: dict[str, history.Ends] = {}
+        self._ends: dict[str, history.LogEnds] = {}
         self._started: queue.Queue[_Start | None] = queue.Queue(MOST_WAITING)
         self._noting: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -117,8 +117,9 @@ class Starts:
 
     def note_ends(self, instance: Any, domain_xml: str) -> None:
         """Note where the logs of a guest end that is about to be started."""
-        with history.never_fatal(
-                instance, 'The start of the guest is not noted'):
+        with history.errors_logged(
+                instance, 'The start of the guest is not noted, so that '
+                '"virtlogd-console show --since-boot" does not know it'):
             logs = history.guest_logs(domain_xml)
             self._carrier().wait_until_closed(list(logs.values()))
             self._ends[instance.uuid] = history.ends(logs)
@@ -163,8 +164,10 @@ class Starts:
             try:
                 if start is None:
                     return
-                with history.never_fatal(
-                        None, f'The start of guest {start.uuid} is not noted'):
+                with history.errors_logged(
+                        None, f'The start of guest {start.uuid} is not noted, '
+                        f'so that "virtlogd-console show --since-boot" does '
+                        f'not know it'):
                     self._note(start)
             finally:
                 self._started.task_done()

@@ -47,7 +47,7 @@ RETRY, ASK, LONGEST = 5.0, 0.5, 3600.0
 LOCK_TIMEOUT = 30.0
 
 #: Where logs end, by serial port; None: there is nothing in it.
-Ends = dict[int, reader.Position | None]
+LogEnds = dict[int, reader.Position | None]
 
 #: nova.virt.libvirt.utils.copy_image.
 Copy = Callable[..., None]
@@ -123,14 +123,16 @@ class History:
         directory = place.directory
         if not is_pending(directory):
             return
-        with never_fatal(instance), self.guests.guest(uuid, 0) as got:
+        with errors_logged(instance), self.guests.guest(uuid, 0) as got:
             if not got:
                 return
             if not logs.recover(directory, idle=place.in_use is None):
                 LOG.warning(
-                    'The log of guest %s was begun anew by another driver. '
-                    'What it wrote before is in %s, until it is started '
-                    'again or moves', uuid, logs.aside(directory))
+                    'The console log of guest %s was begun anew by another '
+                    'driver: its user sees what was written since. What was '
+                    'written before is in %s, and comes back when the guest '
+                    'is next stopped and started, or moved', uuid,
+                    logs.aside_directory(directory))
             self._receive(instance, place)
 
     def set_aside(self, instance: Any, directory: str) -> None:
@@ -138,26 +140,26 @@ class History:
 
         The caller is alone with the logs, until it has put them back.
         """
-        with never_fatal(instance):
+        with errors_logged(instance):
             self._wait_until_closed(instance, directory)
-        with never_fatal(instance):
+        with errors_logged(instance):
             # What a crash has left is put together first.
             logs.recover(directory, idle=True)
-        with never_fatal(instance):
+        with errors_logged(instance):
             if logs.names(directory):
                 logs.set_aside(directory)
 
     def put_back(self, instance: Any, directory: str) -> None:
         """After set_aside, and after nova has deleted the directory."""
-        with never_fatal(instance):
-            if files.is_directory(logs.aside(directory)):
+        with errors_logged(instance):
+            if files.is_directory(logs.aside_directory(directory)):
                 os.makedirs(directory, exist_ok=True)
                 logs.recover(directory, idle=True)
 
     def take_along(self, instance: Any, uuid: str, here: str,
                    there: str) -> None:
         """Rename the logs of a guest that has ended to where it goes on."""
-        with never_fatal(instance), self.alone(uuid):
+        with errors_logged(instance), self.alone(uuid):
             self._wait_until_closed(instance, here)
             logs.move(here, there)
 
@@ -171,11 +173,11 @@ class History:
         :param here: path of the directory that they are in
         :param directory: path of the instance directory
         """
-        with never_fatal(instance), self.alone(uuid):
+        with errors_logged(instance), self.alone(uuid):
             self._wait_until_closed(instance, here)
             if logs.names(here):
-                files.make_directory(logs.aside(directory))
-                logs.move(here, logs.aside(directory))
+                files.make_directory(logs.aside_directory(directory))
+                logs.move(here, logs.aside_directory(directory))
 
     def bring_back(self, instance: Any, uuid: str, directory: str) -> None:
         """A resize is reverted: nova deletes the directory, and gives the one
@@ -183,7 +185,7 @@ class History:
 
         :param directory: path of the instance directory
         """
-        with never_fatal(instance), self.alone(uuid):
+        with errors_logged(instance), self.alone(uuid):
             self._wait_until_closed(instance, directory)
             logs.recover(directory, idle=True)
             logs.move(directory, logs.resized(directory))
@@ -193,12 +195,12 @@ class History:
 
         :param directory: path of its instance directory
         """
-        with never_fatal(instance):
+        with errors_logged(instance):
             logs.begin_next(directory)
 
     def cut(self, instance: Any, directory: str) -> None:
         """Keep what is older than the guest's logs within the bound."""
-        with never_fatal(instance):
+        with errors_logged(instance):
             logs.cut(directory, self.limit)
 
     def wait_until_closed(self, logs: list[str]) -> bool:
@@ -225,7 +227,7 @@ class History:
         :param directory: path of its instance directory here
         :returns: path of its outbox; None: it has none, and that is said
         """
-        with never_fatal(instance):
+        with errors_logged(instance):
             return outbox.make(directory, departure)
         return None
 
@@ -237,9 +239,9 @@ class History:
         :param directory: path of the directory that its logs are in
         :returns: path of its outbox
         """
-        with never_fatal(instance), self.alone(uuid):
+        with errors_logged(instance), self.alone(uuid):
             self._wait_until_closed(instance, directory)
-            with never_fatal(instance):
+            with errors_logged(instance):
                 if directory == logs.instance_directory(directory):
                     logs.recover(directory, idle=True)
             if logs.names(directory) or path is not None:
@@ -258,7 +260,7 @@ class History:
             os.path.dirname(directory), uuid) if not outbox.is_filled(path)
             and outbox.load(path) is not None]
         if not waiting and outbox.is_delivered(resized):
-            with never_fatal(instance):
+            with errors_logged(instance):
                 outbox.remove_delivered(resized)
             return None
         if not waiting and not logs.names(resized):
@@ -268,7 +270,7 @@ class History:
 
     def forget(self, instance: Any, path: str) -> None:
         """It has stayed, or is back: its logs are where they were."""
-        with never_fatal(instance):
+        with errors_logged(instance):
             if files.is_directory(path) and not outbox.is_filled(path):
                 outbox.discard(path)
 
@@ -280,7 +282,7 @@ class History:
         :param directory: path of its instance directory
         :param log_names: names of the logs that its domain has
         """
-        with never_fatal(instance), self.alone(uuid):
+        with errors_logged(instance), self.alone(uuid):
             found = [path for path in outbox.paths(
                 os.path.dirname(directory), uuid) if outbox.is_filled(path)]
             if len(found) != 1 or inbox.is_coming(
@@ -298,10 +300,10 @@ class History:
 
     def remove(self, instance: Any, uuid: str, directory: str) -> None:
         """The instance is deleted: nothing of its logs stays beside it."""
-        with never_fatal(instance):
-            files.remove_tree(logs.aside(directory))
+        with errors_logged(instance):
+            files.remove_tree(logs.aside_directory(directory))
         for path in outbox.paths(os.path.dirname(directory), uuid):
-            with never_fatal(instance):
+            with errors_logged(instance):
                 outbox.discard(path)
 
     def resume(self, path: str, left: outbox.Departure | None) -> bool:
@@ -312,7 +314,7 @@ class History:
             None: it is on this host, or deleted
         :returns: whether there is something to be carried
         """
-        with never_fatal(None):
+        with errors_logged(None):
             directory = path.partition(outbox.LEAVING)[0]
             if outbox.load(path) is None:
                 outbox.adopt_old(path)
@@ -376,14 +378,17 @@ class History:
             after = outbox.State(before.attempts + 1, before.copied, repr(e))
         if after is None:
             if before.reason:
-                LOG.info('The output of guest %s from before has followed '
-                         'it', departure.guest)
+                LOG.info('What guest %s wrote before it left has followed '
+                         'it to %s', departure.guest,
+                         departure.host or departure.address)
             return None
         if after.reason and after.reason != before.reason:
             LOG.warning(
-                'The output of guest %s from before has not followed it yet: '
-                '%s. It is kept in %s, and tried again',
-                departure.guest, after.reason, path)
+                'What guest %s wrote before it left this host has not '
+                'followed it yet, so that its user does not see it: %s. It '
+                'is kept in %s, and the copy is tried again; '
+                '"virtlogd-console history %s --retry" does so now',
+                departure.guest, after.reason, path, departure.guest)
         outbox.save_state(path, after)
         if after.final:
             return LONGEST
@@ -469,7 +474,7 @@ class History:
     def receive(self, instance: Any, uuid: str,
                 place: inbox.Place) -> None:
         """Put in place what has come."""
-        with never_fatal(instance), self.alone(uuid):
+        with errors_logged(instance), self.alone(uuid):
             self._receive(instance, place)
 
     def _receive(self, instance: Any, place: inbox.Place) -> None:
@@ -479,17 +484,21 @@ class History:
             place.directory, generation.history_name(0, 0))
         known = files.size(detached)
         for reason in inbox.receive(place):
-            LOG.warning('What has come of the output of the guest from '
-                        'before is not put in place: %s', reason,
-                        instance=instance)
+            LOG.warning('What another host has sent of what the guest wrote '
+                        'there is not put in place, and its user does not '
+                        'see it: %s. That host keeps it, and says so',
+                        reason, instance=instance)
         if files.size(detached) != known:
-            LOG.warning('The log of the guest was begun anew by another '
-                        'driver. What it wrote before is in %s', detached,
+            LOG.warning('The console log of the guest was begun anew by '
+                        'another driver: its user sees what was written '
+                        'since. What was written before is in %s; see '
+                        '"virtlogd-console export"', detached,
                         instance=instance)
 
-    def settle(self, instance: Any, uuid: str, place: inbox.Place,
-               log_names: Collection[str],
-               ended: threading.Event | None = None) -> None:
+    def wait_until_received(
+            self, instance: Any, uuid: str, place: inbox.Place,
+            log_names: Collection[str],
+            ended: threading.Event | None = None) -> None:
         """Wait for what is promised to the guest, before it goes on.
 
         :param log_names: names of the logs that its domain has
@@ -498,7 +507,7 @@ class History:
         """
         deadline = time.monotonic() + self.timeout
         pause, longest = LOOK, LONGEST_LOOK
-        with never_fatal(instance):
+        with errors_logged(instance):
             while self._awaits(place, log_names):
                 if inbox.is_complete(place):
                     self.receive(instance, uuid, place)
@@ -538,8 +547,11 @@ class Arrivals:
         self._done: dict[str, threading.Event] = {}
 
     def start(self, uuid: str,
-              settle: Callable[[threading.Event], None]) -> None:
-        """Put in place what comes, in a thread."""
+              receive: Callable[[threading.Event], None]) -> None:
+        """Put in place what comes, in a thread.
+
+        :param receive: does it, until the event that it is given is set
+        """
         with self._lock:
             if uuid in self._ended:
                 return
@@ -548,7 +560,7 @@ class Arrivals:
 
         def run() -> None:
             try:
-                settle(ended)
+                receive(ended)
             finally:
                 done.set()
                 with self._lock:
@@ -608,18 +620,21 @@ def is_pending(directory: str) -> bool:
     :param directory: path of an instance directory
     """
     return (inbox.is_coming(directory)
-            or files.is_directory(logs.aside(directory))
+            or files.is_directory(logs.aside_directory(directory))
             or files.is_directory(logs.resized(directory)))
 
 
-_LOST = 'The output of the guest from before is not where it should be'
+_LOST = ('What the guest wrote before is not in its place yet, so its console '
+         'log begins later than it should; it is kept, and looked for again '
+         'when the guest is next read, started or moved')
 
 
 @contextlib.contextmanager
-def never_fatal(instance: Any, failure: str = _LOST) -> Iterator[None]:
-    """Whatever becomes of its log, the guest goes on.
+def errors_logged(instance: Any, failure: str = _LOST) -> Iterator[None]:
+    """Log what fails in the block and go on: no log is worth a guest.
 
-    :param failure: what is said, with the reason
+    :param instance: nova's Instance that it is about; None: it is in failure
+    :param failure: what has happened and what it means; the reason follows
     """
     try:
         yield
@@ -652,9 +667,9 @@ def guest_logs(domain_xml: str) -> dict[int, str]:
     return found
 
 
-def ends(logs: dict[int, str]) -> Ends:
+def ends(logs: dict[int, str]) -> LogEnds:
     """Where logs end now, by serial port; None: there is nothing in it."""
-    found: Ends = {}
+    found: LogEnds = {}
     for port, path in logs.items():
         found[port] = None
         with contextlib.suppress(exception.LogNotFound):

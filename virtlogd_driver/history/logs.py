@@ -34,7 +34,7 @@ MOVING = 'console.moving'
 _BESIDES = (boot.FILE, RECEIVED)
 
 
-def aside(directory: str) -> str:
+def aside_directory(directory: str) -> str:
     """Path of the directory beside an instance directory for its logs."""
     return f'{directory}_console'
 
@@ -118,10 +118,10 @@ def recover(directory: str, *, idle: bool) -> bool:
     if not files.is_directory(directory):
         return True
     whole = True
-    for older in (resized(directory), aside(directory)):
+    for older in (resized(directory), aside_directory(directory)):
         if files.is_directory(older):
             whole = _join(older, directory, idle=idle) and whole
-    older = aside(directory)
+    older = aside_directory(directory)
     if whole and files.is_directory(older):
         staged = os.path.join(older, MOVING)
         there = os.path.join(directory, MOVING)
@@ -140,7 +140,7 @@ def set_aside(directory: str) -> None:
 
     :raises OSError: nova deletes them
     """
-    there = aside(directory)
+    there = aside_directory(directory)
     try:
         files.make_directory(there)
         move(directory, there)
@@ -277,8 +277,8 @@ def live_generation(directory: str, port: int) -> int:
     """
     here = generation.newest(files.names(directory), port)
     beside = generation.newest(
-        [*files.names(aside(directory)), *files.names(resized(directory))],
-        port)
+        [*files.names(aside_directory(directory)),
+         *files.names(resized(directory))], port)
     if beside is not None and (here is None or here <= beside):
         return beside + 1
     return here or 0

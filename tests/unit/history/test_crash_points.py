@@ -166,15 +166,15 @@ def sound(host: Host) -> None:
 def half_aside(host: Host) -> None:
     """A rebuild was killed amid its renames."""
     fill(host.directory)
-    os.mkdir(logs.aside(host.directory))
+    os.mkdir(logs.aside_directory(host.directory))
     os.rename(f'{host.directory}/console.log.0',
-              f'{logs.aside(host.directory)}/console.log.0')
+              f'{logs.aside_directory(host.directory)}/console.log.0')
 
 
 def all_aside(host: Host) -> None:
     """A rebuild was killed after nova had deleted the directory."""
     fill(host.directory)
-    os.rename(host.directory, logs.aside(host.directory))
+    os.rename(host.directory, logs.aside_directory(host.directory))
     os.mkdir(host.directory)
 
 

@@ -284,7 +284,7 @@ class TestArrival:
             pair.source.copy, 1 << 20, 60, '/no')
         late = threading.Timer(0.2, staged.as_now, [there, {0: b'then'}])
         late.start()
-        pair.source.kept.settle(
+        pair.source.kept.wait_until_received(
             None, GUEST, pair.source.place(), ['console.g1.log'])
         assert (there / 'console.g1.history').read_bytes() == b'then'
 
@@ -294,7 +294,7 @@ class TestArrival:
             path.unlink()
         chain.begin(str(there / 'console.g1.log'))
         for _ in range(2):
-            pair.source.kept.settle(
+            pair.source.kept.wait_until_received(
                 None, GUEST, pair.source.place(), ['console.g1.log'])
         assert 'waited for in vain' in logs.received(str(there))['-']
 
@@ -313,7 +313,8 @@ class TestArrival:
         threading.Timer(0.3, listed.write_bytes, [whole]).start()
         pair.source.kept = history.History(
             pair.source.copy, 1 << 20, 60, '/no')
-        pair.source.kept.settle(None, GUEST, pair.source.place(), [])
+        pair.source.kept.wait_until_received(
+            None, GUEST, pair.source.place(), [])
         assert len(digested) == 1
 
     def test_arrivals(self) -> None:

@@ -27,7 +27,7 @@ def write(directory: pathlib.Path, name: str, data: bytes) -> None:
 
 
 def aside(directory: pathlib.Path) -> pathlib.Path:
-    return pathlib.Path(logs.aside(str(directory)))
+    return pathlib.Path(logs.aside_directory(str(directory)))
 
 
 def names(directory: pathlib.Path) -> list[str]:
