@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What tests of a server that moves between two hosts ask of it."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.lab import guest
 from tests.lab.nova_node import Server
 from tests.lab.two_hosts import TwoHosts
 from tests.lab.wait import until
+from virtlogd_driver.console_log.directory import open_directory
 
 Use = Callable[[fixtures.Fixture], Any]
 Make = Callable[..., TwoHosts]
@@ -108,6 +110,19 @@ def devices(nova: TwoHosts, server: Server) -> list[tuple[str, ...]]:
             str(path and Path(path).name if serial.get('type') != 'pty'
                 or log is not None else None)))
     return found
+
+
+def leave_backup(directory: Path, data: bytes) -> None:
+    """A backup of a guest's first log, as virtlogd leaves it: written last
+    when the live file was created."""
+    backup = directory / 'console.log.0'
+    backup.write_bytes(data)
+    with open_directory(str(directory)) as opened:
+        fd = opened.open('console.log')
+        born = opened.born(fd)
+        opened.close(fd)
+    if born is not None:
+        os.utime(backup, ns=(born, born))
 
 
 def held(nova: TwoHosts, name: str) -> set[str]:

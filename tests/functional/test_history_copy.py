@@ -23,6 +23,7 @@ from tests.functional.moving_server import (
     Use,
     assert_interactive,
     files,
+    leave_backup,
     numbers,
     said_in,
     type_text,
@@ -73,7 +74,7 @@ class TestTheCopyFails:
     def make_it_long(self, nova: TwoHosts, server: Server) -> None:
         """An old backup of 40 MiB, so that the copy takes a while."""
         directory = nova.directory_on('host1', server)
-        (directory / 'console.log.0').write_bytes(b'old\n' * (10 << 20))
+        leave_backup(directory, b'old\n' * (10 << 20))
 
     def assert_kept(self, nova: TwoHosts, server: Server,
                     reason: str) -> None:
@@ -347,7 +348,7 @@ class TestTheSharedDiskIsFull:
         server = nova.boot_on('host1')
         wait_for_more(nova, server)
         directory = nova.directory_on('host1', server)
-        (directory / 'console.log.0').write_bytes(b'old\n' * (10 << 20))
+        leave_backup(directory, b'old\n' * (10 << 20))
         use(Before(nova.driver_of('host2'), 'pre_live_migration',
                    lambda: self.fill(disk)))
         assert nova.live_migrate(server, 'host2') == 'completed'
@@ -369,7 +370,7 @@ class TestTheSharedDiskIsFull:
         nova.action(server, 'migrate', 'VERIFY_RESIZE', {'host': 'host2'})
         nova.wait_for_output(server, BOOT * 2)
         directory = nova.directory_on('host1', server)
-        (directory / 'console.log.0').write_bytes(b'old\n' * (10 << 20))
+        leave_backup(directory, b'old\n' * (10 << 20))
         self.fill(disk)
         nova.revert_resize(server)
         expected = 'old\n' * (10 << 20) + BOOT * 3

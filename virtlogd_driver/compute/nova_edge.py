@@ -21,6 +21,7 @@ from virtlogd_driver import exception
 from virtlogd_driver.compute.options import Options
 from virtlogd_driver.guest import char_device
 from virtlogd_driver.history import exclusive, history
+from virtlogd_driver.virtlogd import conf_files
 
 LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
@@ -245,13 +246,14 @@ def history_of(options: Options) -> Callable[[], history.History]:
     """What keeps histories, and copies them by nova's own way."""
     guests = exclusive.Exclusive()
 
-    def carrier() -> history.History:
+    def kept() -> history.History:
         ours = options.virtlogd
         return history.History(
             libvirt_utils.copy_image, ours.max_history_bytes,
-            ours.history_timeout, ours.virtlogd_socket, guests)
+            ours.history_timeout, ours.virtlogd_socket, guests,
+            conf_files.max_backups(ours.virtlogd_conf))
 
-    return carrier
+    return kept
 
 
 def field(data: Any, name: str) -> Any:

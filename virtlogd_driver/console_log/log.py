@@ -552,7 +552,7 @@ def _units(
             number = before
             # The chain is removed once the history that replaces it is there.
             units = _chain(directory, live_name(live.port, number), wanted,
-                           live=False)
+                           wanted.max_backups, live=False)
             last = units[-1]
             joins = number > 0 and (
                 last.whole or (not last.segments and found[number]))

@@ -96,6 +96,8 @@ class History:
     #: No two threads rename the logs of one guest.
     guests: exclusive.Exclusive = field(
         default_factory=exclusive.Exclusive)
+    #: virtlogd's, where known: see chain.snapshot.
+    max_backups: int | None = None
 
     # On this host
 
@@ -422,9 +424,17 @@ class History:
                         f'put it in place: it may have another driver'))
         staged = outbox.stage(
             path, self.limit,
-            lambda log, limit: reader.read_tail(log, limit).data, _following)
+            lambda log, limit: reader.read_tail(
+                log, limit, max_backups=self.max_backups).data,
+            self._following)
         self._copy(staged, f'{target.directory}/', target.address)
         return outbox.State(0 if not before.copied else attempts, True)
+
+    def _following(self, path: str, position: reader.Position) -> int | None:
+        """Bytes of a log that follow a position; None: it is not there."""
+        since = reader.read_from(
+            path, position, 0, max_backups=self.max_backups)
+        return None if since.missed is None else since.behind
 
     def _received(self, path: str, departure: outbox.Departure,
                   target: Target) -> str | None:
@@ -676,9 +686,3 @@ def ends(logs: dict[int, str]) -> LogEnds:
             last = reader.read_tail(path, 1)
             found[port] = last.position if last.data else None
     return found
-
-
-def _following(path: str, position: reader.Position) -> int | None:
-    """Bytes of a log that follow a position."""
-    since = reader.read_from(path, position, 0)
-    return None if since.missed is None else since.behind
