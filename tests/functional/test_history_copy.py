@@ -169,7 +169,7 @@ class TestTheCopyFails:
         assert nova.live_migrate(server, 'host2') == 'completed'
         thread.join()
         (warning,) = warnings(nova, NOT_YET)
-        assert 'the copy to host2' in said_in(nova, warning)
+        assert 'the copy to 127.0.0.2' in said_in(nova, warning)
         # Half a file is not shown.
         assert 'old' not in nova.console_output(server)
         wait_until_it_has_followed(nova, 'host1')

@@ -153,9 +153,11 @@ class ColdMigration:
         directory = get_instance_path(instance)
         kept = self._histories.kept()
         with history.errors_logged(instance):
-            if instance.host == self._options.host or os.path.isdir(
-                    directory):
+            if instance.host == self._options.host:
                 self._histories.recover(instance)
+                return
+            if os.path.isdir(directory):
+                # Both share it, and the guest's own host may write there.
                 return
             path = kept.confirm(instance, instance.uuid, directory)
             if path is not None:
