@@ -6,7 +6,8 @@ from nova import context
 from oslo_config import cfg
 
 from tests.lab.nova_node import NovaNode
-from virtlogd_driver.compute.live_migration import STAT, TRAIT, Source
+from virtlogd_driver.compute.histories import STAT, stat_of
+from virtlogd_driver.compute.live_migration import TRAIT
 
 #: What an operator may have set as well.
 OTHER = 'CUSTOM_OF_THE_OPERATOR'
@@ -48,7 +49,7 @@ def update(nova: NovaNode) -> None:
 
 def is_capable(nova: NovaNode) -> bool:
     """What the source of a live migration takes it for."""
-    return Source._is_capable(context.get_admin_context(), nova.host.name)
+    return stat_of(context.get_admin_context(), nova.host.name) == 'True'
 
 
 def test_going_back(nova: NovaNode) -> None:

@@ -242,7 +242,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         """The history that is sent is put in place."""
         super().post_live_migration_at_destination(
             context, instance, *args, **kwargs)
-        self._histories.arrived(instance)
+        self._histories.arrived(instance, running=True)
 
     def rollback_live_migration_at_source(
             self, context: Any, instance: Any, migrate_data: Any) -> None:

@@ -122,25 +122,31 @@ class Histories:
 
     # From another host
 
-    def arrived(self, instance: Any) -> None:
-        """The guest runs here: its history is put in place as it comes."""
+    def arrived(self, instance: Any, *, running: bool = False) -> None:
+        """The guest is here: its history is put in place as it comes.
+
+        :param running: it ran while it came, so that its history comes later
+        """
         self._consoles.changed(instance.uuid)
         directory = get_instance_path(instance)
         names = self._log_names(instance)
         self.kept().take_back(instance, instance.uuid, directory, names)
         self.kept().cut(instance, directory)
-        self.receive_in_background(instance, instance.uuid, directory, names)
+        self.receive_in_background(
+            instance, instance.uuid, directory, names, may_come=running)
 
-    def receive_in_background(self, instance: Any, uuid: str, directory: str,
-               names: Collection[str]) -> None:
+    def receive_in_background(
+            self, instance: Any, uuid: str, directory: str,
+            names: Collection[str], *, may_come: bool = False) -> None:
         """Put in place what comes, without waiting for it.
 
         :param names: of the logs that the guest's domain has
+        :param may_come: something may come that is not promised
         """
         place = self.place(uuid, directory, instance)
         self._arrivals.start(
             uuid, lambda ended: self.kept().wait_until_received(
-                instance, uuid, place, names, ended))
+                instance, uuid, place, names, ended, may_come=may_come))
 
     def wait_for_history(self, instance: Any) -> None:
         """Let what is promised come, before it is taken elsewhere."""

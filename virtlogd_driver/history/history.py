@@ -508,18 +508,24 @@ class History:
     def wait_until_received(
             self, instance: Any, uuid: str, place: inbox.Place,
             log_names: Collection[str],
-            ended: threading.Event | None = None) -> None:
+            ended: threading.Event | None = None, *,
+            may_come: bool = False) -> None:
         """Wait for what is promised to the guest, before it goes on.
 
         :param log_names: names of the logs that its domain has
         :param ended: set as it is waited no more, which nobody waits for:
             there is no bound then
+        :param may_come: something may follow that is not promised, of a host
+            whose guests have no log
         """
         deadline = time.monotonic() + self.timeout
         pause, longest = LOOK, LONGEST_LOOK
         with errors_logged(instance):
-            while self._awaits(place, log_names):
-                if inbox.is_complete(place):
+            while self._awaits(place, log_names) or (
+                    may_come and time.monotonic() < deadline):
+                if inbox.is_coming(place.directory) and inbox.is_complete(
+                        place):
+                    may_come = False
                     self.receive(instance, uuid, place)
                     if inbox.is_coming(place.directory):
                         # It cannot be put in place, as was said.
@@ -548,13 +554,24 @@ def _reason(error: Exception) -> str:
     return ' '.join(said.split())
 
 
+class _Arrival:
+    """A guest that has come."""
+
+    def __init__(self) -> None:
+        #: By time.monotonic.
+        self.since = time.monotonic()
+        #: Set when nobody is to wait for its history any more.
+        self.ended = threading.Event()
+        #: Set when its history is in place, or does not come.
+        self.done = threading.Event()
+
+
 class Arrivals:
     """Guests that have come, and what they wrote before comes after them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._ended: dict[str, threading.Event] = {}
-        self._done: dict[str, threading.Event] = {}
+        self._guests: dict[str, _Arrival] = {}
 
     def start(self, uuid: str,
               receive: Callable[[threading.Event], None]) -> None:
@@ -563,42 +580,44 @@ class Arrivals:
         :param receive: does it, until the event that it is given is set
         """
         with self._lock:
-            if uuid in self._ended:
+            if uuid in self._guests:
                 return
-            ended = self._ended[uuid] = threading.Event()
-            done = self._done[uuid] = threading.Event()
+            arrival = self._guests[uuid] = _Arrival()
 
         def run() -> None:
             try:
-                receive(ended)
+                receive(arrival.ended)
             finally:
-                done.set()
+                arrival.done.set()
                 with self._lock:
-                    if self._ended.get(uuid) is ended:
-                        del self._ended[uuid], self._done[uuid]
+                    if self._guests.get(uuid) is arrival:
+                        del self._guests[uuid]
 
         threading.Thread(target=run, name='virtlogd-arrival',
                          daemon=True).start()
 
     def forget(self, uuid: str) -> None:
-        """It has gone, or its history is waited for by another thread."""
+        """The guest has gone, or another thread waits for its history."""
         with self._lock:
-            ended = self._ended.pop(uuid, None)
-            self._done.pop(uuid, None)
-        if ended is not None:
-            ended.set()
+            arrival = self._guests.pop(uuid, None)
+        if arrival is not None:
+            arrival.ended.set()
 
     def stop(self) -> None:
         """nova-compute ends; the next one goes on."""
-        for uuid in list(self._ended):
+        for uuid in list(self._guests):
             self.forget(uuid)
 
     def wait(self, uuid: str, seconds: float) -> None:
-        """Until what comes for a guest is in place, or no longer."""
+        """Wait until what comes for a guest is in place, or does not come.
+
+        :param seconds: since the guest has come, at most
+        """
         with self._lock:
-            done = self._done.get(uuid)
-        if done is not None:
-            done.wait(seconds)
+            arrival = self._guests.get(uuid)
+        if arrival is not None:
+            arrival.done.wait(
+                max(0.0, arrival.since + seconds - time.monotonic()))
 
 
 class _Deadline:
