@@ -237,6 +237,8 @@ for number in range(3):
               flush=True)
     except TimeoutError as e:
         print(number, 'virtlogd', e, flush=True)
+    # As where the log was rotated: its files are opened again.
+    reader.forget(str(pathlib.Path(path).parent))
     try:
         print(number, 'log', len(reader.read_tail(path, 10).data), flush=True)
     except exception.LogRefused as e:

@@ -147,7 +147,7 @@ def test_fault_full_disk(tmp_path: Path) -> None:
         assert 'is full' in told(nova, server, event)
         nova.start(nova.stop(server))
         assert 'Free some space' in told(nova, server, event)
-        assert sum('WARNING [virtlogd_driver.compute.driver]' in line
+        assert sum('WARNING [virtlogd_driver.compute.starts]' in line
                    and 'is full' in line
                    for line in nova.log().splitlines()) == 2
         # The host boots: nobody has asked for it, the newest action says so.

@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -74,6 +75,12 @@ def _ignore_error(context: object, error: object) -> None:
 
 
 libvirt.registerErrorHandler(_ignore_error, None)
+
+
+def _listens(path: Path) -> bool:
+    """Its name is there a moment before anybody can connect to it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 class LibvirtHost(fixtures.Fixture):
@@ -210,10 +217,10 @@ class LibvirtHost(fixtures.Fixture):
 
     # The daemons
 
-    def _start(self, daemon: str, socket: Path) -> None:
+    def _start(self, daemon: str, path: Path) -> None:
         if self._pid(daemon):
             return
-        socket.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         output = self.directory / 'log' / f'{daemon}.output'
         with output.open('ab') as file:
             process = subprocess.Popen(
@@ -227,7 +234,7 @@ class LibvirtHost(fixtures.Fixture):
                 raise RuntimeError(
                     f'{daemon} of {self.name} ended at once, with status '
                     f'{process.returncode}: {output.read_text().strip()}')
-            return socket.exists()
+            return _listens(path)
         until(up, f'{daemon} of {self.name} up')
 
     def _stop(self, daemon: str, number: int) -> None:

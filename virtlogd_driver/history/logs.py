@@ -177,6 +177,10 @@ def _join(older: str, newer: str, *, idle: bool) -> bool:
                 files.size(novas) == 0 and not is_first(novas)):
         # It is in the way, and nothing is in it (written).
         os.unlink(novas)
+    for name in set(names(older)).intersection(names(newer)):
+        if is_as_begun(os.path.join(older, name)):
+            # Begun for a host that could not write it.
+            os.unlink(os.path.join(older, name))
     staying = {port for port in ports(older)
                if not _joins(older, newer, port, idle=idle)}
     failed: OSError | None = None

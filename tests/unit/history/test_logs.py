@@ -95,6 +95,15 @@ class TestRecover:
         assert names(directory) == ['console.log']
         assert (directory / 'console.log').read_bytes() == b'then'
 
+    def test_what_was_begun_for_another_host_is_in_nobodys_way(
+            self, directory) -> None:
+        """Nothing was ever written to it; the guest writes the other one."""
+        write(aside(directory), 'console.log', b'then')
+        chain.begin(str(aside(directory) / 'console.g1.log'))
+        chain.begin(str(directory / 'console.g1.log'))
+        assert logs.recover(str(directory), idle=False)
+        assert names(directory) == ['console.g1.log', 'console.log']
+
     def test_other_ports_do_not_wait(self, directory) -> None:
         write(aside(directory), 'console.log', b'older')
         write(aside(directory), 'console.port1.log', b'port 1')
