@@ -110,8 +110,10 @@ class Histories:
         """Whatever touches a guest's logs finishes first what was begun."""
         directory = get_instance_path(instance)
         if history.is_pending(directory):
-            self.kept().recover(instance, instance.uuid, self.place(
-                instance.uuid, directory, instance))
+            self.kept().recover(
+                instance, instance.uuid,
+                self.place(instance.uuid, directory, instance),
+                self._known_log_names(instance))
 
     def wait_before_reading(self, instance: Any) -> None:
         """Let what has just begun to come come, for a moment."""
@@ -158,13 +160,17 @@ class Histories:
             self.place(instance.uuid, directory, instance), names)
 
     def _log_names(self, instance: Any) -> list[str]:
+        return self._known_log_names(instance) or []
+
+    def _known_log_names(self, instance: Any) -> list[str] | None:
+        """Names of the logs that a guest's domain has; None: not known."""
         with history.errors_logged(instance):
             try:
                 return char_device.log_names(
                     self._consoles.serial_ports(instance))
             except nova_exception.InstanceNotFound:
-                pass
-        return []
+                return []
+        return None
 
     def gone(self, uuid: str) -> None:
         """The guest is not here any more: nothing is waited for."""
@@ -255,7 +261,7 @@ class Histories:
             for uuid in self._here(in_use):
                 directory = self._directory(uuid)
                 place = self.place(uuid, directory)
-                self.kept().recover(None, uuid, place)
+                self.kept().recover(None, uuid, place, in_use[uuid])
                 if inbox.is_coming(directory) or inbox.is_promised(
                         directory, in_use[uuid]):
                     self.receive_in_background(

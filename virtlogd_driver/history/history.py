@@ -114,13 +114,16 @@ class History:
                                             'has its logs')
             yield
 
-    def recover(self, instance: Any, uuid: str, place: inbox.Place) -> None:
+    def recover(self, instance: Any, uuid: str, place: inbox.Place,
+                log_names: Collection[str] | None = None) -> None:
         """Finish what a crash, or a full disk, has left half done.
 
         Whatever touches the logs of a guest does so first. It takes some
         microseconds where there is nothing to be done.
 
         :param place: in_use is None where the guest does not run
+        :param log_names: names of the logs that its domain has; None: not
+            known
         """
         directory = place.directory
         if not is_pending(directory):
@@ -128,7 +131,8 @@ class History:
         with errors_logged(instance), self.guests.guest(uuid, 0) as got:
             if not got:
                 return
-            if not logs.recover(directory, idle=place.in_use is None):
+            if not logs.recover(directory, idle=place.in_use is None,
+                                log_names=log_names):
                 LOG.warning(
                     'The console log of guest %s was begun anew by another '
                     'driver: its user sees what was written since. What was '

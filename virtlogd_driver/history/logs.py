@@ -21,6 +21,7 @@ A crash leaves some files in one directory and the rest in another.
 
 import contextlib
 import os
+from collections.abc import Collection
 
 from virtlogd_driver.console_log import chain, generation
 from virtlogd_driver.history import boot, files
@@ -107,11 +108,13 @@ def move(here: str, there: str) -> bool:
     return _join(here, there, idle=False)
 
 
-def recover(directory: str, *, idle: bool) -> bool:
+def recover(directory: str, *, idle: bool,
+            log_names: Collection[str] | None = None) -> bool:
     """Put together what lies beside an instance directory, once it is there.
 
     :param directory: path of the instance directory
     :param idle: no guest is running that writes there
+    :param log_names: names of the logs that its domain has; None: not known
     :returns: whether all of it is together
     :raises OSError: some is not
     """
@@ -120,7 +123,8 @@ def recover(directory: str, *, idle: bool) -> bool:
     whole = True
     for older in (resized(directory), aside_directory(directory)):
         if files.is_directory(older):
-            whole = _join(older, directory, idle=idle) and whole
+            whole = _join(older, directory, idle=idle,
+                          log_names=log_names) and whole
     older = aside_directory(directory)
     if whole and files.is_directory(older):
         staged = os.path.join(older, MOVING)
@@ -162,11 +166,13 @@ def keep_logs_alone(directory: str) -> None:
             files.remove_tree(os.path.join(directory, name))
 
 
-def _join(older: str, newer: str, *, idle: bool) -> bool:
+def _join(older: str, newer: str, *, idle: bool,
+          log_names: Collection[str] | None = None) -> bool:
     """Rename what is older to where the newer is.
 
     What cannot be renamed is tried once more after the others.
 
+    :param log_names: as of recover
     :returns: whether all was
     """
     if not names(older):
@@ -178,9 +184,12 @@ def _join(older: str, newer: str, *, idle: bool) -> bool:
         # It is in the way, and nothing is in it (written).
         os.unlink(novas)
     for name in set(names(older)).intersection(names(newer)):
+        # Begun for a guest that then had no log, on one host or the other.
         if is_as_begun(os.path.join(older, name)):
-            # Begun for a host that could not write it.
             os.unlink(os.path.join(older, name))
+        elif is_as_begun(os.path.join(newer, name)) and (
+                idle or (log_names is not None and name not in log_names)):
+            os.unlink(os.path.join(newer, name))
     staying = {port for port in ports(older)
                if not _joins(older, newer, port, idle=idle)}
     failed: OSError | None = None

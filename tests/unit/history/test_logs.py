@@ -104,6 +104,18 @@ class TestRecover:
         assert logs.recover(str(directory), idle=False)
         assert names(directory) == ['console.g1.log', 'console.log']
 
+    @pytest.mark.parametrize(('named', 'together'), [
+        (None, False), (['console.g1.log'], False), ([], True)])
+    def test_what_was_begun_here_and_the_guest_has_no_log(
+            self, directory, named, together) -> None:
+        """virtlogd may have the file that a domain names, empty or not."""
+        write(aside(directory), 'console.g1.log', b'then')
+        chain.begin(str(directory / 'console.g1.log'))
+        assert logs.recover(str(directory), idle=False,
+                            log_names=named) == together
+        assert (directory / 'console.g1.log').read_bytes() == (
+            b'then' if together else b'')
+
     def test_other_ports_do_not_wait(self, directory) -> None:
         write(aside(directory), 'console.log', b'older')
         write(aside(directory), 'console.port1.log', b'port 1')
