@@ -10,7 +10,7 @@ from typing import Any
 from nova.tests.fixtures import libvirt as fakelibvirt
 
 from virtlogd_driver.node import hypervisor, watch
-from virtlogd_driver.virtlogd import health
+from virtlogd_driver.virtlogd import conf_files, health
 
 _asked = hypervisor.console_capability
 
@@ -70,6 +70,8 @@ def _xml_desc(domain: Any, flags: int = 0) -> str:
 def without_virtlogd() -> None:
     """No virtlogd is asked, and none is watched."""
     health.check_ready = _nothing
+    # nova's tests replace open() for good.
+    conf_files.max_backups = lambda _: 3
     health.wait_until_closed = _nothing
     watch.health_task = lambda *_, **__: _NoTask()
 

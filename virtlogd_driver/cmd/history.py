@@ -17,6 +17,7 @@ from virtlogd_driver import exception
 from virtlogd_driver.cmd import control_sequences, table
 from virtlogd_driver.cmd.host import Host
 from virtlogd_driver.history import history, outbox
+from virtlogd_driver.virtlogd import disk
 
 _HEAD = ('GUEST', 'TO', 'SINCE', 'TRIES')
 
@@ -27,13 +28,14 @@ _USUAL = 60.0
 def late(instances_path: str) -> list[outbox.Waiting]:
     """What has waited on this host for longer than usual.
 
-    :returns: nothing where that may not be looked at
+    :returns: nothing where that may not be looked at, or its disk stalls
     """
     try:
-        return [one for one in outbox.waiting(instances_path)
-                if time.time() - one.since > _USUAL]
-    except OSError:
+        found = disk.DISKS.ask(os.path.join(instances_path, ''),
+                               outbox.waiting, instances_path)
+    except (OSError, exception.DiskStalled):
         return []
+    return [one for one in found if time.time() - one.since > _USUAL]
 
 
 def said(instances_path: str) -> list[str]:

@@ -6,7 +6,6 @@ In the order in which nova calls it.
 """
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -25,9 +24,6 @@ from virtlogd_driver.compute.options import Options
 from virtlogd_driver.compute.starts import Starts
 from virtlogd_driver.console_log import generation
 from virtlogd_driver.history import history, logs, outbox
-
-#: In nova's description of a disk: what the guest wrote follows.
-_ANNOUNCEMENT = 'console_log_follows'
 
 #: A guest's log does not outlive these.
 _FOR_GOOD = (task_states.DELETING, task_states.SOFT_DELETING,
@@ -81,14 +77,12 @@ class ColdMigration:
         if dest == here and instance.power_state == power_state.RUNNING:
             self._starts.check(instance)
 
-    def leave(self, context: Any, instance: Any, dest: str, here: str,
-              disk_info: str) -> str:
+    def leave(self, context: Any, instance: Any, dest: str,
+              here: str) -> None:
         """The guest is off, and nova has moved its directory out of the way.
 
         :param dest: address of the destination
         :param here: address of this host
-        :param disk_info: nova's, for the destination
-        :returns: the same, which announces that a history follows
         """
         directory = get_instance_path(instance)
         resized = logs.resized(directory)
@@ -97,7 +91,7 @@ class ColdMigration:
         with history.errors_logged(instance):
             if dest == here:
                 kept.take_along(instance, uuid, resized, directory)
-                return disk_info
+                return
             host = self._destination(context, instance)
             # nova has made the directory anew where the storage is shared.
             if os.path.isdir(directory):
@@ -106,15 +100,13 @@ class ColdMigration:
                 else:
                     kept.take_along(instance, uuid, resized, directory)
                     kept.begin_next(instance, directory)
-                return disk_info
+                return
             path = self._histories.prepare(
                 instance, self._histories.departure(
                     context, instance, host, dest, directory=resized))
             if path is not None:
                 self._histories.try_now(
                     path, history.Target(dest, directory))
-            return _announced(disk_info)
-        return disk_info
 
     @staticmethod
     def _destination(context: Any, instance: Any) -> str:
@@ -129,20 +121,21 @@ class ColdMigration:
                     continue
         return ''
 
-    def arrive(self, instance: Any, disk_info: str) -> None:
+    def arrive(self, context: Any, instance: Any, move: Any) -> None:
         """Before the guest is started where it was moved to.
 
         Where its history is late it begins with generation 1, which that
-        still goes before.
+        still goes before. One comes if the source has this driver.
 
-        :param disk_info: nova's, from the source
+        :param move: nova's Migration
         """
         directory = get_instance_path(instance)
         place = self._histories.place(instance.uuid, directory, instance)
         kept = self._histories.kept()
         kept.receive(instance, instance.uuid, place)
         with history.errors_logged(instance):
-            if _is_announced(disk_info) and not logs.ports(directory):
+            if not logs.ports(directory) and stat_of(
+                    context.elevated(), move.source_compute) is not None:
                 history.begin_logs([
                     os.path.join(directory, generation.live_name(port, 1))
                     for port in range(self._consoles.plan(
@@ -260,25 +253,3 @@ class ColdMigration:
         if path is not None:
             self._histories.try_now(path, history.Target(
                 departure.address, logs.resized(directory)))
-
-
-def _announced(disk_info: str) -> str:
-    """Tell the destination that a history follows.
-
-    :param disk_info: nova's list of disks, of whose values a destination
-        reads those that it knows (nova/virt/libvirt/driver.py,
-        finish_migration)
-    """
-    disks = json.loads(disk_info)
-    for disk in disks[:1]:
-        disk[_ANNOUNCEMENT] = True
-    return json.dumps(disks)
-
-
-def _is_announced(disk_info: Any) -> bool:
-    """Whether a history follows, as the source says.
-
-    Where there is no disk it cannot say so.
-    """
-    disks = json.loads(disk_info) if isinstance(disk_info, str) else []
-    return not disks or any(_ANNOUNCEMENT in disk for disk in disks[:1])

@@ -261,14 +261,14 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         self._histories.wait_for_history(instance)
         disk_info = super().migrate_disk_and_power_off(
             context, instance, dest, flavor, *args, **kwargs)
-        return self._moves.leave(
-            context, instance, dest, self.get_host_ip_addr(), disk_info)
+        self._moves.leave(context, instance, dest, self.get_host_ip_addr())
+        return disk_info
 
     def finish_migration(self, context: Any, migration: Any, instance: Any,
-                         disk_info: Any, *args: Any, **kwargs: Any) -> None:
-        self._moves.arrive(instance, disk_info)
-        super().finish_migration(context, migration, instance, disk_info,
-                                 *args, **kwargs)
+                         *args: Any, **kwargs: Any) -> None:
+        self._moves.arrive(context, instance, migration)
+        super().finish_migration(context, migration, instance, *args,
+                                 **kwargs)
         self._histories.arrived(instance)
 
     def confirm_migration(self, context: Any, migration: Any, instance: Any,

@@ -24,6 +24,8 @@ from virtlogd_driver.node.release import Support
 
 LOG = logging.getLogger(__name__)
 
+#: Once, as it looks at each directory that Python knows.
+_VERSION = metadata.version('virtlogd-driver')
 _DRIVER = 'nova.virt.libvirt.driver.LibvirtDriver'
 
 
@@ -33,8 +35,8 @@ def announce(version: str) -> None:
     :param version: as nova.version.version_string() gives it, "34.0.0"
     :raises UnsupportedNova: it is too old, or newer and not as it was
     """
-    own = metadata.version('virtlogd-driver')
-    LOG.info('Compute driver virtlogd_driver %s on nova %s', own, version)
+    LOG.info('Compute driver virtlogd_driver %s on nova %s', _VERSION,
+             version)
     found = release.support(version)
     if found is Support.TOO_OLD:
         raise exception.UnsupportedNova(version, (
@@ -51,7 +53,7 @@ def announce(version: str) -> None:
             'nova %s is newer than %s, the newest that virtlogd_driver %s was '
             'tried on. What it relies on is as it was, so it starts; upgrade '
             'virtlogd-driver to one that supports this nova.',
-            version, release.NEWEST, own)
+            version, release.NEWEST, _VERSION)
 
 
 def known() -> Mapping[str, str]:
