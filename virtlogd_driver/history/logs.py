@@ -177,19 +177,14 @@ def _join(older: str, newer: str, *, idle: bool,
     """
     if not names(older):
         return True
-    novas = os.path.join(newer, generation.live_name(0, 0))
-    if idle and os.path.lexists(os.path.join(
-            older, generation.live_name(0, 0))) and (
-                files.size(novas) == 0 and not is_first(novas)):
-        # It is in the way, and nothing is in it (written).
-        os.unlink(novas)
     for name in set(names(older)).intersection(names(newer)):
+        there = os.path.join(newer, name)
+        nobodys = idle or (log_names is not None and name not in log_names)
         # Begun for a guest that then had no log, on one host or the other.
         if is_as_begun(os.path.join(older, name)):
             os.unlink(os.path.join(older, name))
-        elif is_as_begun(os.path.join(newer, name)) and (
-                idle or (log_names is not None and name not in log_names)):
-            os.unlink(os.path.join(newer, name))
+        elif nobodys and (is_as_begun(there) or _is_novas(there)):
+            os.unlink(there)
     staying = {port for port in ports(older)
                if not _joins(older, newer, port, idle=idle)}
     failed: OSError | None = None
@@ -271,6 +266,12 @@ def _renumber(directory: str, port: int, old: int, new: int) -> None:
             port, new, file.backup, file.history))
         files.rename(os.path.join(directory, name),
                      os.path.join(directory, there))
+
+
+def _is_novas(live: str) -> bool:
+    """It is the empty file that nova makes for each guest (written)."""
+    return (os.path.basename(live) == generation.live_name(0, 0)
+            and files.size(live) == 0 and not is_first(live))
 
 
 def is_as_begun(live: str) -> bool:

@@ -95,6 +95,18 @@ class TestRecover:
         assert names(directory) == ['console.log']
         assert (directory / 'console.log').read_bytes() == b'then'
 
+    @pytest.mark.parametrize(('named', 'together'), [
+        (None, False), (['console.log'], False), (['console.g1.log'], True)])
+    def test_an_empty_log_that_nova_makes_beside_one_that_is_written(
+            self, directory, named, together) -> None:
+        write(aside(directory), 'console.log', b'then')
+        (directory / 'console.log').touch()
+        write(directory, 'console.g1.log', b'now')
+        assert logs.recover(str(directory), idle=False,
+                            log_names=named) == together
+        assert (directory / 'console.log').read_bytes() == (
+            b'then' if together else b'')
+
     def test_what_was_begun_for_another_host_is_in_nobodys_way(
             self, directory) -> None:
         """Nothing was ever written to it; the guest writes the other one."""
