@@ -79,7 +79,9 @@ def assert_exact(nova: TwoHosts, server: Server, boots: int = 1) -> int:
 
 def wait_for_more(nova: TwoHosts, server: Server, boots: int = 1) -> None:
     """Until the guest has written something where it is now."""
-    nova.wait_for_output(server, 'line 00000001\n')
+    until(lambda: nova.console_output(server).count(
+        'line 00000001\n') == boots, f'the guest has started {boots} times',
+        60)
     count = assert_exact(nova, server, boots)
     until(lambda: assert_exact(nova, server, boots) > count,
           'the guest writes on')

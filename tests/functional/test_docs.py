@@ -42,6 +42,8 @@ FILTERS_COPIED = (
 ELSEWHERE = {
     'pip install virtlogd-driver': 'tests/install/test_load.py',
     FILTERS_COPIED: 'tests/install/test_load.py',
+    'virtlogd-console history 6ba7b810 --retry':
+        'tests/functional/test_history_copy.py',
     'python -m pytest tests/unit/guest --regenerate-output':
         'tests/unit/guest/test_plan.py',
     # Its last command needs a host with SELinux.
@@ -189,4 +191,4 @@ def test_every_command_of_virtlogd_console_is_shown() -> None:
     shown = {command.split()[1] for command, _ in ALL
              if command.startswith('virtlogd-console ')}
     assert shown == {'list', 'show', 'follow', 'export', 'attach',
-                     'reattach', 'check'}
+                     'history', 'reattach', 'check'}

@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -195,6 +196,33 @@ class TestTheCopyFails:
         staged.write_bytes(whole)
         wait_until_it_has_followed(nova, 'host1')
         assert nova.console_output(server).startswith('old\n' * (10 << 20))
+
+    def test_it_is_tried_by_hand(self, nova: TwoHosts, server: Server,
+                                 tmp_path: Path) -> None:
+        """With virtlogd-console, as an operator does who knows it is time."""
+        conf = tmp_path / 'nova.conf'
+        conf.write_text(f'[DEFAULT]\ninstances_path={nova.instances_path}\n')
+
+        def history(*arguments: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(nova.hosts['host1'].command(
+                sys.executable, '-m', 'virtlogd_driver.cmd.console',
+                '--config-file', conf, 'history', server['id'], *arguments),
+                check=False, capture_output=True, text=True)
+        nova.ssh.stop('host2')
+        assert nova.live_migrate(server, 'host2') == 'completed'
+        shown = history()
+        assert shown.returncode == 0
+        assert server['id'] in shown.stdout
+        assert 'Connection refused' in shown.stderr
+        failed = history('--retry')
+        assert failed.returncode == 1
+        assert 'Connection refused' in failed.stderr
+        nova.ssh.start('host2')
+        done = history('--retry')
+        assert (done.returncode, done.stdout) == (
+            0, f'{server["id"]}: it has followed\n'), done.stderr
+        assert waiting(nova, 'host1') == []
+        wait_for_more(nova, server)
 
     def test_the_guest_is_deleted(self, nova: TwoHosts, server: Server
                                   ) -> None:
