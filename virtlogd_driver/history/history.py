@@ -380,7 +380,9 @@ class History:
                 record.InvalidRecord) as e:
             after = outbox.State(before.attempts + 1, before.copied, str(e))
         except Exception as e:
-            LOG.exception('%s', path)
+            LOG.exception(
+                'An error that should not be, in sending what a guest wrote '
+                'from %s: it is kept, and the copy is tried again', path)
             after = outbox.State(before.attempts + 1, before.copied, repr(e))
         if after is None:
             if before.reason:
