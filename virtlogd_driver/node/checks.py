@@ -95,6 +95,8 @@ class Survey:
     as_root: bool
     #: What came of starting the privileged helpers; empty: they work.
     helper_error: str
+    #: The helper passes open logs to this process; None: it was not asked.
+    files_passed: bool | None
     capability: ConsoleCapability | str
     stdio_handler: StdioHandler
     qemu_conf_error: ConfError | None
@@ -216,6 +218,11 @@ def helpers(host: Survey) -> Result:
     if host.helper_error:
         return _failure(
             f'{host.helper_error}. {_helper_remedy(host.helper_error)}')
+    if host.files_passed is False:
+        return _warning(
+            'they cannot pass open console logs to nova-compute, so that each '
+            'read of one costs a privileged call. See that they run in the '
+            'same network namespace, and that no security module forbids it.')
     if host.as_root:
         return _success(
             'as root: not shown whether nova-compute may start them. Run this '

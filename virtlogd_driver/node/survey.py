@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from virtlogd_driver import exception
-from virtlogd_driver.console_log import privileged
+from virtlogd_driver.console_log import privileged, reader
 from virtlogd_driver.guest import char_device
 from virtlogd_driver.node import hypervisor, metrics, selinux, watch
 from virtlogd_driver.node.checks import (
@@ -100,6 +100,7 @@ def survey(options: Options, connect: Callable[[], Any],
         compute_driver=options.compute_driver,
         as_root=os.geteuid() == 0,
         helper_error=_helper_error(options, report) if with_nova else '',
+        files_passed=_files_passed() if with_nova else None,
         capability=_capability(report, connect, stdio_handler),
         stdio_handler=stdio_handler,
         qemu_conf_error=_qemu_conf_error(options.qemu_conf),
@@ -215,6 +216,13 @@ def _helper_error(options: Options, report: Report) -> str:
     except health.PRIVSEP_ERRORS as e:
         return f'Logs of root cannot be read: {e}'
     return ''
+
+
+def _files_passed() -> bool | None:
+    try:
+        return reader.can_pass()
+    except (exception.LogError, *health.PRIVSEP_ERRORS):
+        return None
 
 
 def _rotation(path: str) -> settings.VirtlogdSettings | ConfError:

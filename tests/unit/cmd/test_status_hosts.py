@@ -33,6 +33,7 @@ from tests.unit.node.test_checks import ORDERS
 from virtlogd_driver import exception
 from virtlogd_driver.cmd import status
 from virtlogd_driver.console_log import privileged as log_privileged
+from virtlogd_driver.console_log import reader
 from virtlogd_driver.history import outbox
 from virtlogd_driver.node import checks, hypervisor, metrics, survey
 from virtlogd_driver.virtlogd import health, periodic, privileged, rpc, viewer
@@ -66,6 +67,7 @@ class Host(fixtures.Fixture):
         self.virtlogd: tuple[str, str] = (privileged.UP, '')
         self.log = privileged.OPEN
         self.helper: Exception | None = None
+        self.passed = True
         self.helper_of_virtlogd: Exception | None = None
         self.viewers: list[viewer.Viewer] | None = []
         self.listening = True
@@ -89,6 +91,7 @@ class Host(fixtures.Fixture):
                 (privileged, 'positions', lambda _, logs, __: [
                     (os.stat(log).st_ino, 0) for log in logs]),
                 (log_privileged, 'read_tail', self._read_tail),
+                (reader, 'can_pass', lambda: self.passed),
                 (viewer, 'viewers', lambda _: self._of_kernel(self.viewers)),
                 (viewer, 'listening',
                  lambda asked: set(asked) if self.listening else set()),
@@ -275,6 +278,8 @@ FAULTS = (
                     'set it to virtlogd_driver.VirtlogdDriver'}),
     Fault('no helper for logs', fact('helper', FileNotFoundError('sudo')),
           FAILURE, {'Privileged helpers': 'filters to /etc/nova'}),
+    Fault('open logs are not passed', fact('passed', False),
+          WARNING, {'Privileged helpers': 'same network namespace'}),
     Fault('no helper for virtlogd',
           fact('helper_of_virtlogd', FileNotFoundError('sudo')), FAILURE, {
               'Privileged helpers': 'filters to /etc/nova',
