@@ -53,8 +53,11 @@ class ColdMigration:
         self._rebuilt: set[str] = set()
 
     def evacuated(self, instance: Any) -> None:
-        """A guest is built here, perhaps as its host is lost: where its
-        directory is shared that host may come back, and write there."""
+        """Let a guest that is evacuated to this host go on in new logs.
+
+        The host that was lost may come back, and write into the old ones
+        where the directory is shared.
+        """
         if instance.uuid in self._rebuilt:
             self._rebuilt.discard(instance.uuid)
             return
@@ -65,7 +68,9 @@ class ColdMigration:
 
     def check(self, instance: Any, flavor: Any, dest: str,
               here: str) -> None:
-        """Before a guest is shut down: can it have its console afterwards?
+        """Refuse a move after which the guest could not have its console.
+
+        Called before the guest is shut down.
 
         :param flavor: nova's Flavor that it is to have
         :param dest: address of the destination
@@ -79,7 +84,9 @@ class ColdMigration:
 
     def leave(self, context: Any, instance: Any, dest: str,
               here: str) -> None:
-        """The guest is off, and nova has moved its directory out of the way.
+        """Let the logs go along with a guest that leaves.
+
+        It is off, and nova has moved its directory out of the way.
 
         :param dest: address of the destination
         :param here: address of this host
@@ -110,7 +117,7 @@ class ColdMigration:
 
     @staticmethod
     def _destination(context: Any, instance: Any) -> str:
-        """Name of the host that a guest moves to; '': it is not known."""
+        """Look up the name of a guest's destination; '': it is not known."""
         for status in ('migrating', 'pre-migrating'):
             with history.errors_logged(instance):
                 try:
@@ -122,7 +129,7 @@ class ColdMigration:
         return ''
 
     def arrive(self, context: Any, instance: Any, move: Any) -> None:
-        """Before the guest is started where it was moved to.
+        """Put in place what has come, before the guest is started here.
 
         Where its history is late it begins with generation 1, which that
         still goes before. One comes if the source has this driver.
@@ -142,7 +149,10 @@ class ColdMigration:
                         instance.flavor, instance.image_meta).ports)])
 
     def confirm(self, instance: Any) -> None:
-        """Before nova deletes the directory that the guest has left."""
+        """Keep what the other host does not have yet of a guest's logs.
+
+        nova deletes the directory that the guest has left next.
+        """
         directory = get_instance_path(instance)
         kept = self._histories.kept()
         with history.errors_logged(instance):
@@ -157,7 +167,9 @@ class ColdMigration:
                 self._histories.send(path)
 
     def come_back(self, instance: Any, resize: Any) -> None:
-        """Before the guest is started where it comes back to.
+        """Bring back the logs of a guest whose move is reverted.
+
+        Called before the guest is started here.
 
         :param resize: nova's Migration
         """
@@ -179,7 +191,7 @@ class ColdMigration:
     @contextlib.contextmanager
     def saved(self, context: Any, instance: Any,
               destroy_disks: bool) -> Iterator[None]:
-        """While nova deletes the directory: what is to stay is elsewhere."""
+        """Keep logs elsewhere while nova deletes the instance directory."""
         directory = get_instance_path(instance)
         rebuilt = False
         with history.errors_logged(instance):
@@ -219,7 +231,7 @@ class ColdMigration:
             self._send_back(context, instance, directory)
 
     def _goes_elsewhere(self, context: Any, instance: Any) -> bool:
-        """Whether it is just evacuated: this host was lost, and is back.
+        """Tell whether a guest was evacuated while this host was lost.
 
         nova deletes it then (nova/compute/manager.py,
         _destroy_evacuated_instances), in the task state of a rebuild.
@@ -232,9 +244,9 @@ class ColdMigration:
                 'status': ['accepted', 'pre-migrating']}))
 
     def _send_back(self, context: Any, instance: Any, directory: str) -> None:
-        """To the host that a resized instance goes back to.
+        """Send what was written here to the host that a guest goes back to.
 
-        That has kept what was written before.
+        That host has kept what was written before.
         """
         resize = objects.Migration.get_by_instance_and_status(
             context.elevated(), instance.uuid, 'reverting')

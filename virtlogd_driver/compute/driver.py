@@ -90,8 +90,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def _create_consoles(self, guest_cfg: Any, instance: Any, flavor: Any,
                          image_meta: Any) -> None:
-        """Instead of nova's, which takes a domain that is still defined
-        (rescue, resize on the same host, revert) for a live migration."""
+        """Give the guest its serial devices; nova's takes a domain that is
+        still defined (rescue, resize, revert) for a live migration."""
         self._histories.recover(instance)
         with nova_edge.nova_errors():
             for device in self._consoles.devices(instance, flavor, image_meta):
@@ -99,7 +99,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def _undefine_domain(self, instance: Any, *args: Any,
                          **kwargs: Any) -> None:
-        """A guest holds its TCP ports until then."""
+        """Release the TCP ports of a guest that is undefined."""
         super()._undefine_domain(instance, *args, **kwargs)
         self._consoles.undefined(instance.uuid)
         self._starts.forget(instance.uuid)
@@ -109,7 +109,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def spawn(self, context: Any, instance: Any, image_meta: Any,
               *args: Any, **kwargs: Any) -> None:
-        """One that could not be logged can go to another host."""
+        """Refuse a new guest that could not be logged: nova tries another
+        host."""
         with nova_edge.nova_errors():
             wanted = self._consoles.plan(instance.flavor, image_meta)
         self._starts.check_new(instance)
@@ -140,7 +141,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         super()._hard_reboot(context, instance, *args, **kwargs)
 
     def _soft_reboot(self, instance: Any) -> bool:
-        """Of a guest that has shut down nova starts the domain itself."""
+        """Note where the log ends before nova starts the guest again."""
         done: bool = super()._soft_reboot.__func__(nova_edge.launching(
             self, lambda xml: self._starts.note_ends(instance, xml)), instance)
         return done
@@ -158,7 +159,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def _create_guest(self, context: Any, xml: Any, instance: Any,
                       power_on: bool = True, pause: bool = False,
                       *args: Any, **kwargs: Any) -> Any:
-        """Where its log ends is noted, as long as it writes nothing."""
+        """Note where the log ends, as long as the guest writes nothing."""
         if power_on or pause:
             self._starts.starting(context, instance, xml)
         try:
@@ -168,7 +169,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             self._consoles.changed(instance.uuid)
 
     def emit_event(self, event: Any) -> None:
-        """Each start is noted, whoever started the guest."""
+        """Note each start of a guest, whoever started it."""
         if isinstance(event, virtevent.LifecycleEvent):
             self._consoles.changed(event.uuid)
             self._starts.event(event)
@@ -177,14 +178,14 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     # The two consoles
 
     def get_console_output(self, context: Any, instance: Any) -> bytes:
-        """From the log, whether the guest runs or not."""
+        """Read the console log, whether the guest runs or not."""
         self._histories.wait_before_reading(instance)
         with nova_edge.nova_errors(instance):
             return self._consoles.output(instance)
 
     def get_serial_console(self, context: Any,
                            instance: Any) -> ctype.ConsoleSerial:
-        """Where the guest's first serial port listens."""
+        """Say where the guest's first serial port listens."""
         with nova_edge.nova_errors(instance):
             return self._consoles.interactive(instance)
 
@@ -193,19 +194,19 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def check_can_live_migrate_destination(
             self, context: Any, instance: Any, *args: Any,
             **kwargs: Any) -> Any:
-        """Before anything is done: can the guest have its console here?"""
+        """Refuse a guest that could not have its console here."""
         with nova_edge.refused_beforehand(self._options.host):
             self._arrivals.check(instance)
         return super().check_can_live_migrate_destination(
             context, instance, *args, **kwargs)
 
     def _verify_serial_console_is_disabled(self) -> None:
-        """A destination without serial consoles is no reason to refuse."""
+        """Let guests move to a destination without serial consoles."""
 
     def pre_live_migration(
             self, context: Any, instance: Any, block_device_info: Any,
             network_info: Any, disk_info: Any, migrate_data: Any) -> Any:
-        """At the destination: the ports and the logs that are to be."""
+        """Reserve the ports and begin the logs, at the destination."""
         with self._arrivals.without_novas_ports(migrate_data) as address:
             data = super().pre_live_migration(
                 context, instance, block_device_info, network_info, disk_info,
@@ -216,7 +217,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def _live_migration_operation(
             self, context: Any, instance: Any, dest: str, block_migration: Any,
             migrate_data: Any, guest: Any, device_names: Any) -> None:
-        """At the source: the guest's XML is rewritten for its destination."""
+        """Rewrite the guest's XML for its destination, at the source."""
         self._histories.wait_for_history(instance)
         guest = nova_edge.departing(guest, self._source.prepare(
             context, instance, dest, migrate_data))
@@ -227,7 +228,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def post_live_migration_at_source(self, context: Any, instance: Any,
                                       network_info: Any) -> None:
-        """libvirt has undefined it here; nova deletes its directory next."""
+        """Keep the log of a guest whose directory nova deletes next."""
         self._source.undefined(instance.uuid)
         self._histories.gone(instance.uuid)
         try:
@@ -239,14 +240,14 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def post_live_migration_at_destination(
             self, context: Any, instance: Any, *args: Any,
             **kwargs: Any) -> None:
-        """The history that is sent is put in place."""
+        """Put in place the history that the source sends."""
         super().post_live_migration_at_destination(
             context, instance, *args, **kwargs)
         self._histories.arrived(instance, running=True)
 
     def rollback_live_migration_at_source(
             self, context: Any, instance: Any, migrate_data: Any) -> None:
-        """The guest has stayed: what was begun for it elsewhere is not."""
+        """Undo what was begun elsewhere for a guest that has stayed."""
         super().rollback_live_migration_at_source(
             context, instance, migrate_data)
         self._source.stayed(instance, migrate_data)
@@ -273,14 +274,14 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def confirm_migration(self, context: Any, migration: Any, instance: Any,
                           network_info: Any) -> None:
-        """nova deletes the directory that the guest has left."""
+        """Keep what the other host lacks: nova deletes the directory."""
         self._moves.confirm(instance)
         super().confirm_migration(context, migration, instance, network_info)
 
     def finish_revert_migration(self, context: Any, instance: Any,
                                 network_info: Any, migration: Any,
                                 *args: Any, **kwargs: Any) -> None:
-        """What was written meanwhile comes back with the guest."""
+        """Bring back what the guest wrote on the other host."""
         self._moves.come_back(instance, migration)
         super().finish_revert_migration(
             context, instance, network_info, migration, *args, **kwargs)
@@ -288,7 +289,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     def cleanup(self, context: Any, instance: Any, network_info: Any,
                 block_device_info: Any = None, destroy_disks: bool = True,
                 *args: Any, **kwargs: Any) -> None:
-        """nova deletes the directory: what is to stay is saved."""
+        """Keep what is to stay, while nova deletes the directory."""
         with self._moves.saved(context, instance, destroy_disks):
             super().cleanup(context, instance, network_info,
                             block_device_info, destroy_disks, *args, **kwargs)

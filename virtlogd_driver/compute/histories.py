@@ -40,8 +40,8 @@ READ_WAIT = 1.0
 
 
 def stat_of(context: Any, host: str) -> str | None:
-    """What a host says of itself: 'True' where it can have both consoles,
-    'False' where it cannot, None where it has another driver.
+    """Look up what a host says of itself: 'True' where it can have both
+    consoles, 'False' where it cannot, None where it has another driver.
 
     :param host: its name, as nova has it
     :raises ComputeHostNotFound: nova's, there is none
@@ -53,7 +53,7 @@ def stat_of(context: Any, host: str) -> str | None:
 
 
 def address_of(context: Any, host: str) -> str:
-    """The address that nova copies files to a host by.
+    """Look up the address that nova copies files to a host by.
 
     :param host: its name, which other hosts need not be able to resolve
     """
@@ -85,7 +85,7 @@ class Histories:
 
     def place(self, uuid: str, directory: str,
               instance: Any = None) -> inbox.Place:
-        """Where the history of a guest is to go, as far as is known."""
+        """Say where the history of a guest is to go, as far as is known."""
         ports = {}
         if instance is not None:
             with history.errors_logged(instance):
@@ -107,7 +107,7 @@ class Histories:
             in_use=in_use, **ports)
 
     def recover(self, instance: Any) -> None:
-        """Whatever touches a guest's logs finishes first what was begun."""
+        """Finish what was begun, as whatever touches a guest's logs does."""
         directory = get_instance_path(instance)
         if history.is_pending(directory):
             self.kept().recover(
@@ -116,7 +116,7 @@ class Histories:
                 self._known_log_names(instance))
 
     def wait_before_reading(self, instance: Any) -> None:
-        """Let what has just begun to come come, for a moment."""
+        """Wait a moment for what has just begun to come."""
         self._arrivals.wait(instance.uuid, READ_WAIT)
         # Where the logs are while something is done is its business.
         if instance.get('task_state', None) is None:
@@ -125,7 +125,7 @@ class Histories:
     # From another host
 
     def arrived(self, instance: Any, *, running: bool = False) -> None:
-        """The guest is here: its history is put in place as it comes.
+        """Put the history of a guest that is here in place as it comes.
 
         :param running: it ran while it came, so that its history comes later
         """
@@ -151,7 +151,7 @@ class Histories:
                 instance, uuid, place, names, ended, may_come=may_come))
 
     def wait_for_history(self, instance: Any) -> None:
-        """Let what is promised come, before it is taken elsewhere."""
+        """Wait for what is promised, before the log is taken elsewhere."""
         self.recover(instance)
         directory = get_instance_path(instance)
         names = self._log_names(instance)
@@ -173,14 +173,14 @@ class Histories:
         return None
 
     def gone(self, uuid: str) -> None:
-        """The guest is not here any more: nothing is waited for."""
+        """Wait for nothing any more of a guest that is not here."""
         self._arrivals.forget(uuid)
 
     # To another host
 
     def prepare(self, instance: Any, departure: outbox.Departure,
                 ) -> str | None:
-        """A guest is about to leave.
+        """Make the outbox of a guest that is about to leave.
 
         :returns: path of its outbox, if one could be made
         """
@@ -201,7 +201,7 @@ class Histories:
                   address: str | None = None,
                   stint: dict[int, int] | None = None,
                   directory: str | None = None) -> outbox.Departure:
-        """A departure that begins now.
+        """Begin a departure.
 
         :param host: name of the destination; '': not known
         :param address: of the destination; None: as nova's database has it
@@ -220,7 +220,7 @@ class Histories:
 
     def _where(self, departure: outbox.Departure
                ) -> history.Target | history.Elsewhere | None:
-        """Where the history of a guest that has left goes now."""
+        """Look up where the history of a guest that has left goes now."""
         context = nova_context.get_admin_context()
         try:
             instance = objects.Instance.get_by_uuid(context, departure.guest)
@@ -243,7 +243,7 @@ class Histories:
     # When nova-compute starts, and now and then
 
     def adopt(self, in_use: dict[str, list[str]]) -> None:
-        """As nova-compute starts: what was begun is gone on with.
+        """Go on with what was begun, as nova-compute starts.
 
         A guest that is evacuated has its directory elsewhere, or a shared one
         that is not for this host to touch.
@@ -296,7 +296,7 @@ class Histories:
                     self.send(path)
 
     def _left_for(self, uuid: str) -> outbox.Departure | None:
-        """Where a guest is; None: here, or nowhere any more."""
+        """Look up where a guest is; None: here, or nowhere any more."""
         context = nova_context.get_admin_context()
         try:
             instance = objects.Instance.get_by_uuid(context, uuid)
@@ -307,8 +307,8 @@ class Histories:
         return self.departure(context, instance, instance.host)
 
     def look_around(self) -> None:
-        """Now and then: what has come to guests that nobody waits for any
-        more, and to guests that are deleted."""
+        """Look now and then for what has come to guests that nobody waits
+        for any more, and to guests that are deleted."""
         with history.errors_logged(
                 None, 'What has come late of what guests wrote before is not '
                 'in its place yet, and is looked for again in a minute'):
@@ -338,11 +338,11 @@ class Histories:
         return True
 
     def deleted(self, instance: Any, directory: str) -> None:
-        """The instance is: nothing of its logs stays beside its directory."""
+        """Remove what lies beside the directory of a deleted instance."""
         self.kept().remove(instance, instance.uuid, directory)
 
     def stop(self) -> None:
-        """nova-compute ends; the next one goes on."""
+        """Stop waiting and sending: nova-compute ends, the next goes on."""
         self._arrivals.stop()
         self._departures.stop()
 

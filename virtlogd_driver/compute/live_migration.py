@@ -68,7 +68,7 @@ class Destination:
         return resources
 
     def check(self, instance: Any) -> None:
-        """Before anything is done: can the guest have its console here?
+        """Refuse a guest that could not have its console here.
 
         :raises VirtlogdDriverError: what is missing, and the remedy
         """
@@ -97,8 +97,10 @@ class Destination:
 
     @contextlib.contextmanager
     def without_novas_ports(self, migrate_data: Any) -> Iterator[str | None]:
-        """While nova prepares: it searches for TCP ports elsewhere, and what
-        it finds is given back.
+        """Keep nova from reserving TCP ports while it prepares.
+
+        It searches for them at an address that nobody has, and what it finds
+        is given back.
 
         Its search knows IPv4 alone, and not which guest holds which port.
 
@@ -178,7 +180,9 @@ class Source:
 
     def prepare(self, context: Any, instance: Any, dest: str,
                 migrate_data: Any) -> Callable[[str], str]:
-        """Before memory is copied: how the guest's XML is to be rewritten.
+        """Decide how the guest's XML is to be rewritten.
+
+        Called before its memory is copied.
 
         :param dest: name of the destination, as nova has it
         :param migrate_data: nova's LibvirtLiveMigrateData
@@ -213,7 +217,7 @@ class Source:
 
     @staticmethod
     def _stat_of(context: Any, dest: str) -> str | None:
-        """What another host says of itself.
+        """Look up what another host says of itself.
 
         Its trait would not tell: it stays where the driver does not.
         """
@@ -226,8 +230,7 @@ class Source:
             return None
 
     def left(self, uuid: str) -> None:
-        """The guest runs on its destination: what it wrote stays here no
-        longer than until that has it.
+        """Send what a guest wrote after it: it runs on its destination.
 
         nova may delete the instance directory afterwards. To say so twice
         does no harm: the second one waits for the first.
@@ -249,11 +252,11 @@ class Source:
                 self._histories.send(path)
 
     def undefined(self, uuid: str) -> None:
-        """libvirt has undefined the guest here by itself."""
+        """Release the ports of a guest that libvirt itself has undefined."""
         self._consoles.undefined(uuid)
 
     def stayed(self, instance: Any, migrate_data: Any) -> None:
-        """The migration has failed: what was begun for it is undone."""
+        """Undo what was begun for a migration that has failed."""
         self.forget(instance.uuid)
         if field(migrate_data, 'is_shared_instance_path'):
             with history.errors_logged(instance):
@@ -263,7 +266,7 @@ class Source:
                         self._consoles.serial_ports(instance))))
 
     def forget(self, uuid: str) -> None:
-        """The guest has stayed, or is gone."""
+        """Forget the departure of a guest that has stayed, or is gone."""
         departure = self._departures.pop(uuid, None)
         if departure is not None and departure.path is not None:
             self._histories.kept().forget(departure.instance, departure.path)

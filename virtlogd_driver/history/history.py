@@ -142,7 +142,9 @@ class History:
             self._receive(instance, place)
 
     def set_aside(self, instance: Any, directory: str) -> None:
-        """nova is about to delete the directory; the guest goes on here.
+        """Rename the logs out of a directory that nova is about to delete.
+
+        The guest goes on here.
 
         The caller is alone with the logs, until it has put them back.
         """
@@ -156,7 +158,7 @@ class History:
                 logs.set_aside(directory)
 
     def put_back(self, instance: Any, directory: str) -> None:
-        """After set_aside, and after nova has deleted the directory."""
+        """Rename the logs back, after nova has deleted the directory."""
         with errors_logged(instance):
             if files.is_directory(logs.aside_directory(directory)):
                 os.makedirs(directory, exist_ok=True)
@@ -186,8 +188,10 @@ class History:
                 logs.move(here, logs.aside_directory(directory))
 
     def bring_back(self, instance: Any, uuid: str, directory: str) -> None:
-        """A resize is reverted: nova deletes the directory, and gives the one
-        from before its name again.
+        """Join what was written in a resize that is reverted with the rest.
+
+        nova deletes the directory, and gives the one from before its name
+        again.
 
         :param directory: path of the instance directory
         """
@@ -228,7 +232,7 @@ class History:
 
     def prepare(self, instance: Any, directory: str,
                 departure: outbox.Departure) -> str | None:
-        """A guest is about to leave.
+        """Make the outbox of a guest that is about to leave.
 
         :param directory: path of its instance directory here
         :returns: path of its outbox; None: it has none, and that is said
@@ -239,7 +243,9 @@ class History:
 
     def leave(self, instance: Any, uuid: str, path: str | None,
               directory: str) -> str | None:
-        """It has left, and nova deletes the directory next.
+        """Rename the logs of a guest that has left into its outbox.
+
+        nova deletes the directory next.
 
         :param path: of its outbox; None: it could not be made
         :param directory: path of the directory that its logs are in
@@ -256,7 +262,7 @@ class History:
 
     def confirm(self, instance: Any, uuid: str,
                 directory: str) -> str | None:
-        """nova deletes the directory that a guest has left for another host.
+        """Keep what another host lacks of a directory that nova deletes.
 
         :param directory: path of its instance directory
         :returns: path of the outbox that is still to be carried, if any
@@ -305,7 +311,7 @@ class History:
                 outbox.discard(found[0])
 
     def remove(self, instance: Any, uuid: str, directory: str) -> None:
-        """The instance is deleted: nothing of its logs stays beside it."""
+        """Remove what lies beside the directory of a deleted instance."""
         with errors_logged(instance):
             files.remove_tree(logs.aside_directory(directory))
         for path in outbox.paths(os.path.dirname(directory), uuid):
