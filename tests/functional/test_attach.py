@@ -2,6 +2,7 @@
 """attach, to every kind of port that it can be at, and to those it cannot."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,39 @@ def test_only_the_second_port(libvirt_host: LibvirtHost,
     assert console.output('show', '--port', '1', 'guest1') == b'ttyS1'
     assert b'no serial port 0: it has 1' in console.run(
         'show', 'guest1').stderr
+
+
+def test_who_watches_sends_nothing(libvirt_host: LibvirtHost,
+                                   console: Console) -> None:
+    log = log_of(libvirt_host)
+    serial = tcp(guest.free_port())
+    serial.append(E.log(file=str(log), append='on'))
+    define(libvirt_host, guest.boot_sector(count=1), [serial]).create()
+    terminal = attached(console, '--watch')
+    assert b'what is typed is not sent' in terminal.seen
+    terminal.type(b'never\r' + ESCAPE)
+    assert terminal.wait() == 0
+    type_and_leave(attached(console))
+    assert b'never' not in log.read_bytes()
+
+
+def test_who_is_at_a_console_is_listed_and_disconnected(
+        libvirt_host: LibvirtHost, console: Console) -> None:
+    def viewers(*arguments: str) -> str:
+        return console.output('viewers', 'guest1', *arguments).decode()
+    port = guest.free_port()
+    define(libvirt_host, guest.boot_sector(count=1), [tcp(port)]).create()
+    assert viewers().split() == ['CONSOLE', 'VIEWER', 'READS']
+    with socket.create_connection(('127.0.0.1', port), 30) as one:
+        name = f'127.0.0.1:{one.getsockname()[1]}'
+        until(lambda: name in viewers(), 'the viewer is listed')
+        _, row = viewers().splitlines()
+        assert row.split() == ['guest1', name, 'yes']
+        other = console.run('viewers', 'guest1', '--disconnect', '192.0.2.1')
+        assert other.returncode == 1
+        assert b'192.0.2.1 is not at a console' in other.stderr
+        assert viewers('--disconnect', name) == f'{name} is disconnected\n'
+        with pytest.raises(ConnectionError):
+            list(iter(lambda: one.recv(4096), b''))
+    # The next one is served.
+    type_and_leave(attached(console))

@@ -191,4 +191,4 @@ def test_every_command_of_virtlogd_console_is_shown() -> None:
     shown = {command.split()[1] for command, _ in ALL
              if command.startswith('virtlogd-console ')}
     assert shown == {'list', 'show', 'follow', 'export', 'attach',
-                     'history', 'reattach', 'check'}
+                     'history', 'reattach', 'check', 'viewers'}

@@ -14,6 +14,7 @@ from virtlogd_driver.cmd import (
     interactive,
     show,
     terminal,
+    viewers,
 )
 from virtlogd_driver.cmd.host import (
     Host,
@@ -21,8 +22,6 @@ from virtlogd_driver.cmd.host import (
     serial_port,
 )
 from virtlogd_driver.cmd.telnet import Telnet
-from virtlogd_driver.virtlogd import viewer
-from virtlogd_driver.virtlogd.port import numeric
 
 #: Seconds for a connection on this host.
 _TIMEOUT = 5.0
@@ -51,14 +50,17 @@ def run(host: Host, arguments: Any) -> int:
     # Said before anything else is.
     _check(port)
     _say_others(host, port)
-    print(f'{label}: {_key(arguments.escape)} leaves.', flush=True)
+    print(f'{label}: ' + ('what is typed is not sent; ' if arguments.watch
+                          else '')
+          + f'{_key(arguments.escape)} leaves.', flush=True)
     # The relay shows the last lines itself.
     with contextlib.suppress(exception.LogError):
         for data in () if _is_relayed(host, port) else show.last_lines(
                 host, port.log, arguments.lines).pieces:
             _write(screen, shown(data or b''))
     try:
-        left = interactive.run(connect, shown, arguments.escape, keys, screen)
+        left = interactive.run(connect, shown, arguments.escape, keys, screen,
+                               watch=arguments.watch)
     except OSError as error:
         raise exception.HostError(
             f'The console of guest {port.guest.name} cannot be reached: '
@@ -86,12 +88,10 @@ def _say_others(host: Host, port: SerialPort) -> None:
     """
     if port.device.address is None:
         return
-    listens, service = port.device.address
-    with contextlib.suppress(OSError):
-        for other in viewer.viewers([numeric(
-                host.viewers_address(listens), service)]):
-            address, number = other.peer
-            print(f'{address} (port {number}) is at this console' + (
+    listens, _ = port.device.address
+    with contextlib.suppress(exception.HostError):
+        for other in host.viewers([port])[0]:
+            print(f'{viewers.name(other)} is at this console' + (
                 ', too.' if host.is_relayed(listens)
                 else ': nothing comes until it leaves.'))
 

@@ -28,6 +28,7 @@ from virtlogd_driver.cmd import (
     reattach,
     show,
     standard_streams,
+    viewers,
 )
 from virtlogd_driver.cmd.host import Host
 
@@ -113,6 +114,8 @@ def _lines(parser: argparse.ArgumentParser, default: int) -> None:
 
 
 def _add_commands(subparsers: Any) -> None:
+    # Instead of all of them, which is too much for a line.
+    subparsers.metavar = 'COMMAND'
     add = _Parsers(subparsers).add
 
     parser = add('list', listing.run, 'list guests and their serial ports',
@@ -164,7 +167,17 @@ def _add_commands(subparsers: Any) -> None:
     _lines(parser, 20)
     parser.add_argument('--escape', type=_escape, default=b'\x1d',
                         metavar='KEY', help='the key that leaves (^])')
+    parser.add_argument('--watch', action='store_true',
+                        help='send nothing of what is typed')
     _raw(parser)
+
+    parser = add('viewers', viewers.run, 'list who is at the consoles',
+                 'Of one guest, by address and port. A viewer that does not '
+                 'read stops the guest, unless the relay is between them.')
+    _guest(parser)
+    parser.add_argument('--disconnect', metavar='ADDRESS',
+                        help='disconnect this viewer, named by its address, '
+                             'or by address:port (root)')
 
     parser = add('reattach', reattach.run, 'bring a dead log back',
                  'Without restarting the guest. Marks it as tainted for '

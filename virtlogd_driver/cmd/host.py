@@ -239,6 +239,26 @@ class Host:
                 if not (addresses[index] in listening if index in addresses
                         else _is_open(port.device))]
 
+    def viewers(self, ports: Sequence[SerialPort]
+                ) -> list[list[viewer.Viewer]]:
+        """Who is connected to each port; nobody, where that is not TCP.
+
+        :raises HostError: the kernel does not tell
+        """
+        addresses = [numeric(self.viewers_address(port.device.address[0]),
+                             port.device.address[1])
+                     if port.device.address is not None and port.guest.active
+                     else None for port in ports]
+        try:
+            found = viewer.viewers(filter(None, addresses))
+        except OSError as error:
+            raise exception.HostError(
+                'The kernel does not tell who is connected '
+                f'({error.strerror}): it needs CONFIG_INET_DIAG.') from error
+        return [[] if address is None else
+                [one for one in found if viewer.is_at(one, address)]
+                for address in addresses]
+
     def reattach(self, port: Port) -> str:
         """Bring a log and its console back: see :func:`watch.reattach_log`.
 

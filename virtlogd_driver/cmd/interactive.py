@@ -49,7 +49,7 @@ class _Left(Exception):
 
 
 def run(connect: Connect, show: Callable[[bytes], bytes], escape: bytes,
-        keys: int, screen: int) -> bool:
+        keys: int, screen: int, *, watch: bool = False) -> bool:
     """Be at the console until the escape key is typed, or the guest is gone.
 
     A guest that is stopped closes it; it is opened again when it is there
@@ -59,6 +59,7 @@ def run(connect: Connect, show: Callable[[bytes], bytes], escape: bytes,
     :param show: makes what the guest writes fit for the terminal
     :param keys: descriptor of the terminal that is typed on
     :param screen: descriptor of the terminal that is written to
+    :param watch: nothing that is typed is sent
     :returns: False: the guest is on this host no more
     """
     # Also, so that a first refusal is said on a terminal as it was.
@@ -66,7 +67,7 @@ def run(connect: Connect, show: Callable[[bytes], bytes], escape: bytes,
     with terminal.raw(keys), contextlib.suppress(_Left):
         while True:
             with console.socket:
-                _talk(console, show, escape, keys, screen)
+                _talk(console, show, escape, keys, screen, watch=watch)
             _say(screen, 'closed: waiting for the guest')
             again = _again(connect, escape, keys, screen)
             if again is None:
@@ -83,7 +84,8 @@ def _say(screen: int, text: str) -> None:
 
 
 def _talk(console: Console, show: Callable[[bytes], bytes],
-          escape: bytes, keys: int, screen: int) -> None:
+          escape: bytes, keys: int, screen: int, *,
+          watch: bool = False) -> None:
     """Hand on bytes both ways until the console is closed.
 
     What a guest does not take is kept, and its output is read meanwhile: a
@@ -98,7 +100,8 @@ def _talk(console: Console, show: Callable[[bytes], bytes],
             [there, keys], [there] if typed else [], [])
         if keys in readable:
             data = _typed(escape, keys)
-            typed += telnet.typed(data) if telnet else data
+            if not watch:
+                typed += telnet.typed(data) if telnet else data
         if there in readable:
             try:
                 data = line.recv(1 << 16)

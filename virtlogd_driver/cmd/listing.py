@@ -24,7 +24,9 @@ from virtlogd_driver.virtlogd.port import HELD_REMEDY
 
 _HEAD = ('NAME', 'STATE', 'PORT', 'DEVICE', 'ADDRESS', 'LOG', 'SIZE',
          'ROTATED', 'WRITTEN', 'UUID', 'FILE')
-_RIGHT = frozenset({'PORT', 'SIZE', 'ROTATED', 'WRITTEN'})
+#: Of guests that are relayed; before LOG.
+_VIEWERS = 'VIEWERS'
+_RIGHT = frozenset({'PORT', _VIEWERS, 'SIZE', 'ROTATED', 'WRITTEN'})
 _COLOURS = {'alive': terminal.GREEN, 'dead': terminal.RED,
             'unlinked': terminal.RED, 'held': terminal.YELLOW,
             'unrotated': terminal.YELLOW, 'unknown': terminal.YELLOW,
@@ -43,6 +45,9 @@ class Row:
     usage: files.Usage | None
     #: What of it cannot be told, and why; empty: all can.
     unclear: str = ''
+    #: How many are at its console; None: the relay is not, or the kernel does
+    #: not tell.
+    viewers: int | None = None
 
     @property
     def name(self) -> str:
@@ -131,14 +136,26 @@ def rows(host: Host) -> list[Row]:
             continue
         found += [(guest, port, port.device.unclear)
                   for port in ports] or [(guest, None, '')]
-    states = iter(host.log_states([port for _, port, _ in found if port]))
-    return [_row(guest, port, next(states) if port
-                 else 'unknown' if unclear else 'none', unclear)
+    known = [port for _, port, _ in found if port]
+    states, viewers = iter(host.log_states(known)), iter(_viewers(host, known))
+    return [_row(guest, port, next(states), unclear, next(viewers)) if port
+            else _row(guest, None, 'unknown' if unclear else 'none', unclear)
             for guest, port, unclear in found]
 
 
+def _viewers(host: Host, ports: Sequence[SerialPort]) -> list[int | None]:
+    """How many are at each console that is relayed."""
+    relayed = [port for port in ports if port.device.address is not None
+               and host.is_relayed(port.device.address[0])]
+    try:
+        counts = iter([len(found) for found in host.viewers(relayed)])
+    except exception.HostError:
+        return [None] * len(ports)
+    return [next(counts) if port in relayed else None for port in ports]
+
+
 def _row(guest: hypervisor.Guest, port: SerialPort | None, log: str,
-         unclear: str) -> Row:
+         unclear: str, viewers: int | None = None) -> Row:
     path = port.device.log_file if port else None
     usage = None
     try:
@@ -149,7 +166,7 @@ def _row(guest: hypervisor.Guest, port: SerialPort | None, log: str,
         # A file system that fails, or a name that the locale cannot say.
         reason = getattr(error, 'strerror', None) or error
         unclear = f'{unclear} {path} cannot be looked at: {reason}.'.strip()
-    return Row(guest, port, log, usage, unclear)
+    return Row(guest, port, log, usage, unclear, viewers)
 
 
 def _json(row: Row) -> dict[str, Any]:
@@ -162,6 +179,7 @@ def _json(row: Row) -> dict[str, Any]:
         'port': row.port.number if row.port else None,
         'device': device.type if device else None,
         'address': row.address or None,
+        'viewers': row.viewers,
         'log': row.log,
         'file': device.log_file if device else None,
         'size': row.usage.size if row.usage else None,
@@ -179,7 +197,8 @@ def _cells(row: Row, now: float) -> tuple[str, ...]:
     return tuple(control_sequences.visible(cell) or '-' for cell in (
         row.guest.name, row.guest.state,
         str(row.port.number) if row.port else '',
-        device.type if device else '', row.address, row.log,
+        device.type if device else '', row.address,
+        '' if row.viewers is None else str(row.viewers), row.log,
         table.size(row.usage.size) if row.usage else '',
         str(row.usage.rotated) if row.usage else '',
         '' if written is None else table.age(now - written),
@@ -192,15 +211,20 @@ def _lines(found: Sequence[Row]) -> list[str]:
     What is left out is in the other columns of a wider one, and in --json.
     """
     now = time.time()
-    cells = [_cells(row, now) for row in found]
+    head, cells = list(_HEAD), [_cells(row, now) for row in found]
+    before = head.index('LOG')
+    if any(row.viewers is not None for row in found):
+        head.insert(before, _VIEWERS)
+    else:
+        cells = [(*row[:before], *row[before + 1:]) for row in cells]
     if sys.stdout.isatty():
-        for columns in (len(_HEAD), len(_HEAD) - 1, len(_HEAD) - 2):
-            lines = table.lines(_HEAD[:columns],
+        for columns in (len(head), len(head) - 1, len(head) - 2):
+            lines = table.lines(head[:columns],
                                 [row[:columns] for row in cells], _RIGHT)
             if max(map(len, lines)) <= terminal.width():
                 break
     else:
-        lines = table.lines(_HEAD, cells, _RIGHT)
+        lines = table.lines(head, cells, _RIGHT)
     if terminal.has_colour(sys.stdout):
         lines = [_paint(line, row) for line, row in
                  zip(lines, (None, *found), strict=True)]

@@ -84,6 +84,14 @@ def _matches(listener: Address, local: Address) -> bool:
         listener[0] == local[0] or listener[0] in _ANYWHERE)
 
 
+def is_at(viewer: Viewer, listener: Address) -> bool:
+    """Whether a viewer is connected to a serial port.
+
+    :param listener: the address, numeric, that the guest listens on
+    """
+    return _matches(listener, viewer.local)
+
+
 def _sockets(states: int, attributes: int) -> Iterator[bytes]:
     """The TCP sockets of this host in some states."""
     for family in (socket.AF_INET, socket.AF_INET6):
@@ -155,7 +163,7 @@ def disconnect(socket_id: bytes) -> None:
         if error is None or error.errno == errno.ENOENT:
             return
         raise exception.VirtlogdDriverError(
-            'A viewer that does not read could not be disconnected '
-            f'({error.strerror}): it needs CAP_NET_ADMIN, and a kernel with '
+            f'A viewer could not be disconnected ({error.strerror}): that '
+            'takes CAP_NET_ADMIN, as root has it, and a kernel with '
             'CONFIG_INET_DIAG_DESTROY. Close the connection at its other '
             'end.') from error

@@ -13,8 +13,8 @@ from tests.unit import fake_libvirt
 
 _ROOT = Path(__file__).parents[3]
 _SCRIPT = _ROOT / 'etc/bash_completion.d/virtlogd-console'
-COMMANDS = ('list', 'show', 'follow', 'export', 'attach', 'reattach',
-            'history', 'check')
+COMMANDS = ('list', 'show', 'follow', 'export', 'attach', 'viewers',
+            'reattach', 'history', 'check')
 
 
 @pytest.fixture

@@ -30,6 +30,15 @@ class Host:
         self._guests = [Guest(f'uuid of {name}', name, True, 'running', xml)
                         for name, xml in guests]
         self.asked = 0
+        self.relayed = ''
+        self.connected: list[list[object]] = []
+
+    def is_relayed(self, address: str) -> bool:
+        return address == self.relayed
+
+    def viewers(self, ports: Sequence[SerialPort]) -> list[list[object]]:
+        assert len(ports) == len(self.connected)
+        return self.connected
 
     def guests(self) -> list[Guest]:
         return self._guests
@@ -60,6 +69,20 @@ def test_a_guest_that_is_not_understood_is_a_row_with_the_reason() -> None:
     assert strange.port is not None
     assert strange.log == 'alive'
     assert 'no-such-service' in strange.unclear
+
+
+def test_who_is_at_the_consoles_that_are_relayed() -> None:
+    fake: Any = Host(
+        ('one', xml(fake_libvirt.serial())),
+        ('other', xml(fake_libvirt.serial().replace(
+            '127.0.0.1', '127.0.101.1'))))
+    assert 'VIEWERS' not in listing._lines(listing.rows(fake))[0]
+    fake.relayed, fake.connected = '127.0.101.1', [[1, 2]]
+    found = listing.rows(fake)
+    assert [row.viewers for row in found] == [None, 2]
+    head, one, other = [line.split() for line in listing._lines(found)]
+    column = head.index('VIEWERS')
+    assert (one[column], other[column]) == ('-', '2')
 
 
 @pytest.mark.parametrize('error', [
