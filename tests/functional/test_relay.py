@@ -2,6 +2,7 @@
 """virtlogd-console-relay at real guests: many viewers, and nobody waits."""
 
 import contextlib
+import json
 import re
 import signal
 import socket
@@ -14,6 +15,7 @@ import pytest
 
 from tests.functional.by_hand import define, log_of
 from tests.lab import guest
+from tests.lab.command import Console
 from tests.lab.daemons import LibvirtHost
 from tests.lab.relay import GUEST_ADDRESS, Relay
 from tests.lab.terminal import Terminal
@@ -245,3 +247,25 @@ def test_options_that_cannot_be(use: Use, libvirt_host: LibvirtHost,
     assert relay.process.wait(30) == 1
     assert said in relay.said()
     assert len(relay.said().splitlines()) == 1
+
+
+def test_viewers_are_counted_and_one_is_disconnected(
+        relay: Relay, libvirt_host: LibvirtHost, console: Console) -> None:
+    domain, port = relayed(libvirt_host, guest.boot_sector(count=1))
+    domain.create()
+
+    def counted() -> int | None:
+        (row,) = json.loads(console.output('list', '--json'))
+        count: int | None = row['viewers']
+        return count
+    with connect(port) as one, Terminal('127.0.0.1', port) as two:
+        until(lambda: counted() == 2, 'both are counted')
+        assert b'VIEWERS' in console.output('list')
+        name = f'127.0.0.1:{one.socket.getsockname()[1]}'
+        assert name.encode() in console.output('viewers', 'guest1')
+        console.output('viewers', 'guest1', '--disconnect', name)
+        with pytest.raises(ConnectionError):
+            one.read_until(b'never comes')
+        until(lambda: counted() == 1, 'one is left')
+        two.type(b'still here\r')
+        two.read_until(b'still here\r\n')

@@ -61,7 +61,7 @@ def options(config: cfg.ConfigOpts) -> Options:
         own.virtlogd_conf, own.virtlogd_socket, own.health_interval,
         own.health_timeout, own.metrics_file, tuple(
             f'{one.guest} ({one.reason})' for one in history.late(
-                config.instances_path)))
+                config.instances_path)), own.relay_guest_address)
 
 
 def _register(config: cfg.ConfigOpts) -> None:

@@ -113,6 +113,9 @@ class Survey:
     port_range: str
     #: What is wrong with ``[serial_console] proxyclient_address``, or empty.
     address_error: str
+    #: Names of running guests that listen for the relay, where nobody
+    #: listens for their viewers.
+    unrelayed: tuple[str, ...]
     #: ``[virtlogd] health_interval``, in seconds.
     health_interval: float
     #: ``[virtlogd] metrics_file``.
@@ -434,6 +437,12 @@ def ports(host: Survey) -> Result:
         allowed = PortRange.parse(host.port_range)
     except exception.InvalidOption as e:
         return _failure(f'{e} Correct it.')
+    if host.unrelayed:
+        return _failure(
+            'Nobody can look at the serial consoles of '
+            f'{_count(len(host.unrelayed), "guest")}: {_some(host.unrelayed)}.'
+            ' They are relayed, and the relay does not run, or cannot listen. '
+            'Start virtlogd-console-relay.service, and see its log.')
     used = {log.port.listener[1] for log in host.report.logs
             if log.port.listener is not None}
     free = len(allowed) - sum(port in allowed for port in used)

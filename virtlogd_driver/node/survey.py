@@ -33,7 +33,7 @@ from virtlogd_driver.node.checks import (
 from virtlogd_driver.virtlogd import conf_files, health, settings, viewer
 from virtlogd_driver.virtlogd import privileged as virtlogd_privileged
 from virtlogd_driver.virtlogd.health import DaemonState, LogState, Report
-from virtlogd_driver.virtlogd.port import Port, is_open
+from virtlogd_driver.virtlogd.port import Port, is_open, numeric
 
 _T = TypeVar('_T')
 
@@ -70,6 +70,8 @@ class Options:
     metrics_file: str | None
     #: What has not followed guests that have left this host, and why.
     waiting: tuple[str, ...] = ()
+    #: Where guests listen that are relayed.
+    relay_guest_address: str = ''
 
 
 def survey(options: Options, connect: Callable[[], Any],
@@ -114,6 +116,7 @@ def survey(options: Options, connect: Callable[[], Any],
         serial_console=options.serial_console,
         port_range=options.port_range,
         address_error=_address_error(options.proxyclient_address),
+        unrelayed=_unrelayed(found, options),
         health_interval=options.health_interval,
         metrics_file=options.metrics_file,
         last_pass_age=_last_pass_age(options.metrics_file),
@@ -223,6 +226,20 @@ def _files_passed() -> bool | None:
         return reader.can_pass()
     except (exception.LogError, *health.PRIVSEP_ERRORS):
         return None
+
+
+def _unrelayed(found: Sequence[Port], options: Options) -> tuple[str, ...]:
+    """Names of guests that wait for the relay, which is not there."""
+    relayed = {
+        numeric(options.proxyclient_address, port.listener[1]): port.name
+        for port in found if port.listener is not None
+        and port.listener[0] == options.relay_guest_address}
+    try:
+        listening = viewer.listening(relayed)
+    except OSError:
+        return ()
+    return tuple(sorted({name for address, name in relayed.items()
+                         if address not in listening}))
 
 
 def _rotation(path: str) -> settings.VirtlogdSettings | ConfError:

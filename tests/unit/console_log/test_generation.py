@@ -61,15 +61,29 @@ def test_one_generation_in_the_order_it_was_written() -> None:
     assert generation.newest(names, 2) is None
 
 
+@given(st.permutations([
+    'console.history', 'console.log.10', 'console.log.2', 'console.log.1',
+    'console.log.0', 'console.log']))
+def test_the_order_does_not_depend_on_that_of_the_directory(
+        names: list[str]) -> None:
+    assert generation.files_of(names, 0, 0) == [
+        'console.history', 'console.log.10', 'console.log.2',
+        'console.log.1', 'console.log.0', 'console.log']
+
+
 def test_no_such_port() -> None:
     with pytest.raises(ValueError, match='port -1'):
         generation.live_name(-1, 0)
+    with pytest.raises(ValueError, match='generation -1'):
+        generation.live_name(0, -1)
 
 
 def test_the_highest_numbers() -> None:
     highest = f'console.port{generation.MAX_PORT}.g{generation.MAX_GENERATION}'
     assert generation.parse(f'{highest}.log') == FileName(
         generation.MAX_PORT, generation.MAX_GENERATION)
+    assert generation.live_name(
+        generation.MAX_PORT, generation.MAX_GENERATION) == f'{highest}.log'
     for port, number in ((generation.MAX_PORT + 1, 0),
                          (0, generation.MAX_GENERATION + 1)):
         for name in (generation.live_name, generation.history_name):

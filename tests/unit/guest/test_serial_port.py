@@ -234,6 +234,15 @@ class PoolMachine(RuleBasedStateMachine):
 TestPoolMachine = PoolMachine.TestCase
 
 
+def test_what_a_guest_holds_and_somebody_else_listens_on_is_not_counted(
+        ) -> None:
+    pool = _pool('10000:10001', busy=(10000,))
+    pool.adopt('a', [(HOST, 10000)])
+    pool.check('a', HOST, 1)
+    with pytest.raises(exception.PortRangeExhausted):
+        pool.check('a', HOST, 2)
+
+
 def test_check_gives_nothing() -> None:
     pool = _pool('10000:10001')
     pool.check('a', HOST, 2)

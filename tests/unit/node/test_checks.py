@@ -43,6 +43,7 @@ GOOD = Survey(
     serial_console=True,
     port_range='10000:10019',
     address_error='',
+    unrelayed=(),
     health_interval=60,
     metrics_file='/virtlogd.prom',
     last_pass_age=30.0)
@@ -200,6 +201,9 @@ BROKEN: list[tuple[dict[str, Any], str, Code, str, str]] = [
     ({'selinux': Denial('/instances', 'virtlogd_t', 'nfs_t', ())},
      'Log directories', Code.FAILURE, '(nfs_t)',
      'with nfs_t in place of nova_var_lib_t'),
+    ({'unrelayed': ('guest1',)},
+     'Serial ports', Code.FAILURE, 'consoles of 1 guest: guest1',
+     'Start virtlogd-console-relay.service'),
     ({'address_error': 'No such address: set it'},
      'Serial ports', Code.WARNING,
      'not started with a serial console until it is there', 'set it'),

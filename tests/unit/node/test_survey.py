@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is looked at, and what is not touched; as a whole: cmd/test_status."""
 
+import dataclasses
 import os
 import pathlib
 import threading
@@ -12,7 +13,7 @@ import pytest
 from virtlogd_driver.console_log import privileged
 from virtlogd_driver.node import survey
 from virtlogd_driver.node.checks import FileSystem
-from virtlogd_driver.virtlogd import health
+from virtlogd_driver.virtlogd import health, viewer
 from virtlogd_driver.virtlogd import privileged as daemon_privileged
 from virtlogd_driver.virtlogd.health import LogState
 from virtlogd_driver.virtlogd.port import Port
@@ -147,6 +148,19 @@ def test_the_mounts_of_this_host() -> None:
 
 OPTIONS = survey.Options(
     '', '/nfs', False, '', '', '', '', '/none', 60, 1, None)
+
+
+def test_guests_that_wait_for_the_relay(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    options = dataclasses.replace(
+        OPTIONS, proxyclient_address='192.0.2.7',
+        relay_guest_address='127.0.101.1')
+    ports = [Port(name, name, 0, None, listener) for name, listener in (
+        ('relayed', ('127.0.101.1', 10000)), ('alone', ('127.0.101.1', 10001)),
+        ('direct', ('192.0.2.7', 10002)), ('file', None))]
+    monkeypatch.setattr(viewer, 'listening', lambda asked: {
+        ('192.0.2.7', 10000)} & set(asked))
+    assert survey._unrelayed(ports, options) == ('alone',)
 
 
 def _refused(reason: str) -> health.Report:
