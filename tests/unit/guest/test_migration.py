@@ -170,3 +170,12 @@ def test_what_this_driver_gives_nobody_stays_but_for_its_log() -> None:
     assert "<reconnect enabled=\"yes\"/>" in moved
     assert 'telnet' in moved
     assert (console.socket_path, console.log_file) == ('/s', '/i/next-2')
+
+
+def test_what_writes_into_a_file_beside_a_serial_port_is_appended_to() -> None:
+    xml = fake_libvirt.domain_xml(
+        f"<serial type='pty'>{LOG}<target port='0'/></serial>"
+        "<console type='file'><source path='/i/c'/>"
+        "<target type='virtio' port='1'/></console>")
+    _, console = char_device.parse(migration.for_destination(xml, ON, _next))
+    assert console.source == Source(path='/i/next-1', append=True)

@@ -96,3 +96,42 @@ def test_any_value(name: str, value: object) -> None:
         return
     assert all(0 <= h.size <= LIMIT and 0 <= h.port < record.MAX_PORTS
                for h in found.histories)
+
+
+@pytest.mark.parametrize(('path', 'most', 'more'), [
+    ('histories.0.port', record.MAX_PORTS - 1, record.MAX_PORTS),
+    ('histories.0.size', LIMIT, LIMIT + 1),
+    ('histories.0.generation', 10 ** 8, 10 ** 8 + 1),
+    ('received', ['ab' * 16] * 100, ['ab' * 16] * 101),
+    ('boots', GOOD['boots'] * record.MAX_BOOTS,
+     GOOD['boots'] * (record.MAX_BOOTS + 1)),
+    ('boots.0.time', 0, -1), ('boots.0.time', 999999999999.9, 1e12),
+    ('boots.0.following', dict.fromkeys(map(str, range(64))),
+     dict.fromkeys(map(str, range(65)))),
+    ('boots.0.following', {'0': 1 << 62}, {'0': (1 << 62) + 1}),
+])
+def test_the_most_that_is_taken(path: str, most: object,
+                                more: object) -> None:
+    record.parse(changed(path, most), LIMIT)
+    with pytest.raises(record.InvalidRecord):
+        record.parse(changed(path, more), LIMIT)
+
+
+def test_as_many_histories_as_there_may_be_ports() -> None:
+    histories = [{**GOOD['histories'][0], 'port': port}
+                 for port in range(record.MAX_PORTS)]
+    assert len(record.parse(changed(
+        'histories', histories), LIMIT).histories) == record.MAX_PORTS
+
+
+def test_the_longest_number_that_is_read() -> None:
+    assert record.load(b'9' * 19) == int('9' * 19)
+    with pytest.raises(record.InvalidRecord, match='no reasonable number'):
+        record.load(b'9' * 20)
+
+
+def test_the_longest_text_that_is_read() -> None:
+    text = b'"' + b'x' * (record.MAX_SIZE - 2) + b'"'
+    assert len(record.load(text)) == record.MAX_SIZE - 2
+    with pytest.raises(record.InvalidRecord, match='bytes'):
+        record.load(text[:-1] + b'x"')
