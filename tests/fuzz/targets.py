@@ -30,7 +30,7 @@ from virtlogd_driver.cmd.telnet import Telnet
 from virtlogd_driver.console_log import generation, lines
 from virtlogd_driver.console_log.log import LogRead, LogSince, Position
 from virtlogd_driver.guest import char_device
-from virtlogd_driver.history import boot
+from virtlogd_driver.history import boot, record
 from virtlogd_driver.virtlogd import rpc, settings
 
 Check = Callable[..., None]
@@ -230,6 +230,34 @@ def boots(line: str) -> None:
 _NAMES = joined(
     st.sampled_from(('console', '.log', '.port', '.g', '.history', '.', '0',
                      '1', '31', '999999999', '-', '/', '\n', '٣')), _NUMBERS)
+
+
+_VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), _TEXT,
+              st.sampled_from(('ab' * 16, '../disk', '0'))),
+    lambda inner: st.one_of(st.lists(inner), st.dictionaries(_TEXT, inner)),
+    max_leaves=10)
+_FIELDS = st.sampled_from((
+    'version', 'departure', 'stint', 'received', 'histories', 'boots', 'port',
+    'generation', 'size', 'digest', 'whole', 'time', 'following', '0'))
+
+
+@target(st.one_of(
+    st.binary(max_size=200),
+    st.recursive(_VALUES, lambda inner: st.one_of(
+        st.lists(inner), st.dictionaries(_FIELDS, inner)),
+        max_leaves=20).map(lambda value: json.dumps(value).encode()),
+    st.builds(lambda depth: b'[' * depth, _DEEP),
+    _NUMBERS.map(lambda number: f'{{"version": {number}}}'.encode())))
+def peers_record(text: bytes) -> None:
+    """What another host sends is understood whole, or refused."""
+    data = record.digest([text]).encode() + b'\n' + text
+    try:
+        found = record.parse(data, 1 << 20)
+    except record.InvalidRecord:
+        return
+    assert all(history.size <= 1 << 20 for history in found.histories)
+    assert record.parse(found.format(), 1 << 20) == found
 
 
 @target(_NAMES)
