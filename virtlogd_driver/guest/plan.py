@@ -107,7 +107,7 @@ def check_port_count(ports: int, architecture: str) -> None:
 def plan(*, capable: bool, serial_console: bool, fallback: Backend,
          architecture: str, ports: int,
          container: bool = False) -> ConsolePlan:
-    """The decision table.
+    """Decide which serial ports a guest gets: the decision table.
 
     ======== ============== ======== =======================================
     capable  serial_console fallback the guest gets

@@ -44,7 +44,7 @@ class Carrier:
             thread.start()
 
     def stop(self) -> None:
-        """No further try; one that is made goes on for a moment."""
+        """Make no further try; one that is made goes on for a moment."""
         with self._lock:
             self._stopped = True
             threads = list(self._threads.values())

@@ -164,7 +164,7 @@ def remove_tree(path: str) -> None:
 
 @contextlib.contextmanager
 def locked(directory: str, seconds: float) -> Iterator[None]:
-    """No other process, here or on another host, does so meanwhile.
+    """Hold the lock of a directory, against processes of all hosts.
 
     :param seconds: that it is waited for the others
     :raises OSError: they take longer (EAGAIN)

@@ -214,14 +214,17 @@ class History:
             logs.cut(directory, self.limit)
 
     def wait_until_closed(self, logs: list[str]) -> bool:
-        """What guests that have ended wrote last is in their logs.
+        """Wait until what guests that have ended wrote last is in their logs.
 
         :returns: whether virtlogd says that it writes none of them
         """
         return health.wait_until_closed(self.socket_path, logs, CLOSING)
 
     def _wait_until_closed(self, instance: Any, directory: str) -> None:
-        """Files may be renamed before: what is written goes where they go."""
+        """Wait until virtlogd has closed the logs, as far as it tells.
+
+        Files may be renamed before: what is written goes where they go.
+        """
         base = logs.instance_directory(directory)
         live = [os.path.join(base, name) for name in logs.newest(directory)]
         if live and not self.wait_until_closed(live):
@@ -281,7 +284,7 @@ class History:
                           resized)
 
     def forget(self, instance: Any, path: str) -> None:
-        """It has stayed, or is back: its logs are where they were."""
+        """Rename back the logs of a guest that has stayed, or is back."""
         with errors_logged(instance):
             if files.is_directory(path) and not outbox.is_filled(path):
                 outbox.discard(path)
@@ -561,7 +564,7 @@ class History:
 
 
 def _reason(error: Exception) -> str:
-    """What a command has said, in one line."""
+    """Give what a command has said, in one line."""
     said = getattr(error, 'stderr', None) or str(error)
     return ' '.join(said.split())
 

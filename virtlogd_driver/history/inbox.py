@@ -128,7 +128,7 @@ def orphans(instances_path: str) -> list[str]:
 
 
 def give_up(directory: str) -> None:
-    """What was promised has not come: nobody waits for it again.
+    """Note that what was promised has not come: nobody waits for it again.
 
     It is put in place all the same, when it comes.
     """
@@ -199,7 +199,7 @@ def receive(place: Place) -> list[str]:
 
 
 def _check(place: Place) -> list[str]:
-    """From ARRIVED on."""
+    """Check what has arrived, and put it in place."""
     staging = os.path.join(place.directory, ARRIVED)
     departure = None
     try:
@@ -269,7 +269,7 @@ def _target(place: Place, sent: record.Record,
 
 
 def _place(place: Place) -> None:
-    """From PLACING on."""
+    """Put in place what was checked, from where a crash has left it."""
     directory = place.directory
     staging = os.path.join(directory, PLACING)
     if not files.is_directory(staging):

@@ -211,7 +211,7 @@ def load_state(path: str) -> State:
 
 
 def save_state(path: str, state: State) -> None:
-    """Where it cannot be written it is tried again sooner, no more."""
+    """Write down how the copy went; without, it is tried again sooner."""
     with contextlib.suppress(OSError):
         files.replace(os.path.join(path, _STATE), json.dumps({
             'attempts': state.attempts, 'copied': state.copied,
@@ -259,7 +259,7 @@ def fetched(path: str) -> str:
 
 
 def finish(path: str, departure: Departure) -> None:
-    """The other host has all.
+    """Remove what the other host has.
 
     Where the logs stay in nova's directory until a cold migration is
     confirmed, the guest goes on in new ones if it comes back: what it writes
