@@ -412,7 +412,7 @@ def test_a_log_dies_and_is_brought_back(
         'name': 'guest1', 'uuid': domain.UUIDString(), 'state': 'running',
         'port': 0, 'device': 'tcp', 'address': f'127.0.0.1:{port}',
         'log': 'alive', 'file': str(log), 'size': 36, 'rotated': 1,
-        'unclear': None}
+        'viewers': None, 'unclear': None}
     assert written.startswith(time.strftime('%Y-%m-', time.gmtime()))
     assert second['log'] == 'none'
     assert second['device'] == 'pty'
