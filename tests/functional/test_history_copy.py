@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fixtures
 import pytest
 
 from tests.functional.moving_server import (
@@ -35,7 +36,7 @@ from tests.functional.one_server import BOOT
 from tests.lab.nova_node import Server
 from tests.lab.two_hosts import TwoHosts
 from tests.lab.wait import until
-from virtlogd_driver.history import outbox
+from virtlogd_driver.history import inbox, outbox
 
 NOT_YET = 'has not followed it yet'
 
@@ -196,6 +197,32 @@ class TestTheCopyFails:
         staged.write_bytes(whole)
         wait_until_it_has_followed(nova, 'host1')
         assert nova.console_output(server).startswith('old\n' * (10 << 20))
+
+    def test_while_it_comes_it_is_looked_at_and_not_read(
+            self, nova: TwoHosts, server: Server, use: Use) -> None:
+        """It is read once, when it is there."""
+        read: list[str] = []
+        looked: list[None] = []
+        digests = inbox._has_digest
+
+        def counted(path: str, digest: str) -> bool:
+            read.append(path)
+            return digests(path, digest)
+        use(fixtures.MockPatchObject(inbox, '_has_digest', counted))
+        use(Before(inbox, 'is_complete', lambda: looked.append(None)))
+        before: list[int] = []
+
+        def wait() -> None:
+            # The copy has stopped in the middle.
+            seen = len(looked)
+            until(lambda: len(looked) > seen + 5, 'it is looked at')
+            before.append(len(read))
+        thread = self.half_way(nova, server, wait)
+        assert nova.live_migrate(server, 'host2') == 'completed'
+        thread.join()
+        wait_until_it_has_followed(nova, 'host1')
+        assert nova.console_output(server).startswith('old\n' * (10 << 20))
+        assert (before, len(read)) == ([0], 1)
 
     def test_it_is_tried_by_hand(self, nova: TwoHosts, server: Server,
                                  tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 
 from cosmic_ray.work_db import WorkDB, use_db
@@ -55,17 +56,18 @@ def main() -> int:
         for module in arguments.module or MODULES:
             begun = time.monotonic()
             tried, survivors = _try(copy, module)
-            survivors = {change for change in survivors if not any(
-                re.fullmatch(rule, change) for rule in explained['any'])}
-            known = explained.get(module, set())
-            for change in survivors - known:
+            survivors = Counter(
+                change for change in survivors.elements() if not any(
+                    re.fullmatch(rule, change) for rule in explained['any']))
+            known = explained.get(module, Counter())
+            for change in (survivors - known).elements():
                 print(f'{module}.py: nobody notices\n{change}\n')
-            for change in known - survivors:
+            for change in (known - survivors).elements():
                 print(f'{module}.py: does not survive any more, or is not '
                       f'made; take it out of {EXPLAINED.name}\n{change}\n')
-            wrong += len(survivors ^ known)
-            rows.append((module, tried, len(survivors), len(
-                survivors - known), time.monotonic() - begun))
+            wrong += ((survivors - known) + (known - survivors)).total()
+            rows.append((module, tried, survivors.total(), (
+                survivors - known).total(), time.monotonic() - begun))
     print(f'{"module":32}{"tried":>7}{"survived":>10}{"unexplained":>13}'
           f'{"seconds":>9}')
     for module, tried, survived, unexplained, seconds in rows:
@@ -74,13 +76,16 @@ def main() -> int:
     return int(wrong > 0)
 
 
-def _explained() -> dict[str, set[str]]:
-    """Changes that may survive, by module; regular expressions under any."""
-    found: dict[str, set[str]] = {'any': set()}
+def _explained() -> dict[str, Counter[str]]:
+    """Changes that may survive, by module; regular expressions under any.
+
+    One that can be made in two equal lines has to be there twice.
+    """
+    found: dict[str, Counter[str]] = {'any': Counter()}
     for survivor in tomllib.loads(EXPLAINED.read_text())['survivor']:
         assert survivor['why']
-        found.setdefault(survivor['module'], set()).add(
-            survivor['change'].strip('\n'))
+        found.setdefault(survivor['module'], Counter()).update(
+            [survivor['change'].strip('\n')])
     return found
 
 
@@ -97,7 +102,7 @@ def _copy(directory: pathlib.Path) -> pathlib.Path:
     return copy
 
 
-def _try(copy: pathlib.Path, module: str) -> tuple[int, set[str]]:
+def _try(copy: pathlib.Path, module: str) -> tuple[int, Counter[str]]:
     """How many changes were tried, and those that nobody noticed."""
     tests = ' '.join(MODULES[module])
     config, session = copy / 'mutation.toml', copy / 'mutation.sqlite'
@@ -129,7 +134,7 @@ def _try(copy: pathlib.Path, module: str) -> tuple[int, set[str]]:
                 process.wait(10)
             done, all_of_them, survivors = _results(session)
             print(f'{module}: {done} of {all_of_them} tried, '
-                  f'{len(survivors)} survived', flush=True)
+                  f'{survivors.total()} survived', flush=True)
             if process.returncode is not None:
                 break
     if process.returncode:
@@ -137,7 +142,7 @@ def _try(copy: pathlib.Path, module: str) -> tuple[int, set[str]]:
     return done, survivors
 
 
-def _results(session: pathlib.Path) -> tuple[int, int, set[str]]:
+def _results(session: pathlib.Path) -> tuple[int, int, Counter[str]]:
     """How many are tried, how many there are, and what has survived."""
     with use_db(str(session), WorkDB.Mode.open) as database:
         results = [result for _, result in database.results]
@@ -145,8 +150,8 @@ def _results(session: pathlib.Path) -> tuple[int, int, set[str]]:
     tried = [result for result in results
              if result.worker_outcome != WorkerOutcome.SKIPPED]
     return (len(tried), count - (len(results) - len(tried)),
-            {_change(result.diff or '') for result in tried
-             if not result.is_killed})
+            Counter(_change(result.diff or '') for result in tried
+                    if not result.is_killed))
 
 
 def _change(diff: str) -> str:

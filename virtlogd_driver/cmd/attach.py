@@ -14,7 +14,6 @@ from virtlogd_driver.cmd import (
     interactive,
     show,
     terminal,
-    viewers,
 )
 from virtlogd_driver.cmd.host import (
     Host,
@@ -22,6 +21,7 @@ from virtlogd_driver.cmd.host import (
     serial_port,
 )
 from virtlogd_driver.cmd.telnet import Telnet
+from virtlogd_driver.virtlogd.port import text
 
 #: Seconds for a connection on this host.
 _TIMEOUT = 5.0
@@ -91,7 +91,7 @@ def _say_others(host: Host, port: SerialPort) -> None:
     listens, _ = port.device.address
     with contextlib.suppress(exception.HostError):
         for other in host.viewers([port])[0]:
-            print(f'{viewers.name(other)} is at this console' + (
+            print(f'{text(other.peer)} is at this console' + (
                 ', too.' if host.is_relayed(listens)
                 else ': nothing comes until it leaves.'))
 

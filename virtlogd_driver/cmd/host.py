@@ -21,6 +21,7 @@ from virtlogd_driver.console_log.log import LogRead, LogSince, Passed, Position
 from virtlogd_driver.guest import char_device
 from virtlogd_driver.guest.char_device import CharDevice
 from virtlogd_driver.node import hypervisor
+from virtlogd_driver.relay import settings as relay_settings
 from virtlogd_driver.virtlogd import settings, viewer
 from virtlogd_driver.virtlogd.port import Port, is_open, numeric
 
@@ -118,10 +119,15 @@ class Host:
         """Where viewers connect to.
 
         :param address: that the guest listens on
+        :raises InvalidAddress, InvalidOption: as of check_outer, of the relay
         """
-        if self._relay is not None and self.is_relayed(address):
-            return self._relay[1]
-        return address
+        return self._relay_address if self.is_relayed(address) else address
+
+    @functools.cached_property
+    def _relay_address(self) -> str:
+        """Numeric: as a name it could be any address, that of QEMU, too."""
+        assert self._relay is not None
+        return relay_settings.check_outer(self._relay[1])
 
     def connect(self) -> Any:
         """A new libvirt connection.
@@ -244,6 +250,7 @@ class Host:
         """Who is connected to each port; nobody, where that is not TCP.
 
         :raises HostError: the kernel does not tell
+        :raises InvalidAddress, InvalidOption: as of viewers_address
         """
         addresses = [numeric(self.viewers_address(port.device.address[0]),
                              port.device.address[1])
@@ -254,7 +261,8 @@ class Host:
         except OSError as error:
             raise exception.HostError(
                 'The kernel does not tell who is connected '
-                f'({error.strerror}): it needs CONFIG_INET_DIAG.') from error
+                f'({error.strerror or error}). Load its module '
+                'tcp_diag.') from error
         return [[] if address is None else
                 [one for one in found if viewer.is_at(one, address)]
                 for address in addresses]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``virtlogd-console list``."""
 
+import contextlib
 import datetime
 import json
 import sys
@@ -20,7 +21,7 @@ from virtlogd_driver.cmd.host import (
 )
 from virtlogd_driver.console_log import files
 from virtlogd_driver.node import hypervisor
-from virtlogd_driver.virtlogd.port import HELD_REMEDY
+from virtlogd_driver.virtlogd.port import HELD_REMEDY, text
 
 _HEAD = ('NAME', 'STATE', 'PORT', 'DEVICE', 'ADDRESS', 'LOG', 'SIZE',
          'ROTATED', 'WRITTEN', 'UUID', 'FILE')
@@ -76,9 +77,7 @@ class Row:
         if device is None:
             return ''
         if device.address is not None:
-            host_, number = device.address
-            return f'[{host_}]:{number}' if ':' in host_ else (
-                f'{host_}:{number}')
+            return text(device.address)
         if device.type == 'pty' and device.source is not None:
             return device.source.path or ''
         return device.socket_path or ''
@@ -145,13 +144,14 @@ def rows(host: Host) -> list[Row]:
 
 def _viewers(host: Host, ports: Sequence[SerialPort]) -> list[int | None]:
     """How many are at each console that is relayed."""
-    relayed = [port for port in ports if port.device.address is not None
-               and host.is_relayed(port.device.address[0])]
-    try:
-        counts = iter([len(found) for found in host.viewers(relayed)])
-    except exception.HostError:
-        return [None] * len(ports)
-    return [next(counts) if port in relayed else None for port in ports]
+    relayed = [one.device.address is not None
+               and host.is_relayed(one.device.address[0]) for one in ports]
+    if any(relayed):
+        # Where it cannot be told, nothing else is left out.
+        with contextlib.suppress(exception.VirtlogdDriverError):
+            return [len(found) if is_relayed else None for found, is_relayed
+                    in zip(host.viewers(ports), relayed, strict=True)]
+    return [None] * len(ports)
 
 
 def _row(guest: hypervisor.Guest, port: SerialPort | None, log: str,

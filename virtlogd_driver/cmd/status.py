@@ -5,6 +5,7 @@ Exit status as nova-status has it: 0 all well, 1 a warning, 2 a failure, 255
 an error of the command itself.
 """
 
+import contextlib
 import functools
 import logging
 import sys
@@ -14,9 +15,11 @@ from oslo_config import cfg
 from oslo_privsep import priv_context
 from oslo_upgradecheck import upgradecheck
 
+from virtlogd_driver import exception
 from virtlogd_driver.cmd import configuration, history
 from virtlogd_driver.node import checks, hypervisor
 from virtlogd_driver.node.survey import Options, survey
+from virtlogd_driver.relay import settings
 
 #: Of the command itself, as nova-status has it.
 _ERROR = 255
@@ -61,7 +64,16 @@ def options(config: cfg.ConfigOpts) -> Options:
         own.virtlogd_conf, own.virtlogd_socket, own.health_interval,
         own.health_timeout, own.metrics_file, tuple(
             f'{one.guest} ({one.reason})' for one in history.late(
-                config.instances_path)), own.relay_guest_address)
+                config.instances_path)), _relay(config))
+
+
+def _relay(config: cfg.ConfigOpts) -> tuple[str, str] | None:
+    """Where relayed guests listen, and the relay; None: not to be told."""
+    # What is wrong with the address is said by a check of its own.
+    with contextlib.suppress(exception.VirtlogdDriverError):
+        return config.virtlogd.relay_guest_address, settings.check_outer(
+            config.serial_console.proxyclient_address)
+    return None
 
 
 def _register(config: cfg.ConfigOpts) -> None:

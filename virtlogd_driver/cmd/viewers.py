@@ -10,7 +10,7 @@ from typing import Any
 from virtlogd_driver import exception
 from virtlogd_driver.cmd import control_sequences, table
 from virtlogd_driver.cmd.host import Host, SerialPort, serial_ports
-from virtlogd_driver.virtlogd import viewer
+from virtlogd_driver.virtlogd import port, viewer
 from virtlogd_driver.virtlogd.viewer import Viewer
 
 _HEAD = ('CONSOLE', 'VIEWER', 'READS')
@@ -31,15 +31,9 @@ def run(host: Host, arguments: Any) -> int:
 def _lines(found: Sequence[tuple[SerialPort, Sequence[Viewer]]]) -> list[str]:
     """The table, without what has no viewers."""
     return table.lines(_HEAD, [
-        (port.label, name(one), f'nothing for {one.silent:.0f} s: the guest '
-         'waits' if one.full else 'yes')
-        for port, viewers in found for one in viewers], frozenset())
-
-
-def name(one: Viewer) -> str:
-    """A viewer as an operator names it: its address and port."""
-    address, port = one.peer
-    return f'[{address}]:{port}' if ':' in address else f'{address}:{port}'
+        (serial.label, port.text(one.peer), f'nothing for {one.silent:.0f} s'
+         if one.full else 'yes')
+        for serial, viewers in found for one in viewers])
 
 
 def _disconnect(guest: str, word: str, viewers: Sequence[Viewer]) -> int:
@@ -49,12 +43,13 @@ def _disconnect(guest: str, word: str, viewers: Sequence[Viewer]) -> int:
     :raises HostError: there is none of that name
     :raises VirtlogdDriverError: the kernel refuses
     """
-    meant = [one for one in viewers if word in (name(one), one.peer[0])]
+    meant = [one for one in viewers if word in (
+        port.text(one.peer), one.peer[0])]
     if not meant:
         raise exception.HostError(
             f'{word} is not at a console of guest {guest}. '
             f'"virtlogd-console viewers {guest}" shows who is.')
     for one in meant:
         viewer.disconnect(one.socket_id)
-        print(f'{name(one)} is disconnected')
+        print(f'{port.text(one.peer)} is disconnected')
     return 0

@@ -390,8 +390,9 @@ class History:
             after = outbox.State(before.attempts + 1, before.copied, str(e))
         except Exception as e:
             LOG.exception(
-                'An error that should not be, in sending what a guest wrote '
-                'from %s: it is kept, and the copy is tried again', path)
+                'What guest %s wrote before it left this host could not be '
+                'sent, for a reason that is not foreseen. It is kept in %s, '
+                'and the copy is tried again', departure.guest, path)
             after = outbox.State(before.attempts + 1, before.copied, repr(e))
         if after is None:
             if before.reason:

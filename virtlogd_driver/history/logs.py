@@ -76,18 +76,11 @@ def ports(directory: str) -> list[int]:
 
 
 def written(directory: str) -> list[str]:
-    """Names of a guest's logs, but for an empty one that nova makes.
-
-    It makes that for each guest that comes, whatever its log is called
-    (_ensure_console_log_for_instance).
-    """
+    """Names of a guest's logs, but for an empty one that nova makes."""
     found = [name for name in files.names(directory)
              if generation.parse(name) is not None]
     return [name for name in found if not (
-        name == generation.live_name(0, 0) and len(found) > 1
-        and files.size(os.path.join(directory, name)) == 0
-        and not is_first(os.path.join(directory, name))
-        and f'{name}.0' not in found)]
+        len(found) > 1 and _is_novas(os.path.join(directory, name)))]
 
 
 def generations(directory: str, port: int) -> list[int]:
@@ -178,12 +171,15 @@ def _join(older: str, newer: str, *, idle: bool,
     if not names(older):
         return True
     for name in set(names(older)).intersection(names(newer)):
-        there = os.path.join(newer, name)
-        nobodys = idle or (log_names is not None and name not in log_names)
-        # Begun for a guest that then had no log, on one host or the other.
-        if is_as_begun(os.path.join(older, name)):
-            os.unlink(os.path.join(older, name))
-        elif nobodys and (is_as_begun(there) or _is_novas(there)):
+        here, there = os.path.join(older, name), os.path.join(newer, name)
+        unwritten = idle or (log_names is not None and name not in log_names)
+        # Made by nova, or begun for a guest that then had no log, on one host
+        # or the other.
+        if unwritten and _is_novas(there):
+            os.unlink(there)
+        elif is_as_begun(here):
+            os.unlink(here)
+        elif unwritten and is_as_begun(there):
             os.unlink(there)
     staying = {port for port in ports(older)
                if not _joins(older, newer, port, idle=idle)}
@@ -269,9 +265,14 @@ def _renumber(directory: str, port: int, old: int, new: int) -> None:
 
 
 def _is_novas(live: str) -> bool:
-    """It is the empty file that nova makes for each guest (written)."""
+    """Whether it is the empty file that nova makes for each guest that comes.
+
+    Whatever the guest's log is called (_ensure_console_log_for_instance). One
+    that virtlogd has just rotated is empty, too, and has a backup.
+    """
     return (os.path.basename(live) == generation.live_name(0, 0)
-            and files.size(live) == 0 and not is_first(live))
+            and files.size(live) == 0 and not is_first(live)
+            and not os.path.lexists(generation.backup_name(live, 0)))
 
 
 def is_as_begun(live: str) -> bool:

@@ -114,8 +114,8 @@ class Survey:
     #: What is wrong with ``[serial_console] proxyclient_address``, or empty.
     address_error: str
     #: Names of running guests that listen for the relay, where nobody
-    #: listens for their viewers.
-    unrelayed: tuple[str, ...]
+    #: listens for their viewers; None: the kernel does not tell.
+    unrelayed: tuple[str, ...] | None
     #: ``[virtlogd] health_interval``, in seconds.
     health_interval: float
     #: ``[virtlogd] metrics_file``.
@@ -443,6 +443,10 @@ def ports(host: Survey) -> Result:
             f'{_count(len(host.unrelayed), "guest")}: {_some(host.unrelayed)}.'
             ' They are relayed, and the relay does not run, or cannot listen. '
             'Start virtlogd-console-relay.service, and see its log.')
+    if host.unrelayed is None:
+        return _warning(
+            'It is not known whether the relay runs: the kernel does not tell '
+            'who listens. Load its module tcp_diag.')
     used = {log.port.listener[1] for log in host.report.logs
             if log.port.listener is not None}
     free = len(allowed) - sum(port in allowed for port in used)

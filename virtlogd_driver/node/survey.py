@@ -30,10 +30,10 @@ from virtlogd_driver.node.checks import (
     OverBound,
     Survey,
 )
-from virtlogd_driver.virtlogd import conf_files, health, settings, viewer
+from virtlogd_driver.virtlogd import conf_files, disk, health, settings, viewer
 from virtlogd_driver.virtlogd import privileged as virtlogd_privileged
 from virtlogd_driver.virtlogd.health import DaemonState, LogState, Report
-from virtlogd_driver.virtlogd.port import Port, is_open, numeric
+from virtlogd_driver.virtlogd.port import Port, is_open
 
 _T = TypeVar('_T')
 
@@ -70,8 +70,9 @@ class Options:
     metrics_file: str | None
     #: What has not followed guests that have left this host, and why.
     waiting: tuple[str, ...] = ()
-    #: Where guests listen that are relayed.
-    relay_guest_address: str = ''
+    #: The numeric addresses that relayed guests listen on, and where the
+    #: relay does for their viewers; None: the latter cannot be told.
+    relay: tuple[str, str] | None = None
 
 
 def survey(options: Options, connect: Callable[[], Any],
@@ -96,13 +97,15 @@ def survey(options: Options, connect: Callable[[], Any],
         find=health.find_unlinked(options.virtlogd_socket,
                                   options.health_timeout)))
     guests = _guests(report, connect)
+    helper_error = _helper_error(options, report) if with_nova else ''
     return Survey(
         nova_version=_nova_version(),
         load_error=_load_error() if with_nova else '',
         compute_driver=options.compute_driver,
         as_root=os.geteuid() == 0,
-        helper_error=_helper_error(options, report) if with_nova else '',
-        files_passed=_files_passed() if with_nova else None,
+        helper_error=helper_error,
+        files_passed=_files_passed() if with_nova and not helper_error
+        else None,
         capability=_capability(report, connect, stdio_handler),
         stdio_handler=stdio_handler,
         qemu_conf_error=_qemu_conf_error(options.qemu_conf),
@@ -116,7 +119,7 @@ def survey(options: Options, connect: Callable[[], Any],
         serial_console=options.serial_console,
         port_range=options.port_range,
         address_error=_address_error(options.proxyclient_address),
-        unrelayed=_unrelayed(found, options),
+        unrelayed=_unrelayed(found, options.relay),
         health_interval=options.health_interval,
         metrics_file=options.metrics_file,
         last_pass_age=_last_pass_age(options.metrics_file),
@@ -222,22 +225,29 @@ def _helper_error(options: Options, report: Report) -> str:
 
 
 def _files_passed() -> bool | None:
+    """Whether the helper passes open logs; None: it does not answer."""
     try:
         return reader.can_pass()
     except (exception.LogError, *health.PRIVSEP_ERRORS):
         return None
 
 
-def _unrelayed(found: Sequence[Port], options: Options) -> tuple[str, ...]:
-    """Names of guests that wait for the relay, which is not there."""
-    relayed = {
-        numeric(options.proxyclient_address, port.listener[1]): port.name
-        for port in found if port.listener is not None
-        and port.listener[0] == options.relay_guest_address}
+def _unrelayed(found: Sequence[Port],
+               relay: tuple[str, str] | None) -> tuple[str, ...] | None:
+    """Names of guests that wait for the relay, which is not there.
+
+    :param relay: as of Options
+    :returns: None: the kernel does not tell
+    """
+    if relay is None:
+        return ()
+    inner, outer = relay
+    relayed = {(outer, port.listener[1]): port.name for port in found
+               if port.listener is not None and port.listener[0] == inner}
     try:
         listening = viewer.listening(relayed)
     except OSError:
-        return ()
+        return None
     return tuple(sorted({name for address, name in relayed.items()
                          if address not in listening}))
 
@@ -359,17 +369,17 @@ def _file_systems(logs: Sequence[str], instances_path: str,
 
     :param bound: bytes that one log may take; None: there is no bound
     """
-    mounts = _mounts()
+    mounts = disk.mounts()
     resolved: list[str] = []
     # As if instances_path were a log without a name.
     paths = [os.path.join(instances_path, ''), *logs]
-    for mount, there in _by_mount(paths, mounts).items():
+    for mount, there in disk.by_mount(paths, mounts).items():
         real = _of_disk(mounts[mount], functools.partial(_resolve, there))
         if real is None:
             yield _not_asked(mounts[mount], there)
         else:
             resolved += real
-    for mount, there in _by_mount(resolved, mounts).items():
+    for mount, there in disk.by_mount(resolved, mounts).items():
         measured = _of_disk(
             mounts[mount], functools.partial(_measure, mount, there))
         if measured is None:
@@ -450,30 +460,3 @@ def _measure_log(log: str) -> _Log:
         size += status.st_size
         used += status.st_blocks * 512
     return _Log(log, size, used)
-
-
-def _mounts() -> dict[str, str]:
-    """Types of mounted file systems by mount point (proc(5), mountinfo)."""
-    found = {'/': 'unknown'}
-    with open('/proc/self/mountinfo', encoding='utf-8',
-              errors='surrogateescape') as mountinfo:
-        for line in mountinfo:
-            mount, _, optional = line.partition(' - ')
-            path = mount.split(' ')[4]
-            for octal in ('\\040', '\\011', '\\012', '\\134'):
-                path = path.replace(octal, chr(int(octal[1:], 8)))
-            found[path] = optional.split(' ')[0]
-    return found
-
-
-def _by_mount(paths: Sequence[str],
-              mounts: dict[str, str]) -> dict[str, list[str]]:
-    """Paths by the mount point that they are below, as they are written."""
-    found: dict[str, list[str]] = {}
-    for path in paths:
-        # abspath may leave two slashes.
-        mount = '/' + os.path.abspath(os.path.dirname(path)).lstrip('/')
-        while mount not in mounts:
-            mount = os.path.dirname(mount)
-        found.setdefault(mount, []).append(path)
-    return found

@@ -42,6 +42,12 @@ class Port:
         return f'guest {self.guest} ({self.name}), serial port {self.number}'
 
 
+def text(address: Address) -> str:
+    """An address as people write it: "192.0.2.7:10000", "[::1]:10000"."""
+    host, number = address
+    return f'[{host}]:{number}' if ':' in host else f'{host}:{number}'
+
+
 def is_open(pty: str) -> bool:
     """Whether there is such a pseudo terminal: it goes with its maker.
 

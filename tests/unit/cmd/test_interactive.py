@@ -2,8 +2,10 @@
 import itertools
 import os
 import pty
+import select
 import socket
 import threading
+import time
 
 import pytest
 
@@ -57,6 +59,32 @@ def test_a_guest_that_does_not_read_is_read_all_the_same() -> None:
     assert bytes(seen) == text
     guest.close()
     for fd in (keys, typed, screen):
+        os.close(fd)
+
+
+def test_who_watches_sends_nothing_but_answers_of_telnet() -> None:
+    console, guest = socket.socketpair()
+    keys, typed = os.pipe()
+    screen, shown = os.pipe()
+    guest.sendall(b'\xff\xfb\x01hello')
+    os.write(typed, b'never')
+
+    def talk() -> None:
+        interactive._talk(interactive.Console(console, Telnet()), bytes,
+                          b'\x1d', keys, shown, watch=True)
+    thread = threading.Thread(target=talk)
+    thread.start()
+    assert os.read(screen, 100) == b'hello'
+    assert guest.recv(100) == b'\xff\xfd\x01'
+    # What was typed has been read before the guest is gone.
+    while select.select([keys], [], [], 0)[0]:
+        time.sleep(0.01)
+    guest.shutdown(socket.SHUT_WR)
+    thread.join(10)
+    console.close()
+    assert guest.recv(100) == b''
+    guest.close()
+    for fd in (keys, typed, screen, shown):
         os.close(fd)
 
 

@@ -77,7 +77,7 @@ def test_who_is_at_the_consoles_that_are_relayed() -> None:
         ('other', xml(fake_libvirt.serial().replace(
             '127.0.0.1', '127.0.101.1'))))
     assert 'VIEWERS' not in listing._lines(listing.rows(fake))[0]
-    fake.relayed, fake.connected = '127.0.101.1', [[1, 2]]
+    fake.relayed, fake.connected = '127.0.101.1', [[], [1, 2]]
     found = listing.rows(fake)
     assert [row.viewers for row in found] == [None, 2]
     head, one, other = [line.split() for line in listing._lines(found)]

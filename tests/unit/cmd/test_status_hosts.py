@@ -36,7 +36,14 @@ from virtlogd_driver.console_log import privileged as log_privileged
 from virtlogd_driver.console_log import reader
 from virtlogd_driver.history import outbox
 from virtlogd_driver.node import checks, hypervisor, metrics, survey
-from virtlogd_driver.virtlogd import health, periodic, privileged, rpc, viewer
+from virtlogd_driver.virtlogd import (
+    disk,
+    health,
+    periodic,
+    privileged,
+    rpc,
+    viewer,
+)
 
 GIB = 1024 ** 3
 
@@ -95,7 +102,7 @@ class Host(fixtures.Fixture):
                 (viewer, 'viewers', lambda _: self._of_kernel(self.viewers)),
                 (viewer, 'listening',
                  lambda asked: set(asked) if self.listening else set()),
-                (survey, '_mounts', lambda: {'/': self.file_system}),
+                (disk, 'mounts', lambda: {'/': self.file_system}),
                 (health, 'free_space', lambda _: self.free),
                 (survey, '_LIBVIRT_TIMEOUT', 0.2),
                 (survey, '_DISK_TIMEOUT', 0.2)):

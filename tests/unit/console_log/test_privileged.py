@@ -2,6 +2,7 @@
 """Reading through a real privsep daemon, of files that this process can't."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import shlex
@@ -155,6 +156,16 @@ def test_one_call_for_a_rotation(
                 assert reader.read_tail(str(live), 99).data == (
                     b'1new', b'1newnew', b'newnewnew')[turn]
                 assert daemon.calls == calls + 1
+
+
+def test_a_process_that_may_have_no_socket_can_be_passed_nothing(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    def receiver() -> handover.Receiver:
+        raise OSError(errno.EMFILE, 'Too many open files')
+    monkeypatch.setattr(reader, '_receivers', [])
+    monkeypatch.setattr(reader, '_passing', reader._Passing())
+    monkeypatch.setattr(handover, 'Receiver', receiver)
+    assert not reader.can_pass()
 
 
 def test_bytes_where_no_file_can_be_passed(

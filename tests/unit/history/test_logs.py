@@ -107,6 +107,26 @@ class TestRecover:
         assert (directory / 'console.log').read_bytes() == (
             b'then' if together else b'')
 
+    def test_novas_empty_log_beside_one_that_was_begun(
+            self, directory) -> None:
+        """That the chain is whole stays known."""
+        aside(directory).mkdir()
+        chain.begin(str(aside(directory) / 'console.log'))
+        (directory / 'console.log').touch()
+        assert logs.recover(str(directory), idle=True)
+        assert logs.is_first(str(directory / 'console.log'))
+
+    def test_an_empty_log_that_was_just_rotated_is_not_novas(
+            self, directory) -> None:
+        write(aside(directory), 'console.log', b'then')
+        write(directory, 'console.log.0', b'now')
+        (directory / 'console.log').touch()
+        assert logs.recover(str(directory), idle=True)
+        live = logs.newest(str(directory))[0]
+        assert live == 'console.g1.log'
+        assert reader.read_tail(
+            str(directory / live), 99).data == b'thennow'
+
     def test_what_was_begun_for_another_host_is_in_nobodys_way(
             self, directory) -> None:
         """Nothing was ever written to it; the guest writes the other one."""

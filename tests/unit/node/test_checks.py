@@ -201,6 +201,8 @@ BROKEN: list[tuple[dict[str, Any], str, Code, str, str]] = [
     ({'selinux': Denial('/instances', 'virtlogd_t', 'nfs_t', ())},
      'Log directories', Code.FAILURE, '(nfs_t)',
      'with nfs_t in place of nova_var_lib_t'),
+    ({'unrelayed': None}, 'Serial ports', Code.WARNING,
+     'not known whether the relay runs', 'Load its module'),
     ({'unrelayed': ('guest1',)},
      'Serial ports', Code.FAILURE, 'consoles of 1 guest: guest1',
      'Start virtlogd-console-relay.service'),

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is looked at, and what is not touched; as a whole: cmd/test_status."""
 
-import dataclasses
 import os
 import pathlib
 import threading
@@ -10,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from virtlogd_driver.console_log import privileged
+from virtlogd_driver import exception
+from virtlogd_driver.console_log import privileged, reader
 from virtlogd_driver.node import survey
 from virtlogd_driver.node.checks import FileSystem
-from virtlogd_driver.virtlogd import health, viewer
+from virtlogd_driver.virtlogd import disk, health, viewer
 from virtlogd_driver.virtlogd import privileged as daemon_privileged
 from virtlogd_driver.virtlogd.health import LogState
 from virtlogd_driver.virtlogd.port import Port
@@ -25,7 +25,7 @@ Mounts = Callable[..., None]
 def mounts(monkeypatch: pytest.MonkeyPatch) -> Mounts:
     """Have these file systems mounted, type by mount point."""
     def mount(**by_name: str) -> None:
-        monkeypatch.setattr(survey, '_mounts', lambda: {
+        monkeypatch.setattr(disk, 'mounts', lambda: {
             '/': 'ext4', **{f'/{name}': kind
                             for name, kind in by_name.items()}})
     return mount
@@ -83,9 +83,6 @@ def test_the_longest_mount_point_counts(mounts: Mounts) -> None:
     found = survey._file_systems(['/a/b/x/y.log', '/a/bcd/y.log'], '/none')
     assert [(one.path, one.type, one.logs) for one in found] == [
         ('/a/b/x', 'nfs4', 1)]
-    assert survey._by_mount(['/a/bcd/y', '/a/bc/y', '/b/y'], {
-        '/': '', '/a': '', '/a/bc': ''}) == {
-            '/a': ['/a/bcd/y'], '/a/bc': ['/a/bc/y'], '/': ['/b/y']}
 
 
 def test_a_link_into_a_stalled_one_is_said_in_time(
@@ -140,27 +137,44 @@ def test_instances_path_that_is_not_there(
     assert list(survey._file_systems([], str(tmp_path / 'none'))) == []
 
 
-def test_the_mounts_of_this_host() -> None:
-    found = survey._mounts()
-    assert found['/proc'] == 'proc'
-    assert '/' in found
-
-
 OPTIONS = survey.Options(
     '', '/nfs', False, '', '', '', '', '/none', 60, 1, None)
 
 
+RELAY = ('127.0.101.1', '192.0.2.7')
+
+
+def _listeners() -> list[Port]:
+    return [Port(name, name, 0, None, listener) for name, listener in (
+        ('relayed', (RELAY[0], 10000)), ('alone', (RELAY[0], 10001)),
+        ('direct', ('192.0.2.7', 10002)), ('file', None))]
+
+
 def test_guests_that_wait_for_the_relay(
         monkeypatch: pytest.MonkeyPatch) -> None:
-    options = dataclasses.replace(
-        OPTIONS, proxyclient_address='192.0.2.7',
-        relay_guest_address='127.0.101.1')
-    ports = [Port(name, name, 0, None, listener) for name, listener in (
-        ('relayed', ('127.0.101.1', 10000)), ('alone', ('127.0.101.1', 10001)),
-        ('direct', ('192.0.2.7', 10002)), ('file', None))]
-    monkeypatch.setattr(viewer, 'listening', lambda asked: {
-        ('192.0.2.7', 10000)} & set(asked))
-    assert survey._unrelayed(ports, options) == ('alone',)
+    """That QEMU listens for the relay is not the relay."""
+    monkeypatch.setattr(viewer, 'listening', lambda asked: set(asked) & {
+        (RELAY[0], 10000), (RELAY[0], 10001), (RELAY[1], 10000)})
+    assert survey._unrelayed(_listeners(), RELAY) == ('alone',)
+    assert survey._unrelayed(_listeners(), None) == ()
+
+
+def test_a_kernel_that_does_not_tell_who_listens(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    def listening(asked: object) -> None:
+        raise OSError('no sock_diag')
+    monkeypatch.setattr(viewer, 'listening', listening)
+    assert survey._unrelayed(_listeners(), RELAY) is None
+
+
+@pytest.mark.parametrize('error', [
+    exception.LogRefused('no helper'), FileNotFoundError('sudo')])
+def test_a_helper_that_does_not_answer_is_not_said_twice(
+        monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def can_pass() -> bool:
+        raise error
+    monkeypatch.setattr(reader, 'can_pass', can_pass)
+    assert survey._files_passed() is None
 
 
 def _refused(reason: str) -> health.Report:
