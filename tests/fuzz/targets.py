@@ -20,6 +20,7 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit import descriptors as open_descriptors
 from tests.unit import fake_libvirt
 from tests.unit.cmd.test_control_sequences import assert_harmless
 from virtlogd_driver import exception
@@ -172,8 +173,8 @@ def _reply(draw: st.DrawFn) -> bytes:
        st.booleans())
 def rpc_reply(reply: bytes, descriptors: int, opens: bool) -> None:
     """An answer, or a VirtlogdError; no descriptor is left open."""
-    before = _open_descriptors()
-    with tempfile.TemporaryDirectory() as directory:
+    with (tempfile.TemporaryDirectory() as directory,
+          open(os.memfd_create('sent')) as sent):
         path = os.path.join(directory, 'socket')
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(path)
@@ -183,7 +184,8 @@ def rpc_reply(reply: bytes, descriptors: int, opens: bool) -> None:
         with virtlogd, connection:
             virtlogd.sendall(reply)
             if descriptors:
-                socket.send_fds(virtlogd, [b'x'], [0] * descriptors)
+                socket.send_fds(
+                    virtlogd, [b'x'], [sent.fileno()] * descriptors)
             virtlogd.shutdown(socket.SHUT_WR)
             with contextlib.suppress(exception.VirtlogdError):
                 if opens:
@@ -192,11 +194,7 @@ def rpc_reply(reply: bytes, descriptors: int, opens: bool) -> None:
                     os.close(pipe)
                 else:
                     connection.position('/log')
-    assert _open_descriptors() == before
-
-
-def _open_descriptors() -> int:
-    return len(os.listdir('/proc/self/fd'))
+        assert open_descriptors.of(sent.fileno()) == 1
 
 
 # What is beside a log

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The console log as nova is given it."""
 
-import contextlib
 import os
 
 import libvirt
@@ -9,16 +8,8 @@ import pytest
 from nova import exception as nova_exception
 from nova.virt import event as virtevent
 
-from tests.unit import fake_libvirt
+from tests.unit import descriptors, fake_libvirt
 from tests.unit.compute.given import UUID, guest_xml, leave, libvirt_fails
-
-
-def open_files() -> set[str]:
-    found = set()
-    for name in os.listdir('/proc/self/fd'):
-        with contextlib.suppress(FileNotFoundError):
-            found.add(os.readlink(f'/proc/self/fd/{name}'))
-    return found
 
 
 class TestConsoleOutput:
@@ -79,9 +70,9 @@ class TestConsoleOutput:
         log.write_bytes(b'x')
         made = make_driver(guest_xml(fake_libvirt.serial(log=str(log))))
         assert self._read(made, instance) == b'x'
-        assert str(log) in open_files()
+        assert descriptors.below(log)
         happens(made, instance)
-        assert str(log) not in open_files()
+        assert not descriptors.below(log)
 
     def test_as_many_backups_as_virtlogd_keeps(
             self, make_driver, instance, directory, conf, tmp_path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from tests.unit import descriptors
 from tests.unit.console_log.rotating import MemoryDirectory, Rotator
 from tests.unit.console_log.schedule import Schedule
 from virtlogd_driver import exception
@@ -78,19 +79,6 @@ def rotate(live: pathlib.Path, backups: int = 3) -> None:
         if old.exists():
             old.rename(live.with_name(f'console.log.{number}'))
     live.touch()
-
-
-def open_files(directory: pathlib.Path) -> list[str]:
-    """Files of a directory that this process has open."""
-    found = []
-    for name in os.listdir('/proc/self/fd'):
-        try:
-            target = os.readlink(f'/proc/self/fd/{name}')
-        except FileNotFoundError:
-            continue
-        if target.startswith(f'{directory}/'):
-            found.append(target)
-    return sorted(found)
 
 
 # Exactness
@@ -211,9 +199,9 @@ def test_nothing_is_kept_of_a_guest_that_is_gone(
     for path in (live, port, other):
         store.read_tail(str(path), 9)
     store.forget(str(live.parent))
-    assert open_files(tmp_path) == [str(other)]
+    assert descriptors.below(tmp_path) == [str(other)]
     store.close()
-    assert open_files(tmp_path) == []
+    assert descriptors.below(tmp_path) == []
 
 
 def test_forgotten_while_it_is_read(store: DescriptorStore, opener: Opener,
@@ -227,7 +215,7 @@ def test_forgotten_while_it_is_read(store: DescriptorStore, opener: Opener,
 
     monkeypatch.setattr(log, 'tail', tail)
     assert store.read_tail(str(live), 9).data == b'0'
-    assert open_files(live.parent) == []
+    assert descriptors.below(live.parent) == []
 
 
 def test_what_is_not_read(store: DescriptorStore, clock: Clock,
@@ -235,14 +223,14 @@ def test_what_is_not_read(store: DescriptorStore, clock: Clock,
     store.read_tail(str(live), 9)
     clock.now += descriptor_store.IDLE - 1
     store.sweep()
-    assert open_files(live.parent) == [str(live)]
+    assert descriptors.below(live.parent) == [str(live)]
     store.read_tail(str(live), 9)
     clock.now += descriptor_store.IDLE - 1
     store.sweep()
-    assert open_files(live.parent) == [str(live)]
+    assert descriptors.below(live.parent) == [str(live)]
     clock.now += 1
     store.sweep()
-    assert open_files(live.parent) == []
+    assert descriptors.below(live.parent) == []
 
 
 @pytest.mark.parametrize('deleted', ['console.log', 'console.log.0'])
@@ -252,7 +240,7 @@ def test_what_is_deleted_frees_its_disk(
     store.read_tail(str(live), 9)
     live.with_name(deleted).unlink()
     store.sweep()
-    assert open_files(live.parent) == []
+    assert descriptors.below(live.parent) == []
 
 
 def test_somebody_sweeps(opener: Opener, live: pathlib.Path,
@@ -263,7 +251,7 @@ def test_somebody_sweeps(opener: Opener, live: pathlib.Path,
     for _ in range(2):
         store.read_tail(str(live), 9)
         deadline = time.monotonic() + 30
-        while open_files(live.parent):
+        while descriptors.below(live.parent):
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
@@ -280,7 +268,7 @@ def test_the_least_recently_used_makes_room(
         paths.append(path)
     for path in (*paths[:3], paths[0], paths[3]):
         assert store.read_tail(str(path), 9).data
-    assert open_files(tmp_path) == [
+    assert descriptors.below(tmp_path) == [
         str(paths[number]) for number in (0, 2, 3)]
     store.close()
 
@@ -291,10 +279,10 @@ def test_one_log_does_not_take_all(
     monkeypatch.setattr(descriptor_store, 'MOST_OF_ONE', 2)
     rotate(live)
     store.read_tail(str(live), 9)
-    assert len(open_files(live.parent)) == 2
+    assert len(descriptors.below(live.parent)) == 2
     rotate(live)
     assert store.read_tail(str(live), 9).data == b'0'
-    assert open_files(live.parent) == []
+    assert descriptors.below(live.parent) == []
 
 
 def test_errors_leave_nothing_open(store: DescriptorStore,
@@ -309,7 +297,7 @@ def test_errors_leave_nothing_open(store: DescriptorStore,
     live.mkdir()
     with pytest.raises(exception.LogNotRegular):
         store.read_tail(str(live), 9)
-    assert open_files(live.parent) == []
+    assert descriptors.below(live.parent) == []
 
 
 def test_many_threads(opener: Opener, live: pathlib.Path) -> None:
@@ -347,4 +335,4 @@ def test_many_threads(opener: Opener, live: pathlib.Path) -> None:
         thread.join()
     assert failures == []
     store.close()
-    assert open_files(live.parent) == []
+    assert descriptors.below(live.parent) == []

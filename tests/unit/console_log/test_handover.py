@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.unit import descriptors
 from virtlogd_driver.console_log import handover
 
 
@@ -33,16 +34,6 @@ def contents(descriptors: list[int] | None) -> list[bytes]:
         found.append(os.pread(descriptor, 9, 0))
         assert not os.get_inheritable(descriptor)
         os.close(descriptor)
-    return found
-
-
-def names_open(directory: pathlib.Path) -> int:
-    """How many descriptors of this process are files of a directory."""
-    found = 0
-    for name in os.listdir('/proc/self/fd'):
-        with contextlib.suppress(OSError):
-            found += os.readlink(f'/proc/self/fd/{name}').startswith(
-                f'{directory}/')
     return found
 
 
@@ -75,7 +66,7 @@ def test_sent_and_taken(files: list[int], count: int,
         assert contents(receiver.take(count)) == [
             b'%d' % number for number in range(count)]
         assert receiver.take(1) is None
-    assert names_open(tmp_path) == len(files)
+    assert len(descriptors.below(tmp_path)) == len(files)
 
 
 def test_from_another_process(files: list[int]) -> None:
@@ -142,7 +133,7 @@ def test_what_others_send_is_thrown_away(
         with connected(receiver) as forged:
             message(forged, secret, files[0])   # fewer than there are
             assert receiver.take(2) is None
-    assert names_open(tmp_path) == len(files)
+    assert len(descriptors.below(tmp_path)) == len(files)
 
 
 def test_none_are_expected() -> None:
@@ -198,7 +189,7 @@ def test_a_receiver_that_is_gone(files: list[int],
         assert sender.send(receiver.address, files[:1])
         assert contents(receiver.take(1)) == [b'0']
     assert not sender.send(receiver.address, files[:1])
-    assert names_open(tmp_path) == len(files)
+    assert len(descriptors.below(tmp_path)) == len(files)
 
 
 def test_connections_are_bounded(

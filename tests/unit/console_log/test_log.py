@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit import descriptors
 from tests.unit.console_log.rotating import (
     STREAM,
     MemoryDirectory,
@@ -329,7 +330,6 @@ class TestGenerations:
         kind(files.directory / name)
         files.begin('console.g2.log')
         files.write('console.g2.log', b'2')
-        before = len(os.listdir('/proc/self/fd'))
         for _ in range(20):
             reader.forget(str(files.directory))
             read = files.tail('console.g2.log')
@@ -338,7 +338,7 @@ class TestGenerations:
             since = files.since(None, 'console.g2.log')
             assert since.data in (b'2', b'1', b'0')
         reader.forget(str(files.directory))
-        assert len(os.listdir('/proc/self/fd')) <= before
+        assert descriptors.below(files.directory) == []
 
     def test_ports_are_apart(self, files: Files) -> None:
         files.write('console.g1.history', b'0')

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit import descriptors
 from virtlogd_driver import exception
 from virtlogd_driver.virtlogd import rpc
 
@@ -249,20 +250,11 @@ def test_open_log_with_no_descriptor_is_refused(path: str) -> None:
         virtlogd.open_log('qemu', uuid.uuid4(), 'guest', '/log')
 
 
-def _descriptors(of: int) -> int:
-    """How many descriptors this process has of a file."""
-    count = 0
-    for name in os.listdir('/proc/self/fd'):
-        with contextlib.suppress(OSError):
-            count += os.path.samestat(os.fstat(int(name)), os.fstat(of))
-    return count
-
-
 @pytest.mark.parametrize('count', [2, 3, 10, 253])
 @pytest.mark.parametrize('pipe', [True, False])
 def test_more_descriptors_than_one_are_all_closed(
         path: str, count: int, pipe: bool) -> None:
-    ends = os.pipe() if pipe else (os.open('/dev/null', os.O_RDWR),) * 2
+    ends = os.pipe() if pipe else (os.memfd_create('sent'),) * 2
 
     def answer(client: socket.socket, call: bytes) -> None:
         client.sendall(message(
@@ -270,40 +262,40 @@ def test_more_descriptors_than_one_are_all_closed(
         socket.send_fds(client, [b'\0'], [ends[1]] * count)
 
     with server(path, answer), rpc.Connection(path, 5) as virtlogd:
-        before = _descriptors(ends[1])
+        before = descriptors.of(ends[1])
         with pytest.raises(exception.VirtlogdError,
                            match=f'{count} descriptors'):
             virtlogd.open_log('qemu', uuid.uuid4(), 'guest', '/log')
-        assert _descriptors(ends[1]) == before
+        assert descriptors.of(ends[1]) == before
     for end in set(ends):
         os.close(end)
 
 
 def test_descriptors_with_other_bytes_are_closed(path: str) -> None:
-    with open(os.devnull, 'rb') as null:
+    with open(os.memfd_create('sent'), 'rb') as sent:
         def answer(client: socket.socket, call: bytes) -> None:
             reply = message(2, struct.pack('>QQ', 7, 8))
             for part in (reply[:2], reply[2:9], reply[9:]):
-                socket.send_fds(client, [part], [null.fileno()] * 3)
+                socket.send_fds(client, [part], [sent.fileno()] * 3)
 
         with server(path, answer), rpc.Connection(path, 5) as virtlogd:
-            before = _descriptors(null.fileno())
+            before = descriptors.of(sent.fileno())
             assert virtlogd.position('/log') == rpc.Position(7, 8)
-            assert _descriptors(null.fileno()) == before
+            assert descriptors.of(sent.fileno()) == before
 
 
 def test_what_is_no_pipe_is_refused(path: str) -> None:
-    with open(os.devnull, 'rb') as null:
+    with open(os.memfd_create('sent'), 'rb') as sent:
         def answer(client: socket.socket, call: bytes) -> None:
             client.sendall(message(
                 1, b'\0\0\0\1' + struct.pack('>QQ', 5, 6), kind=5))
-            socket.send_fds(client, [b'\0'], [null.fileno()])
+            socket.send_fds(client, [b'\0'], [sent.fileno()])
 
         with server(path, answer), rpc.Connection(path, 5) as virtlogd:
-            before = _descriptors(null.fileno())
+            before = descriptors.of(sent.fileno())
             with pytest.raises(exception.VirtlogdError, match='of a pipe'):
                 virtlogd.open_log('qemu', uuid.uuid4(), 'guest', '/log')
-            assert _descriptors(null.fileno()) == before
+            assert descriptors.of(sent.fileno()) == before
 
 
 def test_a_pipe_with_a_reply_that_is_refused_is_closed(path: str) -> None:
@@ -314,10 +306,10 @@ def test_a_pipe_with_a_reply_that_is_refused_is_closed(path: str) -> None:
         socket.send_fds(client, [b'\0'], [ends[1]])
 
     with server(path, answer), rpc.Connection(path, 5) as virtlogd:
-        before = _descriptors(ends[1])
+        before = descriptors.of(ends[1])
         with pytest.raises(exception.VirtlogdError, match='short reply'):
             virtlogd.open_log('qemu', uuid.uuid4(), 'guest', '/log')
-        assert _descriptors(ends[1]) == before
+        assert descriptors.of(ends[1]) == before
     for end in ends:
         os.close(end)
 
