@@ -30,6 +30,7 @@ from nova import objects
 from nova.compute import rpcapi as compute_rpcapi
 from nova.conf import CONF
 from nova.console import serial as nova_serial
+from nova.tests import fixtures as nova_fixtures
 from nova.tests.functional import integrated_helpers
 from nova.tests.functional.api import client as api_client
 from nova.virt.libvirt import host as libvirt_host
@@ -57,6 +58,17 @@ MICROVERSION = '2.79'
 _FORBIDDING = ('PoisonFunctions', 'GenericPoisonFixture',
                'SysFsPoisonFixture', 'ImportModulePoisonFixture',
                'PrivsepNoHelperFixture')
+
+
+def _database_of_the_cell(databases: Any, context: Any) -> Any:
+    """Give the database that a service of a cell has, where none is named.
+
+    nova's fixture gives the one that was named last by anybody: a
+    nova-compute that looks up a server while the API lists those of another
+    cell is told that there is no such server.
+    """
+    return (getattr(context, 'db_connection', None)
+            or databases._default_ctxt_mgr)
 
 
 class _NoFixture(fixtures.Fixture):
@@ -203,6 +215,9 @@ class NovaNode(fixtures.Fixture):
         for name in _FORBIDDING:
             self.useFixture(fixtures.MockPatch(
                 f'nova.tests.fixtures.{name}', _NoFixture))
+        self.useFixture(fixtures.MockPatchObject(
+            nova_fixtures.CellDatabases, '_wrap_get_context_manager',
+            _database_of_the_cell))
         self.useFixture(fixtures.MockPatchObject(
             nova_serial, 'ALLOCATED_PORTS', set()))
         os_vif.initialize()

@@ -39,6 +39,22 @@ STAT = 'console_log_virtlogd'
 READ_WAIT = 1.0
 
 
+def look_up(uuid: str) -> tuple[Any, Any]:
+    """Look up a guest in nova's database, also one that is deleted.
+
+    That a database does not have it does not mean that it was deleted: it may
+    be in another cell, or the wrong database was asked. Nothing is removed
+    for that.
+
+    :returns: nova's context and Instance; None: it is not there
+    """
+    context = nova_context.get_admin_context(read_deleted='yes')
+    try:
+        return context, objects.Instance.get_by_uuid(context, uuid)
+    except nova_exception.InstanceNotFound:
+        return context, None
+
+
 def stat_of(context: Any, host: str) -> str | None:
     """Look up what a host says of itself: 'True' where it can have both
     consoles, 'False' where it cannot, None where it has another driver.
@@ -221,10 +237,11 @@ class Histories:
     def _where(self, departure: outbox.Departure
                ) -> history.Target | history.Elsewhere | None:
         """Look up where the history of a guest that has left goes now."""
-        context = nova_context.get_admin_context()
-        try:
-            instance = objects.Instance.get_by_uuid(context, departure.guest)
-        except nova_exception.InstanceNotFound:
+        context, instance = look_up(departure.guest)
+        if instance is None:
+            return history.Elsewhere(
+                "nova's database does not know the guest now")
+        if instance.deleted:
             return None
         here = instance.host == self._options.host
         moving = instance.task_state is not None
@@ -290,19 +307,21 @@ class Histories:
         for path in outbox.paths(self._options.instances_path):
             uuid = outbox.guest_of(path)
             with history.errors_logged(None):
-                if not self._exists(uuid):
+                _, instance = look_up(uuid)
+                if instance is not None and instance.deleted:
                     outbox.discard(path)
+                elif instance is None and not outbox.is_filled(path):
+                    # Where its logs are to go is not known: the next start
+                    # looks again.
+                    continue
                 elif self.kept().resume(path, self._left_for(uuid)):
                     self.send(path)
 
     def _left_for(self, uuid: str) -> outbox.Departure | None:
-        """Look up where a guest is; None: here, or nowhere any more."""
-        context = nova_context.get_admin_context()
-        try:
-            instance = objects.Instance.get_by_uuid(context, uuid)
-        except nova_exception.InstanceNotFound:
-            return None
-        if instance.host in (None, self._options.host):
+        """Look up where a guest is; None: here, or nowhere that is known."""
+        context, instance = look_up(uuid)
+        if instance is None or instance.deleted or instance.host in (
+                None, self._options.host):
             return None
         return self.departure(context, instance, instance.host)
 
@@ -323,19 +342,11 @@ class Histories:
         for path in inbox.orphans(instances_path):
             uuid = os.path.basename(logs.instance_directory(path))
             with history.errors_logged(None):
-                if not self._exists(uuid) and path in inbox.orphans(
-                        instances_path):
+                _, instance = look_up(uuid)
+                if (instance is not None and instance.deleted
+                        and path in inbox.orphans(instances_path)):
                     LOG.info('%s is removed: guest %s is deleted', path, uuid)
                     files.remove_tree(path)
-
-    @staticmethod
-    def _exists(uuid: str) -> bool:
-        try:
-            objects.Instance.get_by_uuid(
-                nova_context.get_admin_context(), uuid)
-        except nova_exception.InstanceNotFound:
-            return False
-        return True
 
     def deleted(self, instance: Any, directory: str) -> None:
         """Remove what lies beside the directory of a deleted instance."""

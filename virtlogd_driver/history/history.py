@@ -310,8 +310,9 @@ class History:
                     return
                 for name in logs.names(directory):
                     os.unlink(os.path.join(directory, name))
-                logs.move(found[0], directory)
-                outbox.discard(found[0])
+                # What another log is in the way of stays, and is listed.
+                if logs.move(found[0], directory):
+                    outbox.discard(found[0])
 
     def remove(self, instance: Any, uuid: str, directory: str) -> None:
         """Remove what lies beside the directory of a deleted instance."""
@@ -382,7 +383,8 @@ class History:
                 outbox.discard(path)
                 return None
             if isinstance(target, Elsewhere):
-                after = outbox.State(before.attempts, False, target.reason)
+                after = outbox.State(
+                    before.attempts + 1, before.copied, target.reason)
             else:
                 after = self._carry(path, departure, before, target)
         except (exception.VirtlogdDriverError, OSError,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from nova import exception as nova_exception
+from nova import objects
 from nova.virt import event as virtevent
 
 from tests.unit import fake_libvirt
@@ -17,9 +18,11 @@ from virtlogd_driver import exception
 from virtlogd_driver.compute import consoles as consoles_module
 from virtlogd_driver.compute import starts as starts_module
 from virtlogd_driver.compute.consoles import Consoles, live_log
+from virtlogd_driver.compute.histories import Histories
 from virtlogd_driver.compute.starts import Starts
 from virtlogd_driver.guest import plan
-from virtlogd_driver.history import boot, history
+from virtlogd_driver.history import boot, history, outbox
+from virtlogd_driver.node import hypervisor
 
 UUID = '00000000-0000-4000-8000-000000000007'
 INSTANCE = types.SimpleNamespace(uuid=UUID)
@@ -189,3 +192,70 @@ def test_a_guest_without_an_interactive_console(
                         lambda _: fake_libvirt.domain_xml(''))
     with pytest.raises(nova_exception.ConsoleTypeUnavailable):
         consoles.interactive(INSTANCE)
+
+
+class TestHistories:
+    """Where what a guest wrote goes, by nova's database alone."""
+
+    DEPARTURE = outbox.begin_departure(
+        UUID, '192.0.2.7', 'host2', f'/instances/{UUID}', {})
+
+    @pytest.fixture
+    def histories(self, options: Any, consoles: Consoles,
+                  monkeypatch: pytest.MonkeyPatch) -> Histories:
+        monkeypatch.setattr(hypervisor, 'runs', lambda *_: False)
+
+        def kept() -> Any:
+            raise AssertionError('nothing is moved')
+        return Histories(options, consoles, lambda: None, kept)
+
+    @pytest.fixture
+    def known(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+        """What nova's database has: one guest, or none."""
+        rows: list[Any] = []
+
+        def find(context: Any, uuid: str) -> Any:
+            assert uuid == UUID
+            if not rows or (rows[0].deleted
+                            and context.read_deleted != 'yes'):
+                raise nova_exception.InstanceNotFound(instance_id=uuid)
+            return rows[0]
+        monkeypatch.setattr(objects.Instance, 'get_by_uuid', find)
+        return rows
+
+    @staticmethod
+    def _row(**values: Any) -> Any:
+        return types.SimpleNamespace(**{
+            'uuid': UUID, 'host': 'host2', 'task_state': None,
+            'deleted': False, **values})
+
+    def test_to_its_host(self, histories, known) -> None:
+        known.append(self._row())
+        assert histories._where(self.DEPARTURE) == history.Target(
+            '192.0.2.7', f'/instances/{UUID}')
+
+    def test_it_is_here_again(self, histories, known) -> None:
+        known.append(self._row(host='host1'))
+        assert isinstance(
+            histories._where(self.DEPARTURE), history.Elsewhere)
+
+    def test_deleted(self, histories, known) -> None:
+        known.append(self._row(deleted=True))
+        assert histories._where(self.DEPARTURE) is None
+
+    def test_a_database_that_does_not_know_it(self, histories,
+                                              known) -> None:
+        """Another cell's, or the wrong one: no reason to remove a log."""
+        assert known == []
+        assert isinstance(
+            histories._where(self.DEPARTURE), history.Elsewhere)
+
+    @pytest.mark.parametrize('row', ['none', 'deleted', 'there'])
+    def test_orphans(self, histories, known, row, options) -> None:
+        """They go with their guest, and with nothing less."""
+        orphan = Path(options.instances_path, UUID, 'console.moving')
+        orphan.mkdir(parents=True)
+        if row != 'none':
+            known.append(self._row(deleted=row == 'deleted'))
+        histories.look_around()
+        assert orphan.exists() == (row != 'deleted')

@@ -21,6 +21,7 @@ from tests.unit.compute.given import (
 )
 from tests.unit.history import staged
 from virtlogd_driver.console_log import chain
+from virtlogd_driver.history import outbox
 
 
 def test_a_nova_that_is_too_old(make_driver) -> None:
@@ -75,18 +76,22 @@ class TestInitHost:
         assert made.get_console_output(None, instance) == b'thennow'
         made.cleanup_host('host')
 
-    @pytest.mark.parametrize('deleted', [False, True])
+    @pytest.mark.parametrize('known', ['lives', 'deleted', 'unknown'])
     def test_a_history_that_never_left(self, make_driver, directory,
-                                       monkeypatch, deleted) -> None:
-        """An earlier version was killed while it was copied."""
+                                       monkeypatch, known) -> None:
+        """An earlier version was killed while it was copied.
+
+        A database that does not know the guest is no reason to remove it.
+        """
         left = directory.with_name(f'{directory.name}_leaving.abc')
         left.mkdir()
         staged.as_old(left, {'console.g1.history': b'then'})
         found = objects.Instance(uuid=UUID, host='elsewhere',
-                                 task_state=None)
+                                 task_state=None, deleted=known == 'deleted')
 
-        def find(*_):
-            if deleted:
+        def find(context, _):
+            assert context.read_deleted == 'yes'
+            if known == 'unknown':
                 raise nova_exception.InstanceNotFound(instance_id=UUID)
             return found
         monkeypatch.setattr(objects.Instance, 'get_by_uuid', find)
@@ -102,8 +107,14 @@ class TestInitHost:
         monkeypatch.setattr(libvirt_utils, 'copy_image', copy)
         made = make_driver()
         made._adopt_guests()
-        if deleted:
+        if known == 'deleted':
             assert not left.exists()
+        elif known == 'unknown':
+            (waits,) = outbox.waiting(str(directory.parent))
+            assert waits.path == str(left)
+            assert any(path.read_bytes() == b'then'
+                       for path in left.rglob('*') if path.is_file())
+            assert copied.empty()
         else:
             assert copied.get(timeout=60) == (
                 '192.0.2.7', f'{directory}/', ['history.0', 'record.json'])

@@ -205,6 +205,29 @@ class TestDeparture:
         assert pair.source.text() == BEFORE
         assert waiting(pair.source) == []
 
+    def test_what_finds_no_place_stays_in_the_outbox(
+            self, pair, monkeypatch) -> None:
+        refuse(pair.source)
+        live(pair)
+        os.mkdir(pair.source.directory)
+        monkeypatch.setattr(logs, 'move', lambda *_: False)
+        pair.source.kept.take_back(None, GUEST, pair.source.directory, [])
+        (kept,) = waiting(pair.source)
+        assert outbox.is_filled(kept.path)
+
+    def test_where_it_is_now_is_not_known(self, pair) -> None:
+        """It stays, whatever nova's database says of the guest now."""
+        refuse(pair.source)
+        live(pair)
+        (path,) = outbox.paths(str(pair.source.path))
+        pauses = [pair.source.kept.attempt(
+            path, lambda _: history.Elsewhere('unknown')) for _ in range(20)]
+        assert pauses == sorted(pauses)
+        assert pauses[-1] == history.LONGEST
+        (kept,) = waiting(pair.source)
+        assert kept.reason == 'unknown'
+        assert outbox.is_filled(path)
+
     def test_not_from_this_one(self, pair) -> None:
         """What it wrote there comes as well."""
         refuse(pair.source)
