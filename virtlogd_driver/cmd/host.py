@@ -18,7 +18,6 @@ from virtlogd_driver.cmd import guest_name
 from virtlogd_driver.console_log import log
 from virtlogd_driver.console_log.directory import open_directory
 from virtlogd_driver.console_log.log import LogRead, LogSince, Passed, Position
-from virtlogd_driver.guest import char_device
 from virtlogd_driver.guest.char_device import CharDevice
 from virtlogd_driver.node import hypervisor
 from virtlogd_driver.relay import settings as relay_settings
@@ -62,7 +61,7 @@ class SerialPort:
 def serial_ports(guest: hypervisor.Guest) -> list[SerialPort]:
     """:raises InvalidGuestXML: the domain XML cannot be understood"""
     return [SerialPort(guest, device.number, device)
-            for device in char_device.parse(guest.xml)]
+            for device in guest.devices()]
 
 
 def serial_port(guest: hypervisor.Guest, number: int) -> SerialPort:

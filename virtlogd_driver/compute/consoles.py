@@ -241,7 +241,7 @@ class Consoles:
         in_use = {}
         for guest in guests:
             try:
-                devices = char_device.parse(guest.xml)
+                devices = guest.devices()
             except exception.InvalidGuestXML as e:
                 LOG.warning('The serial ports of guest %s are not known, so '
                             'its TCP ports could be given to another guest: '

@@ -14,6 +14,7 @@ from typing import Any
 import libvirt
 
 from virtlogd_driver import exception
+from virtlogd_driver.guest import char_device
 
 Version = tuple[int, int, int]
 
@@ -113,9 +114,20 @@ class Guest:
     uuid: str
     name: str
     active: bool
-    #: "running", "paused", "shut off", as virsh says it.
+    #: "running", "paused", "shut off", as virsh says it; "unknown".
     state: str
     xml: str
+    #: Why libvirt tells neither state nor XML; empty: it does.
+    unclear: str = ''
+
+    def devices(self) -> tuple[char_device.CharDevice, ...]:
+        """Give its character devices: see char_device.parse.
+
+        :raises InvalidGuestXML: they are not known, and why
+        """
+        if self.unclear:
+            raise exception.InvalidGuestXML(self.unclear)
+        return char_device.parse(self.xml)
 
 
 _STATES = {
@@ -165,7 +177,8 @@ def find_guest(connection: libvirt.virConnect, uuid: str) -> libvirt.virDomain:
 def list_guests(connection: libvirt.virConnect) -> list[Guest]:
     """Every guest of the host, running or not.
 
-    A guest that goes away meanwhile is left out.
+    A guest that goes away meanwhile is left out. One that libvirt fails for,
+    as where another job has it for long, takes nothing from the others.
 
     :raises HostError: libvirt does not answer
     """
@@ -174,9 +187,19 @@ def list_guests(connection: libvirt.virConnect) -> list[Guest]:
     found: list[Guest] = []
     for domain in domains:
         with contextlib.suppress(exception.GuestNotFound), translated():
-            found.append(Guest(
-                domain.UUIDString(), domain.name(), bool(domain.isActive()),
-                _STATES.get(domain.state()[0], 'unknown'), domain.XMLDesc()))
+            try:
+                found.append(Guest(
+                    domain.UUIDString(), domain.name(),
+                    bool(domain.isActive()),
+                    _STATES.get(domain.state()[0], 'unknown'),
+                    domain.XMLDesc()))
+            except libvirt.libvirtError as e:
+                if (e.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN
+                        or not connection.isAlive()):
+                    raise
+                found.append(Guest(
+                    domain.UUIDString(), domain.name(), True, 'unknown', '',
+                    f'libvirt fails for it: {e}'))
     return found
 
 

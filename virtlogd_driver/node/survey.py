@@ -295,7 +295,7 @@ def _guests(report: Report,
 
 def _devices(guest: hypervisor.Guest) -> Sequence[char_device.CharDevice]:
     try:
-        return char_device.parse(guest.xml)
+        return guest.devices()
     except exception.InvalidGuestXML:
         return ()
 

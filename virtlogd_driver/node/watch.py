@@ -48,7 +48,7 @@ def ports_of(guest: hypervisor.Guest) -> list[Port]:
                  None if device.address is None
                  else numeric(*device.address), _pty(device), guest.active,
                  device.unclear)
-            for device in char_device.parse(guest.xml)]
+            for device in guest.devices()]
 
 
 def _pty(device: char_device.CharDevice) -> str | None:

@@ -75,6 +75,34 @@ def test_a_guest_gone_meanwhile_is_left_out() -> None:
             'guest']
 
 
+def _failing(code: int) -> Any:
+    class Failing:
+        UUIDString = staticmethod(lambda: 'uuid')
+        name = staticmethod(lambda: 'busy')
+        isActive = staticmethod(lambda: 1)
+        state = staticmethod(lambda: [libvirt.VIR_DOMAIN_RUNNING, 1])
+
+        def XMLDesc(self) -> str:
+            raise fake_libvirt.real_error(code)
+    return Failing()
+
+
+def test_a_guest_that_libvirt_fails_for_hides_no_other() -> None:
+    with fake_libvirt.FakeLibvirt(fake_libvirt.domain_xml()) as fake:
+        domains = [_failing(libvirt.VIR_ERR_OPERATION_TIMEOUT),
+                   *fake.connection.listAllDomains()]
+        fake.connection.listAllDomains = lambda: domains
+        busy, other = hypervisor.list_guests(fake.connection)
+        assert (busy.name, busy.state) == ('busy', 'unknown')
+        with pytest.raises(exception.InvalidGuestXML, match='libvirt fails'):
+            busy.devices()
+        assert other.devices() == ()
+        # Each guest fails where libvirt itself is gone.
+        fake.connection.isAlive = lambda: 0
+        with pytest.raises(exception.HostError):
+            hypervisor.list_guests(fake.connection)
+
+
 def test_a_real_missing_domain_is_not_found() -> None:
     with fake_libvirt.FakeLibvirt() as fake, pytest.raises(
             exception.GuestNotFound), hypervisor.translated():
