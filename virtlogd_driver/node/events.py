@@ -137,9 +137,13 @@ class Watch:
     def _look_at_all(self, connection: Any) -> None:
         with self._lock:
             self._changed.clear()
-        found = (_running(domain) for domain in connection.listAllDomains(
-            libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE))
-        self._guests = {guest.uuid: guest for guest in found if guest}
+        found: dict[str, Running] = {}
+        for domain in connection.listAllDomains(
+                libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+            guest = self._look(connection, domain)
+            if guest is not None:
+                found[guest.uuid] = guest
+        self._guests = found
         self._report(Report(dict(self._guests), None))
 
     def _look_at_changed(self, connection: Any) -> None:
@@ -148,13 +152,28 @@ class Watch:
         for uuid in changed:
             guest = None
             with contextlib.suppress(exception.GuestNotFound), translated():
-                guest = _running(connection.lookupByUUIDString(uuid))
+                guest = self._look(
+                    connection, connection.lookupByUUIDString(uuid))
             if guest is None:
                 self._guests.pop(uuid, None)
             else:
                 self._guests[uuid] = guest
         if changed:
             self._report(Report(dict(self._guests), frozenset(changed)))
+
+    def _look(self, connection: Any, domain: Any) -> Running | None:
+        """Look at one guest; None where it does not run.
+
+        One that libvirt fails for stays as it was, and ends nothing of the
+        others.
+        """
+        try:
+            return _running(domain)
+        except exception.HostError as error:
+            if not connection.isAlive():
+                raise
+            LOG.debug('%s', error)
+            return self._guests.get(domain.UUIDString())
 
 
 def _running(domain: Any) -> Running | None:
