@@ -434,5 +434,5 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
 
 
 def list_opts() -> Sequence[tuple[cfg.OptGroup, Sequence[cfg.Opt]]]:
-    """Entry point ``oslo.config.opts``, for oslo-config-generator."""
+    """List the options for oslo-config-generator (its entry point)."""
     return [(GROUP, OPTS)]

@@ -79,7 +79,7 @@ class _Channel(daemon.RootwrapClientChannel):
             raise comm.PrivsepTimeout from e
 
     def answers(self) -> bool:
-        """Whether the helper answers a ping: it works, if not on all."""
+        """Tell whether the helper answers a ping: it works, if not on all."""
         try:
             reply = self.send_recv((comm.Message.PING.value,), PING)
         except (comm.PrivsepTimeout, OSError):
@@ -95,7 +95,7 @@ class _Channel(daemon.RootwrapClientChannel):
             self.writer.close()
 
     def is_left(self) -> bool:
-        """Whether the helper is there, after it was closed."""
+        """Tell whether the helper is there, after it was closed."""
         return bool(self.reader_thread.is_alive())
 
 
@@ -107,15 +107,15 @@ class _Start:
         self._deadline = time.monotonic() + START
 
     def seconds_left(self) -> float:
-        """Seconds that it may still take."""
+        """Give seconds that it may still take."""
         return self._deadline - time.monotonic()
 
     def is_over(self) -> bool:
-        """Whether it has ended, or has had its time."""
+        """Tell whether it has ended, or has had its time."""
         return self.channel.done() or self.seconds_left() <= 0
 
     def is_left(self) -> bool:
-        """Whether it has not ended."""
+        """Tell whether it has not ended."""
         return not self.channel.done()
 
 
@@ -140,7 +140,7 @@ class Context(priv_context.PrivContext):
             privileged_process.begin(cfg_section)
 
     def helper_command(self, sockpath: str) -> list[str]:
-        """The command that starts the helper.
+        """Give the command that starts the helper.
 
         Root needs no sudo, which need not be there, and which finds nothing
         in a virtual environment.
@@ -193,7 +193,7 @@ class Context(priv_context.PrivContext):
 
     def timed_entrypoint(self, steps: int = 1
                          ) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
-        """An entrypoint with an argument ``timeout``, of each of its steps.
+        """Make an entrypoint with an argument ``timeout``, of each step.
 
         It is in seconds; the answer has GRACE more.
         """
@@ -235,7 +235,7 @@ class Context(priv_context.PrivContext):
                 f'another: {self._hangs()}') from e
 
     def _connected(self) -> _Channel:
-        """The helper, which is started where there is none.
+        """Give the helper, which is started where there is none.
 
         :raises TimeoutError: it does not start in time, or too many hang
         :raises FailedToDropPrivileges, OSError: as start
@@ -295,7 +295,7 @@ class Context(priv_context.PrivContext):
 
 
 def _program() -> str:
-    """privsep-helper of this Python environment, or else of PATH."""
+    """Find privsep-helper of this Python environment, or else of PATH."""
     beside = os.path.join(os.path.dirname(sys.executable), _PROGRAM)
     return beside if os.access(beside, os.X_OK) else (
         shutil.which(_PROGRAM) or _PROGRAM)
@@ -332,7 +332,7 @@ def _heard(silent: bool) -> Iterator[_Words]:
 
 
 def _await_readers(others: set[threading.Thread]) -> None:
-    """Until what was said is read: the pipe ends with the helper."""
+    """Wait until what was said is read: the pipe ends with the helper."""
     for thread in threading.enumerate():
         if thread.name == _READER and thread not in others:
             thread.join(_READ)

@@ -39,7 +39,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def is_for(context: str) -> bool:
-    """Whether privsep-helper has made this process for a context.
+    """Tell whether privsep-helper has made this process for a context.
 
     :param context: its Python path
     """
@@ -67,7 +67,7 @@ def begin(section: str) -> None:
 
 
 def check_configuration(section: str) -> str | None:
-    """What is wrong with the files that this process was given, if anything.
+    """Tell what is wrong with the files that this process was given.
 
     :param section: as begin
     """
@@ -91,7 +91,7 @@ def check_configuration(section: str) -> str | None:
 
 
 def _files() -> Iterator[str]:
-    """What oslo.config has read, or looked for."""
+    """Tell what oslo.config has read, or looked for."""
     yield from _option('config_file') or ()
     for directory in _option('config_dir') or ():
         yield directory
@@ -100,7 +100,7 @@ def _files() -> Iterator[str]:
 
 
 def _option(name: str) -> Any:
-    """One that privsep-helper has; None in another process."""
+    """Give one that privsep-helper has; None in another process."""
     try:
         return cfg.CONF[name]
     except cfg.NoSuchOptError:

@@ -23,7 +23,7 @@ class Untrusted(Exception):
 
 
 def _owners() -> set[int]:
-    """Users that are as good as root here.
+    """Give users that are as good as root here.
 
     In a user namespace that maps root alone the file system's own root is
     nobody.
@@ -32,7 +32,7 @@ def _owners() -> set[int]:
 
 
 def _of_root(status: os.stat_result) -> bool:
-    """Whether nobody but root may write it, by owner and mode.
+    """Tell whether nobody but root may write it, by owner and mode.
 
     The group of an access control list shows in the mode as well.
     """
@@ -41,7 +41,7 @@ def _of_root(status: os.stat_result) -> bool:
 
 
 def _keeps_names(status: os.stat_result) -> bool:
-    """Whether what root has put into a directory stays what it is."""
+    """Tell whether what root has put into a directory stays what it is."""
     return _of_root(status) or (
         status.st_uid in _owners() and bool(status.st_mode & stat.S_ISVTX))
 
@@ -105,7 +105,7 @@ def _descend(directory: int, name: str) -> int:
 
 
 def _link(directory: int, name: str) -> str | None:
-    """Where a link leads; None: it is none."""
+    """Tell where a link leads; None: it is none."""
     try:
         return os.readlink(name, dir_fd=directory)
     except OSError as e:
@@ -126,7 +126,7 @@ def _whose(path: str, status: os.stat_result) -> str:
 
 
 def check_of_root(path: str) -> None:
-    """That nobody but root decides what a file, or directory, holds.
+    """Check that root alone decides what a file, or directory, holds.
 
     :raises Untrusted: somebody else may, or could exchange it
     :raises OSError: there is none
@@ -152,7 +152,7 @@ def check_of_root(path: str) -> None:
 
 
 def check_log(path: str) -> os.stat_result | None:
-    """That root may append to a file for whoever may write its directory.
+    """Check that root may append to a file for its directory's owner.
 
     It is a regular file with one name, of root's or of who owns the
     directory. No link leads to it but root's, and to its directory none.

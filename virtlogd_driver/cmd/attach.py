@@ -82,7 +82,7 @@ def _key(escape: bytes) -> str:
 
 
 def _say_others(host: Host, port: SerialPort) -> None:
-    """QEMU serves one viewer at a time; another waits, and sees nothing.
+    """Say who else is there: QEMU serves one, another sees nothing.
 
     The relay serves many.
     """
@@ -102,7 +102,7 @@ def _is_relayed(host: Host, port: SerialPort) -> bool:
 
 
 def _check(port: SerialPort) -> None:
-    """Whether the port can be attached to, when its guest runs.
+    """Tell whether the port can be attached to, when its guest runs.
 
     :raises HostError: why it cannot
     """

@@ -38,7 +38,7 @@ def run(host: Host, arguments: Any) -> int:
 
 def _results(host: Host, config: cfg.ConfigOpts
              ) -> Iterator[tuple[str, int, str]]:
-    """Name, code and details of each check."""
+    """Give name, code and details of each check."""
     # Heavy, and used by this command alone.
     from virtlogd_driver.cmd import status
     from virtlogd_driver.node import checks

@@ -21,7 +21,7 @@ _ANYWHERE = ('--config-file', '--config-dir', '--connect')
 
 
 def _beside_nova() -> str:
-    """nova's default of state_path, which no package leaves as it is."""
+    """Give nova's own default of state_path, which no package keeps."""
     spec = importlib.util.find_spec('nova')
     if spec is None or not spec.origin:
         return '/var/lib/nova'
@@ -71,7 +71,7 @@ def read(config: cfg.ConfigOpts, arguments: Sequence[str],
 
 
 def _options_first(arguments: Sequence[str]) -> list[str]:
-    """oslo.config knows its options only before the command."""
+    """Put options first: oslo.config knows them before a command only."""
     first: list[str] = []
     rest: list[str] = []
     left = iter(arguments)
@@ -88,7 +88,7 @@ def _options_first(arguments: Sequence[str]) -> list[str]:
 
 
 def root_helper(config: cfg.ConfigOpts) -> list[str]:
-    """What nova-compute starts its helpers with (nova/utils.py).
+    """Tell what nova-compute starts its helpers with (nova/utils.py).
 
     Its sudo has no terminal to ask for a password at; nor has this one.
     """

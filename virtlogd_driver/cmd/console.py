@@ -61,7 +61,7 @@ def _count(text: str) -> int:
 
 
 def _bytes(text: str) -> int:
-    """A number of bytes; K, M and G stand for powers of 1024."""
+    """Give a number of bytes; K, M and G stand for powers of 1024."""
     factor = {'K': 10, 'M': 20, 'G': 30}.get(text[-1:].upper(), 0)
     return _count(text[:-1] if factor else text) << factor
 
@@ -203,7 +203,7 @@ def _add_commands(subparsers: Any) -> None:
 
 
 def _options(arguments: Sequence[str]) -> cfg.ConfigOpts:
-    """nova's configuration, where there is one, and the command line.
+    """Read nova's configuration, if there is one, and the command line.
 
     The privileged helpers read the same files.
     """
@@ -235,7 +235,7 @@ def _host(config: cfg.ConfigOpts) -> Host:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point."""
+    """Run ``virtlogd-console``: its entry point."""
     standard_streams.prepare()
     # What the privileged helpers say is in the errors.
     logging.getLogger().addHandler(logging.NullHandler())

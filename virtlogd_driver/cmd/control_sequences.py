@@ -81,7 +81,7 @@ class Neutraliser:
         self._begun = ''
 
     def text(self, data: bytes, final: bool = False) -> str:
-        """What of the stream can be shown so far.
+        """Give what of the stream can be shown so far.
 
         :param final: nothing follows
         """
@@ -106,7 +106,7 @@ class Neutraliser:
 
 
 def visible(text: str) -> str:
-    """A text with every control character shown."""
+    """Give a text with every control character shown."""
     return ''.join(map(_visible, text))
 
 

@@ -54,7 +54,7 @@ def run(host: Host, arguments: Any) -> int:
 
 
 def _left(logs: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Logs of ports that the guest had, beside those of what it has."""
+    """Give logs of ports that the guest had, beside those of what it has."""
     present: dict[str, set[int]] = {}
     for _, path in logs:
         file = generation.parse(os.path.basename(path))
@@ -124,7 +124,7 @@ class _Progress:
         self._shown = 0.0 if sys.stderr.isatty() else float('inf')
 
     def more(self, count: int) -> None:
-        """So many more bytes were copied."""
+        """Show that so many more bytes were copied."""
         self._done += count
         now = time.monotonic()
         if now - self._begun < _SHORT or now - self._shown < 0.1:

@@ -107,13 +107,13 @@ class _Screen:
         self._within = False
 
     def put(self, path: str, data: bytes) -> None:
-        """Something that a guest wrote."""
+        """Print what a guest wrote."""
         if path in self._neutral:
             data = self._neutral[path].text(data).encode()
         self._put(path, data)
 
     def say(self, text: str) -> None:
-        """Something that no guest wrote."""
+        """Print what no guest wrote."""
         self._pause()
         text = control_sequences.visible(text)
         if self._terminal:
@@ -123,14 +123,14 @@ class _Screen:
             print(f'virtlogd-console: {text}', file=sys.stderr, flush=True)
 
     def flush(self) -> float | None:
-        """Seconds until there is something to be written, if there is."""
+        """Give seconds until there is something to be written, if there is."""
         left = (self._interleaved.flush()
                 if self._interleaved is not None else None)
         sys.stdout.flush()
         return left
 
     def close(self) -> None:
-        """Nothing follows."""
+        """Finish: nothing follows."""
         for path, neutral in self._neutral.items():
             self._put(path, neutral.text(b'', True).encode())
         if self._interleaved is not None:
@@ -191,7 +191,7 @@ def _labels(ports: dict[str, SerialPort]) -> dict[str, str]:
 
 def _begin(host: Host, follower: Follower, paths: list[str],
            lines: int, screen: _Screen) -> None:
-    """The last lines of each log, and from there on what follows."""
+    """Print the last lines of each log, and from there on what follows."""
     for path in paths:
         try:
             end = show.last_lines(host, path, lines)
@@ -204,7 +204,7 @@ def _begin(host: Host, follower: Follower, paths: list[str],
 
 def _follow(follower: Follower, ports: dict[str, SerialPort],
             presence: _Presence, screen: _Screen) -> None:
-    """Until no guest is here any more."""
+    """Print what guests write until none is here any more."""
     here = dict(ports)
     while here:
         timeout = screen.flush()

@@ -15,7 +15,7 @@ _MOST = 5
 
 
 def find(guests: Iterable[Guest], word: str) -> Guest:
-    """The guest that a word names.
+    """Give the guest that a word names.
 
     A whole name comes first, then a whole UUID, then what only one begins
     with.

@@ -26,7 +26,7 @@ _USUAL = 60.0
 
 
 def late(instances_path: str) -> list[outbox.Waiting]:
-    """What has waited on this host for longer than usual.
+    """Tell what has waited on this host for longer than usual.
 
     :returns: nothing where that may not be looked at, or its disk stalls
     """
@@ -39,7 +39,7 @@ def late(instances_path: str) -> list[outbox.Waiting]:
 
 
 def said(instances_path: str) -> list[str]:
-    """A line for each guest whose output has waited for longer than usual."""
+    """Give a line for each guest whose output waits longer than usual."""
     return [
         f'{one.guest}: what it wrote before it went to '
         f'{one.host or "another host"} waits in {one.path}: {one.reason}. It '
@@ -135,7 +135,7 @@ def _as_owner(path: str, function: Callable[[], None]) -> None:
 
 def _copy(source: str, destination: str, *, host: str, receive: bool,
           on_execute: Any, on_completion: Any, **_: Any) -> None:
-    """As nova does (nova/virt/libvirt/volume/remotefs.py)."""
+    """Copy as nova does (nova/virt/libvirt/volume/remotefs.py)."""
     there = f'[{host}]' if ':' in host else host
     if receive:
         source = f'{there}:{source}'

@@ -45,7 +45,7 @@ class SerialPort:
 
     @property
     def log(self) -> str:
-        """Path of its log.
+        """Give path of its log.
 
         :raises LogNotFound: it has none
         """
@@ -59,13 +59,19 @@ class SerialPort:
 
 
 def serial_ports(guest: hypervisor.Guest) -> list[SerialPort]:
-    """:raises InvalidGuestXML: the domain XML cannot be understood"""
+    """Give a guest's ports.
+
+    :raises InvalidGuestXML: its XML cannot be understood
+    """
     return [SerialPort(guest, device.number, device)
             for device in guest.devices()]
 
 
 def serial_port(guest: hypervisor.Guest, number: int) -> SerialPort:
-    """:raises GuestNotFound: the guest has no such port"""
+    """Give one port of a guest.
+
+    :raises GuestNotFound: the guest has no such port
+    """
     ports = serial_ports(guest)
     for port in ports:
         if port.number == number:
@@ -77,7 +83,7 @@ def serial_port(guest: hypervisor.Guest, number: int) -> SerialPort:
 
 
 def _is_open(device: CharDevice) -> bool:
-    """False: its pseudo terminal is gone."""
+    """Tell whether it is there; False: its pseudo terminal is gone."""
     return (device.type != 'pty' or device.source is None
             or device.source.path is None or is_open(device.source.path))
 
@@ -108,14 +114,14 @@ class Host:
         self._root_helper = list(root_helper)
 
     def is_relayed(self, address: str) -> bool:
-        """Whether many may be at a console.
+        """Tell whether many may be at a console.
 
         :param address: that the guest listens on
         """
         return self._relay is not None and address == self._relay[0]
 
     def viewers_address(self, address: str) -> str:
-        """Where viewers connect to.
+        """Tell where viewers connect to.
 
         :param address: that the guest listens on
         :raises InvalidAddress, InvalidOption: as of check_outer, of the relay
@@ -124,12 +130,12 @@ class Host:
 
     @functools.cached_property
     def _relay_address(self) -> str:
-        """Numeric: as a name it could be any address, that of QEMU, too."""
+        """Give it in digits: a name could be any address, QEMU's too."""
         assert self._relay is not None
         return relay_settings.check_outer(self._relay[1])
 
     def connect(self) -> Any:
-        """A new libvirt connection.
+        """Give a new libvirt connection.
 
         :raises HostError: libvirt does not answer
         """
@@ -137,7 +143,7 @@ class Host:
 
     @functools.cached_property
     def connection(self) -> Any:
-        """The connection of this process: see :meth:`connect`."""
+        """Give the connection of this process: see :meth:`connect`."""
         return self.connect()
 
     def forget_connection(self) -> None:
@@ -145,7 +151,7 @@ class Host:
         self.__dict__.pop('connection', None)
 
     def guests(self) -> list[hypervisor.Guest]:
-        """All guests, by name.
+        """Give all guests, by name.
 
         :raises HostError: libvirt does not answer
         """
@@ -154,13 +160,19 @@ class Host:
                           key=lambda guest: guest.name)
 
     def guest(self, word: str) -> hypervisor.Guest:
-        """:raises GuestNotFound: see :func:`guest_name.find`"""
+        """Find a guest.
+
+        :raises GuestNotFound: see :func:`guest_name.find`
+        """
         return guest_name.find(self.guests(), word)
 
     # Logs
 
     def read_tail(self, path: str, limit: int) -> LogRead:
-        """:raises LogError: see :func:`log.read_tail`"""
+        """Read the newest bytes.
+
+        :raises LogError: see :func:`log.read_tail`
+        """
         if not _is_root():
             read: LogRead = self._reader().read_tail(
                 path, limit, max_backups=self._max_backups)
@@ -172,7 +184,7 @@ class Host:
 
     @functools.cached_property
     def _max_backups(self) -> int | None:
-        """None: it is not known, or this process may not know it."""
+        """Tell how many; None: this process does not know, or may not."""
         path = self._virtlogd_conf
         if path is None or not os.path.exists(path):
             return None
@@ -183,7 +195,10 @@ class Host:
 
     def read_from(self, path: str, position: Position | None, limit: int,
                   passed: Collection[Passed] | None = None) -> LogSince:
-        """:raises LogError: see :func:`log.read_from`"""
+        """Read on.
+
+        :raises LogError: see :func:`log.read_from`
+        """
         if not _is_root():
             since: LogSince = self._reader().read_from(
                 path, position, limit, max_backups=self._max_backups,
@@ -200,7 +215,7 @@ class Host:
         self._health()
 
     def virtlogd(self) -> tuple[str, str]:
-        """What virtlogd does with a call.
+        """Ask whether virtlogd answers.
 
         :returns: "up", "down", "hung", "full" or "refused", and why it is
             not up
@@ -209,7 +224,7 @@ class Host:
         return state, reason
 
     def log_states(self, ports: Sequence[SerialPort]) -> list[str]:
-        """What becomes of what is written on each port.
+        """Tell what becomes of what is written on each port.
 
         :returns: "alive", "dead", "unlinked", as its file is not at its path
             any more, "unrotated"; "unknown", as virtlogd cannot be asked, or
@@ -232,7 +247,7 @@ class Host:
                 for port, state in zip(ports, states, strict=True)]
 
     def closed(self, ports: Sequence[SerialPort]) -> list[SerialPort]:
-        """Those whose console nobody listens on, as far as can be told."""
+        """Give those whose console nobody is seen to listen on."""
         addresses = {index: numeric(*port.device.address)
                      for index, port in enumerate(ports)
                      if port.device.address is not None}
@@ -246,7 +261,7 @@ class Host:
 
     def viewers(self, ports: Sequence[SerialPort]
                 ) -> list[list[viewer.Viewer]]:
-        """Who is connected to each port; nobody, where that is not TCP.
+        """Tell who is connected to each port; nobody, where it is not TCP.
 
         :raises HostError: the kernel does not tell
         :raises InvalidAddress, InvalidOption: as of viewers_address
@@ -313,7 +328,7 @@ def _state(port: SerialPort, state: str, unlinked: bool) -> str:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C ends the process at once: within libvirt Python does not see it.
+    """Let Ctrl-C end the process at once: in libvirt Python misses it.
     """
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:

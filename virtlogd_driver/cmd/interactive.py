@@ -33,7 +33,7 @@ Connect = Callable[[], Console]
 
 
 def parse_escape(text: str) -> bytes:
-    """The byte of an escape key that is written as ``^]``.
+    """Give the byte of an escape key that is written as ``^]``.
 
     :raises ValueError: it is none
     """
@@ -126,7 +126,10 @@ def _talk(console: Console, show: Callable[[bytes], bytes],
 
 
 def _typed(escape: bytes, keys: int) -> bytes:
-    """:raises _Left: the escape key was among them, or the terminal is gone"""
+    """Read keys.
+
+        :raises _Left: the escape key was there, or the terminal is gone
+        """
     data = os.read(keys, 4096)
     if not data or escape in data:
         raise _Left
@@ -135,7 +138,7 @@ def _typed(escape: bytes, keys: int) -> bytes:
 
 def _again(connect: Connect, escape: bytes, keys: int, screen: int
            ) -> Console | None:
-    """The console when it is there again; None: the guest has left."""
+    """Give the console when it is there again; None: the guest has left."""
     gone_since: float | None = None
     reason = ''
     while True:

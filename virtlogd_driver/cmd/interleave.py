@@ -139,7 +139,7 @@ class Interleaved:
         self._write(self._begin(label, begun) + line + end + b'\n')
 
     def _part(self, label: str, part: bytes, ended: bool) -> bytes:
-        """A part of a line of the only guest."""
+        """Print a part of a line of the only guest."""
         if self._terminal:
             if self._returned:
                 part = b'\r' + part
@@ -159,7 +159,7 @@ class Interleaved:
         return end
 
     def _row(self, label: str, line: _Line) -> bytes:
-        """An unfinished line, as far as it surely fits into one row."""
+        """Give an unfinished line, as far as it surely fits into one row."""
         begin = self._begin(label, line.time)
         left = self._columns - 1 - sum(map(
             _width, _SEQUENCE.sub('', begin.decode())))
@@ -177,12 +177,12 @@ class Interleaved:
 
 
 def _width(character: str) -> int:
-    """The most columns that a character takes."""
+    """Give the most columns that a character takes."""
     return 1 + (unicodedata.east_asian_width(character) in 'WFA')
 
 
 def character_start(data: bytes, offset: int) -> int:
-    """The offset, or that of the character (UTF-8) that it is within."""
+    """Give the offset, or that of the character (UTF-8) that it is within."""
     for start in range(offset, max(0, offset - 4), -1):
         if data[start] & 0xc0 != 0x80:
             return start
@@ -190,6 +190,6 @@ def character_start(data: bytes, offset: int) -> int:
 
 
 def stamp(seconds: float) -> str:
-    """A time of this host's clock, to the millisecond (RFC 3339)."""
+    """Give a time of this host's clock, to the millisecond (RFC 3339)."""
     return datetime.datetime.fromtimestamp(seconds).astimezone().isoformat(
         timespec='milliseconds')

@@ -56,7 +56,7 @@ class Row:
 
     @property
     def matter(self) -> str:
-        """What needs doing, or cannot be told; empty: nothing."""
+        """Tell what needs doing, or cannot be told; empty: nothing."""
         said = [self.unclear] if self.unclear else []
         if self.log == 'unlinked':
             said.append(
@@ -72,7 +72,7 @@ class Row:
 
     @property
     def address(self) -> str:
-        """Where an operator finds the console."""
+        """Tell where an operator finds the console."""
         device = self.port.device if self.port else None
         if device is None:
             return ''
@@ -119,7 +119,7 @@ def _say(text: str) -> None:
 
 
 def rows(host: Host) -> list[Row]:
-    """All ports of all guests, with their logs.
+    """Give all ports of all guests, with their logs.
 
     What is the matter with one guest, its XML or its files, is said of it, and
     takes nothing from the others.
@@ -143,7 +143,7 @@ def rows(host: Host) -> list[Row]:
 
 
 def _viewers(host: Host, ports: Sequence[SerialPort]) -> list[int | None]:
-    """How many are at each console that is relayed."""
+    """Count how many are at each console that is relayed."""
     relayed = [one.device.address is not None
                and host.is_relayed(one.device.address[0]) for one in ports]
     if any(relayed):
@@ -206,7 +206,7 @@ def _cells(row: Row, now: float) -> tuple[str, ...]:
 
 
 def _lines(found: Sequence[Row]) -> list[str]:
-    """The table; on a narrow terminal without its last columns.
+    """Give the table; on a narrow terminal without its last columns.
 
     What is left out is in the other columns of a wider one, and in --json.
     """

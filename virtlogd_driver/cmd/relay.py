@@ -30,7 +30,10 @@ _INTERVAL = 60.0
 
 
 def _settings(config: cfg.ConfigOpts) -> Settings:
-    """:raises VirtlogdDriverError: an option cannot be used"""
+    """Read the options.
+
+    :raises VirtlogdDriverError: an option cannot be used
+    """
     own = config.virtlogd
     address = settings.check_outer(config.serial_console.proxyclient_address)
     return Settings(
@@ -56,7 +59,7 @@ def _start_helper(config: cfg.ConfigOpts) -> None:
 
 
 def _more_files() -> None:
-    """As many connections as the service may have."""
+    """Give as many connections as the service may have."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
@@ -90,7 +93,7 @@ async def _serve(config: cfg.ConfigOpts, checked: Settings) -> None:
 
 
 def main() -> int:
-    """Entry point: 0 when it was told to end, 1 when it cannot start."""
+    """Run the relay: 0 when it was told to end, 1 if it cannot start."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr,
                         format='%(levelname)s %(message)s')
     config = cfg.CONF

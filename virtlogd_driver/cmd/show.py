@@ -53,7 +53,7 @@ def _with(first: bytes | None,
 
 
 def last_lines(host: Host, path: str, count: int) -> End:
-    """The last lines of a log: see :func:`lines.last_lines`."""
+    """Give the last lines of a log: see :func:`lines.last_lines`."""
     return lines.last_lines(
         functools.partial(host.read_tail, path),
         functools.partial(host.read_from, path), count)
@@ -61,7 +61,7 @@ def last_lines(host: Host, path: str, count: int) -> End:
 
 def _wanted(host: Host, path: str, arguments: Any
             ) -> Iterator[bytes | None]:
-    """The part of a log that was asked for.
+    """Give the part of a log that was asked for.
 
     :raises LogError: it cannot be read
     """
@@ -81,7 +81,7 @@ def _wanted(host: Host, path: str, arguments: Any
 
 
 def _last_boot(path: str, port: int) -> Position | None:
-    """Where the output since the guest's last start begins.
+    """Tell where the output since the guest's last start begins.
 
     :raises LogError: that is not known
     """

@@ -8,7 +8,7 @@ import sys
 
 
 def prepare() -> None:
-    """See that all three are there, and take every text.
+    """Make all three streams be there, and take every text.
 
     One that was closed goes nowhere: otherwise the next file that is opened
     would be it. A character that the locale does not have is written as its

@@ -46,7 +46,7 @@ class StatusCommands(upgradecheck.UpgradeCommands):
 
     @functools.cached_property
     def survey(self) -> checks.Survey:
-        """What is known of the host; looked at once."""
+        """Tell what is known of the host; looked at once."""
         return survey(options(self._config), self._connect)
 
     def _connect(self) -> Any:
@@ -68,7 +68,7 @@ def options(config: cfg.ConfigOpts) -> Options:
 
 
 def _relay(config: cfg.ConfigOpts) -> tuple[str, str] | None:
-    """Where relayed guests listen, and the relay; None: not to be told."""
+    """Tell where relayed guests and the relay listen; None: not known."""
     # What is wrong with the address is said by a check of its own.
     with contextlib.suppress(exception.VirtlogdDriverError):
         return config.virtlogd.relay_guest_address, settings.check_outer(
@@ -91,7 +91,7 @@ def _register(config: cfg.ConfigOpts) -> None:
 
 
 def main() -> int:
-    """Entry point."""
+    """Run ``virtlogd-driver-status``: its entry point."""
     # What the privileged helpers say is in the results.
     logging.getLogger().addHandler(logging.NullHandler())
     # They read the same configuration.

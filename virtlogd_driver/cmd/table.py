@@ -8,7 +8,7 @@ _UNITS = ('K', 'M', 'G', 'T', 'P')
 
 def lines(head: Sequence[str], rows: Sequence[Sequence[str]],
           right: frozenset[str] = frozenset()) -> list[str]:
-    """A table as lines, each column as wide as it needs.
+    """Give a table as lines, each column as wide as it needs.
 
     :param right: heads of the columns that are aligned to the right
     """
@@ -21,7 +21,7 @@ def lines(head: Sequence[str], rows: Sequence[Sequence[str]],
 
 
 def size(count: int) -> str:
-    """Bytes, as ls -h writes them."""
+    """Write bytes as ls -h does."""
     if count < 1024:
         return str(count)
     value = float(count)
@@ -34,7 +34,7 @@ def size(count: int) -> str:
 
 
 def age(seconds: float) -> str:
-    """How long ago, in the largest unit."""
+    """Tell how long ago, in the largest unit."""
     for unit, length in (('d', 86400), ('h', 3600), ('min', 60)):
         if seconds >= length:
             return f'{seconds // length:.0f} {unit}'

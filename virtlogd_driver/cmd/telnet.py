@@ -36,7 +36,7 @@ class Telnet:
         self._agreed: set[tuple[int, int]] = set()
 
     def received(self, data: bytes) -> tuple[bytes, bytes]:
-        """What the guest wrote, and what is to be answered.
+        """Give what the guest wrote, and what is to be answered.
 
         :param data: bytes of the connection, cut anywhere
         """
@@ -72,11 +72,11 @@ class Telnet:
 
     @staticmethod
     def typed(data: bytes) -> bytes:
-        """What is to be sent for keys."""
+        """Give what is to be sent for keys."""
         return data.replace(b'\xff', b'\xff\xff')
 
     def _negotiate(self, command: int, option: int) -> bytes:
-        """The answer, if there is one: none to what is in force already."""
+        """Give the answer, if there is one: none to what is in force."""
         asked = _WILL if command in (_WILL, _WONT) else _DO
         key = asked, option
         wanted = command == asked

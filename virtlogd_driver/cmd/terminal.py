@@ -26,24 +26,24 @@ _LESS = 'FRX'
 
 
 def has_colour(stream: IO[str]) -> bool:
-    """Whether to write colours: https://no-color.org, and dumb terminals."""
+    """Tell whether to write colours (https://no-color.org)."""
     return (stream.isatty() and not os.environ.get('NO_COLOR')
             and os.environ.get('TERM') != 'dumb')
 
 
 def paint(text: str, colour: str, wanted: bool) -> str:
-    """A text in a colour, if colours are wanted."""
+    """Paint a text in a colour, if colours are wanted."""
     return f'\x1b[{colour}m{text}{control_sequences.RESET}' if wanted else text
 
 
 def width() -> int:
-    """Columns of the terminal."""
+    """Count the columns of the terminal."""
     return shutil.get_terminal_size().columns
 
 
 @contextlib.contextmanager
 def paged(wanted: bool = True) -> Iterator[IO[bytes]]:
-    """Standard output, on a terminal through a pager as git does it.
+    """Give standard output, on a terminal through a pager as git does.
 
     ``PAGER`` names it; empty or "cat" is none. Leaving the pager early ends
     the block quietly.
@@ -78,7 +78,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def raw(fd: int) -> Iterator[None]:
-    """A terminal that hands on every key; as it was, whatever happens.
+    """Give a terminal that hands on every key; as it was, whatever happens.
 
     :param fd: a descriptor of the terminal
     """

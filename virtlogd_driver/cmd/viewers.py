@@ -29,7 +29,7 @@ def run(host: Host, arguments: Any) -> int:
 
 
 def _lines(found: Sequence[tuple[SerialPort, Sequence[Viewer]]]) -> list[str]:
-    """The table, without what has no viewers."""
+    """Give the table, without what has no viewers."""
     return table.lines(_HEAD, [
         (serial.label, port.text(one.peer), f'nothing for {one.silent:.0f} s'
          if one.full else 'yes')

@@ -74,7 +74,7 @@ class Segment:
 
     @property
     def key(self) -> tuple[int, int]:
-        """What no other file has as long as this one is open."""
+        """Give what no other file has as long as this one is open."""
         return self.device, self.inode
 
     def look_at(self, size: int, mtime_ns: int) -> None:
@@ -108,13 +108,13 @@ class Snapshot:
 
     @property
     def whole(self) -> bool:
-        """Nothing was rotated away: it begins where the chain began."""
+        """Tell whether nothing was rotated away."""
         return (self.complete and self.exact
                 and bool(self.segments) and self.segments[-1].first)
 
     @property
     def size(self) -> int:
-        """Bytes in all of its files."""
+        """Give bytes in all of its files."""
         return sum(segment.size for segment in self.segments)
 
     def close(self) -> None:
@@ -342,7 +342,7 @@ def _open(
 
 def _moved(
         directory: Directory, live: str, start: int, first: Segment) -> int:
-    """By how many names the first file has moved; 2 stands for any more.
+    """Tell by how many names the first file has moved; 2 stands for any more.
 
     It is also brought up to date: the more of it there is the less is missed
     of what was removed at the other end meanwhile.

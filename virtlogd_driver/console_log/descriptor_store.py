@@ -58,7 +58,7 @@ class Names(Protocol):
     """What can be known of names without privilege."""
 
     def look(self, path: str) -> os.stat_result | None:
-        """The file that has a name; None: none has, or it cannot be told."""
+        """Give the file that has a name; None: none, or it is not known."""
 
     def exists(self, path: str) -> bool: ...
 
@@ -134,7 +134,7 @@ class _Held:
             self._rotated(taken, newest, limit)
 
     def serves_tail(self, limit: int) -> bool:
-        """Nothing needs to be opened for the newest bytes."""
+        """Tell whether the newest bytes need nothing to be opened."""
         taken = self.taken
         if taken is None:
             return False
@@ -156,7 +156,7 @@ class _Held:
         return (taken.ended or taken.cut) and self._nothing_came(taken)
 
     def serves_from(self, key: Key | None) -> bool:
-        """Nothing needs to be opened for what follows a position.
+        """Tell whether what follows a position needs nothing to be opened.
 
         :param key: of its file; None: for the oldest bytes
         """
@@ -174,7 +174,7 @@ class _Held:
         return key is None and taken.ended and self._nothing_came(taken)
 
     def _nothing_came(self, taken: Taken) -> bool:
-        """No history is there now that was not when the log was opened."""
+        """Tell whether no history has come since the log was opened."""
         directory = os.path.dirname(self._path)
         return not any(self._names.exists(f'{directory}/{name}')
                        for name in taken.absent)
@@ -252,7 +252,7 @@ class DescriptorStore:
 
     def read_tail(self, path: str, limit: int,
                   max_backups: int | None = None) -> LogRead:
-        """The newest bytes of a log: see :func:`log.read_tail`."""
+        """Give the newest bytes of a log: see :func:`log.read_tail`."""
         era = self._era
         held = self._take(path, max_backups)
         try:
@@ -266,7 +266,7 @@ class DescriptorStore:
     def read_from(self, path: str, position: Position | None, limit: int,
                   max_backups: int | None = None,
                   passed: Collection[Passed] | None = None) -> LogSince:
-        """What follows a position in a log: see :func:`log.read_from`."""
+        """Give what follows a position in a log: see :func:`log.read_from`."""
         era = self._era
         held = self._take(path, max_backups)
         try:
@@ -323,7 +323,7 @@ class DescriptorStore:
             self._close(path)
 
     def descriptors(self) -> int:
-        """How many are open, of logs that are not in use."""
+        """Count how many are open, of logs that are not in use."""
         return sum(len(held.segments())
                    for held in list(self._held.values()))
 
@@ -341,7 +341,7 @@ class DescriptorStore:
                 self._put(path, held, era)
 
     def _take(self, path: str, max_backups: int | None) -> _Held:
-        """A log for this thread alone, as it was left or closed."""
+        """Give a log for this thread alone, as it was left or closed."""
         held = self._held.pop(path, None)
         if held is not None:
             if max_backups is None or held.max_backups == max_backups:
@@ -412,7 +412,7 @@ def _has_deleted(taken: Taken) -> bool:
 
 
 def _native() -> tuple[Any, Any]:
-    """threading and time of the system: eventlet's thread would need a hub."""
+    """Give the system's threading and time: eventlet's needs a hub."""
     patcher = sys.modules.get('eventlet.patcher')
     if patcher is None:
         return threading, time

@@ -57,7 +57,7 @@ class Files:
         return os.preadv(fd, [into], offset)
 
     def version(self, fd: int) -> int:
-        """What tells a file from an earlier one that had the same inode.
+        """Give what tells a file from an earlier one that had the same inode.
 
         0 where the file system keeps no such number (tmpfs, NFS).
         """
@@ -69,7 +69,7 @@ class Files:
         return version
 
     def born(self, fd: int) -> int | None:
-        """When a file was created, in nanoseconds since the epoch.
+        """Tell when a file was created, in nanoseconds since the epoch.
 
         None where the file system does not say (NFS; tmpfs before Linux 6.6).
         """
@@ -127,7 +127,10 @@ class Directory(Files):
             raise self._meaning(error, name) from error
 
     def stat(self, name: str) -> os.stat_result:
-        """:raises FileNotFoundError: there is none (right now)"""
+        """Look at a file.
+
+        :raises FileNotFoundError: there is none (right now)
+        """
         return os.stat(name, dir_fd=self._fd, follow_symlinks=False)
 
     def check(self, status: os.stat_result, name: str) -> None:
@@ -139,7 +142,7 @@ class Directory(Files):
             raise self.not_regular(name)
 
     def names(self) -> list[str]:
-        """All names, in no order.
+        """Give all names, in no order.
 
         :raises LogRefused: the process may not list them
         :raises LogError: anything else
@@ -155,7 +158,7 @@ class Directory(Files):
             raise directory_error(error, self.path) from error
 
     def next_backup(self, live: str, first: int, end: int) -> int:
-        """The number of the first backup that there is, or end.
+        """Give the number of the first backup that there is, or end.
 
         It looks for one after the other; cheaper than :meth:`open` for what is
         probably not there.
@@ -176,7 +179,7 @@ class Directory(Files):
         time.sleep(0.001 if turn > 3 else 0)
 
     def not_regular(self, name: str) -> exception.LogNotRegular:
-        """The error for a file that was opened and can't be a log."""
+        """Give the error for a file that was opened and can't be a log."""
         return exception.LogNotRegular(
             f'{self.path}/{name} is not a regular file, so it is not read as '
             f'a console log. Remove it, or correct the <log> of the domain.')
@@ -191,7 +194,7 @@ class Directory(Files):
 
 
 def refused(path: str) -> exception.LogRefused:
-    """The error for a file or directory that the process may not read."""
+    """Give the error for a file or directory that the process may not read."""
     return exception.LogRefused(
         f'{path} may not be read by this process. Run it as root, or let it '
         f'start privsep-helper (see [virtlogd_privileged] helper_command).')
@@ -240,7 +243,7 @@ def open_below(root: str, parts: list[str],
 
 
 def directory_error(error: OSError, path: str) -> exception.LogError:
-    """The error for a directory that cannot be opened or listed."""
+    """Give the error for a directory that cannot be opened or listed."""
     if isinstance(error, PermissionError):
         return refused(path)
     match error.errno:

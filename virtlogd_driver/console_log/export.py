@@ -74,7 +74,7 @@ class Source(Protocol):
     """Where bytes come from."""
 
     def read(self, size: int, /) -> bytes:
-        """As many bytes as asked for, or all that are left."""
+        """Give as many bytes as asked for, or all that are left."""
 
 
 class Target(Protocol):
@@ -96,7 +96,7 @@ class _Copied:
         self.sha256 = hashlib.sha256()
 
     def read(self, size: int) -> bytes:
-        """As many bytes as asked for, or all that are left."""
+        """Give as many bytes as asked for, or all that are left."""
         parts = []
         while size > 0 and self._segments:
             part = self._next(size)
@@ -131,7 +131,7 @@ class _Part:
 
 
 def _parts(directory: str, port: int, live: str) -> list[_Part]:
-    """The parts of a log, the oldest first."""
+    """Give the parts of a log, the oldest first."""
     file = parse(live)
     if file is None:
         return [_Part(live, port, None, False)]
@@ -168,7 +168,7 @@ def _opened(path: str, part: _Part) -> Iterator[tuple[Directory, Snapshot]]:
 
 
 def size(logs: Sequence[tuple[int, str]]) -> int:
-    """About how many bytes an export will be.
+    """Tell how many bytes, about, an export will be.
 
     :param logs: port, and path of the live file
     :raises LogError: a log cannot be read
@@ -245,7 +245,7 @@ def export(logs: Sequence[tuple[int, str]], target: Target,
 
 
 def _unused(part: _Part, used: set[str]) -> str:
-    """A name for a part: logs of several directories may have the same."""
+    """Give a part a name that no other has, of whatever directory."""
     for name in (part.name, *(
             f'port{part.port}{more}-{part.name}'
             for more in ('', *(f'.{n}' for n in range(1, len(used) + 2))))):

@@ -31,7 +31,7 @@ class Read(Protocol):
 
     def __call__(self, path: str, position: Position | None, limit: int,
                  passed: Collection[Passed], /) -> LogSince:
-        """At most ``limit`` bytes, none of them of files passed."""
+        """Give at most ``limit`` bytes, none of them of files passed."""
 
 
 #: Bytes of one read.
@@ -76,7 +76,7 @@ class _Inotify:
             self._libc.inotify_rm_watch(self.fd, watch)
 
     def wait(self, timeout: float) -> list[tuple[int, int, str]]:
-        """Watch, mask and name of each event."""
+        """Give watch, mask and name of each event."""
         if self.fd is None:
             time.sleep(timeout)
             return []
@@ -153,7 +153,7 @@ class Follower:
             self._inotify.remove(log.directory_watch)
 
     def wait(self, timeout: float) -> list[str]:
-        """Paths of the logs that may have more, at once or after a while.
+        """Give paths of the logs that may have more, at once or after a while.
 
         :param timeout: seconds until an empty answer
         """
@@ -168,7 +168,7 @@ class Follower:
                 return list(self._ready)
 
     def read(self, path: str) -> LogSince | None:
-        """The next bytes of a log; None where it has no file right now.
+        """Give the next bytes of a log; None where it has no file right now.
 
         :raises LogError: it cannot be read
         """
@@ -252,7 +252,7 @@ def _pass(log: _Log) -> None:
 
 
 def _look(log: _Log) -> tuple[Passed, ...] | None:
-    """What tells that a log has changed; None: that may not be looked at.
+    """Give what tells that a log has changed; None: that may not be looked at.
 
     The live file alone, as long as it is the one that is read.
     """
@@ -269,7 +269,7 @@ def _look(log: _Log) -> tuple[Passed, ...] | None:
 
 
 def _files(path: str) -> list[Passed] | None:
-    """Its files, the newest first; None: they may not be looked at."""
+    """Give its files, the newest first; None: they may not be looked at."""
     names = [path, *(backup_name(path, number)
                      for number in range(MAX_BACKUPS))]
     try:
@@ -281,7 +281,7 @@ def _files(path: str) -> list[Passed] | None:
 
 
 def _identity(path: str) -> Passed | None:
-    """None: there is no such file.
+    """Tell one file from another; None: there is no such file.
 
     :raises OSError: it may not be looked at
     """

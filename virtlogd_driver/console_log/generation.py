@@ -62,7 +62,7 @@ class FileName:
 
 
 def live_name(port: int, generation: int) -> str:
-    """Name of the file that virtlogd writes, as in the domain's log file.
+    """Give name of the file that virtlogd writes, as in the domain's log file.
 
     :raises LogError: a number is too high for a name
     """
@@ -70,18 +70,18 @@ def live_name(port: int, generation: int) -> str:
 
 
 def history_name(port: int, generation: int) -> str:
-    """Name of the file with everything older than a generation."""
+    """Give name of the file with everything older than a generation."""
     return f'{_stem(port, generation)}.history'
 
 
 def backup_name(live: str, number: int) -> str:
-    """Name of a backup of a live file; number 0 is the newest."""
+    """Give name of a backup of a live file; number 0 is the newest."""
     return f'{live}.{number}'
 
 
 @functools.lru_cache
 def parse(name: str) -> FileName | None:
-    """What a file's name says, or None where it is none of a log."""
+    """Tell what a file's name says, or None where it is none of a log."""
     match = _NAME.fullmatch(name)
     if match is None:
         return None
@@ -93,7 +93,7 @@ def parse(name: str) -> FileName | None:
 
 
 def newest(names: Iterable[str], port: int) -> int | None:
-    """The highest generation of a port among a directory's names.
+    """Give the highest generation of a port among a directory's names.
 
     That is the live one of a guest which is here. None: there is no log of
     that port.
@@ -105,7 +105,7 @@ def newest(names: Iterable[str], port: int) -> int | None:
 
 
 def generations(names: Iterable[str], port: int) -> dict[int, bool]:
-    """The generations of a port that have a file, the newest first.
+    """Give the generations of a port that have a file, the newest first.
 
     :returns: whether each has a history
     """
@@ -118,7 +118,7 @@ def generations(names: Iterable[str], port: int) -> dict[int, bool]:
 
 
 def files_of(names: Iterable[str], port: int, generation: int) -> list[str]:
-    """The files of one generation among a directory's names.
+    """Give the files of one generation among a directory's names.
 
     In the order in which they were written: the history, the backups from the
     oldest to the newest, the live file.

@@ -90,7 +90,7 @@ class Receiver:
             self._connection.close()
 
     def take(self, count: int) -> list[int] | None:
-        """The descriptors that were sent before now, which are the caller's.
+        """Give the descriptors that have come, which are the caller's now.
 
         :param count: how many there have to be; nothing is sent for none
         :returns: None: they have not come, or not all of them
@@ -115,7 +115,7 @@ class Receiver:
 
 def _received(connection: socket.socket, secret: bytes,
               count: int) -> list[int] | None:
-    """None: it is somebody else, or they have not all come."""
+    """Take what came; None: it is another's, or not all."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         while len(found) < count:
@@ -168,7 +168,7 @@ class Sender:
             connection.close()
 
     def _connect(self, address: Address) -> socket.socket | None:
-        """None: it is not the caller who listens there."""
+        """Connect; None: it is not the caller who listens there."""
         name, secret = address
         if _CHOSEN.fullmatch(name) is None or len(secret) != _SECRET_BYTES:
             return None
@@ -204,7 +204,7 @@ class Sender:
 
 
 def process_at(connected: socket.socket) -> int:
-    """The process that listened at the other end of a socket; 0: unknown.
+    """Give the process that listened at the other end of a socket; 0: unknown.
 
     It is unknown in another process namespace.
     """
@@ -213,7 +213,7 @@ def process_at(connected: socket.socket) -> int:
 
 
 def credentials_at(connected: socket.socket) -> tuple[int, int]:
-    """Process and user that listened at the other end of a socket."""
+    """Give process and user that listened at the other end of a socket."""
     process, user, _ = _CREDENTIALS.unpack(connected.getsockopt(
         socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return process, user

@@ -37,7 +37,7 @@ class End:
 
 
 def last_lines(tail: ReadTail, since: ReadFrom, count: int) -> End:
-    """The last lines of a log; the very last may be unfinished.
+    """Give the last lines of a log; the very last may be unfinished.
 
     :raises LogError: it cannot be read, also while pieces are taken
     """
@@ -53,7 +53,7 @@ def last_lines(tail: ReadTail, since: ReadFrom, count: int) -> End:
 
 def last_lines_since(since: ReadFrom, start: Position | None,
                      count: int) -> End:
-    """The last lines of what follows a position.
+    """Give the last lines of what follows a position.
 
     :raises LogError: it cannot be read, also while pieces are taken
     """
@@ -76,7 +76,7 @@ def last_lines_since(since: ReadFrom, start: Position | None,
 
 
 def last_bytes(tail: ReadTail, since: ReadFrom, count: int) -> End:
-    """The last bytes of a log.
+    """Give the last bytes of a log.
 
     :raises LogError: it cannot be read, also while pieces are taken
     """
@@ -88,7 +88,7 @@ def last_bytes(tail: ReadTail, since: ReadFrom, count: int) -> End:
 
 def last_bytes_since(since: ReadFrom, start: Position | None,
                      count: int) -> End:
-    """The last bytes of what follows a position.
+    """Give the last bytes of what follows a position.
 
     :raises LogError: it cannot be read, also while pieces are taken
     """
@@ -99,7 +99,7 @@ def last_bytes_since(since: ReadFrom, start: Position | None,
 
 
 def everything(since: ReadFrom, end: End) -> Iterator[bytes | None]:
-    """What follows the position of an end now, which is moved with it.
+    """Give what follows the position of an end now, which is moved with it.
 
     :raises LogError: the log cannot be read
     """
@@ -118,7 +118,7 @@ def everything(since: ReadFrom, end: End) -> Iterator[bytes | None]:
 
 
 def _start(data: bytes, count: int) -> int:
-    """Where the last lines begin; 0: not within the data."""
+    """Tell where the last lines begin; 0: not within the data."""
     start = len(data)
     end = start - data.endswith(b'\n')
     for _ in range(count):
@@ -131,7 +131,7 @@ def _start(data: bytes, count: int) -> int:
 
 
 def _line_ends(data: bytes, run: int) -> tuple[int, int]:
-    """How many lines end in a piece, and how many bytes come after the last.
+    """Count the lines that end in a piece, and the bytes after the last.
 
     :param run: bytes of the line before the piece
     """
@@ -147,7 +147,7 @@ def _line_ends(data: bytes, run: int) -> tuple[int, int]:
 
 def _after_lines(pieces: Iterator[bytes | None], skip: int, run: int
                  ) -> Iterator[bytes | None]:
-    """Less so many lines at their beginning.
+    """Cut off so many lines at their beginning.
 
     :param run: bytes of a line before the pieces
     """
@@ -176,7 +176,7 @@ def _after_lines(pieces: Iterator[bytes | None], skip: int, run: int
 
 def _after_bytes(pieces: Iterator[bytes | None], skip: int
                  ) -> Iterator[bytes | None]:
-    """Less so many bytes at their beginning."""
+    """Cut off so many bytes at their beginning."""
     for data in pieces:
         if data is not None and skip > 0:
             skip, data = skip - len(data), data[skip:]
@@ -184,7 +184,7 @@ def _after_bytes(pieces: Iterator[bytes | None], skip: int
 
 
 def _character(data: bytes, offset: int) -> int:
-    """The first beginning of a character (UTF-8) from an offset on."""
+    """Give the first beginning of a character (UTF-8) from an offset on."""
     end = min(offset + 3, len(data))
     while offset < end and data[offset] & 0xc0 == 0x80:
         offset += 1

@@ -67,7 +67,10 @@ class Position:
 
     @classmethod
     def parse(cls, token: str) -> Self:
-        """:raises InvalidPosition: it is no token"""
+        """Read a token.
+
+        :raises InvalidPosition: it is none
+        """
         if re.fullmatch(r'[0-9a-f]{1,16}(-[0-9a-f]{1,16}){3}', token) is None:
             raise exception.InvalidPosition(
                 f'{token!r} is no position in a console log. Take one that a '
@@ -148,7 +151,7 @@ class Taken:
 
     @property
     def live(self) -> Snapshot:
-        """The newest run of the chain that the guest writes."""
+        """Give the newest run of the chain that the guest writes."""
         return self.units[0][0]
 
     def keep(self, held: Mapping[tuple[int, int], Segment],
@@ -245,7 +248,7 @@ def read_from(
 
 def unmoved(
         directory: str, name: str, position: Position | None) -> LogSince:
-    """The answer where the files move too fast to be read on."""
+    """Give the answer where the files move too fast to be read on."""
     LOG.debug('%s/%s can be read no further for now', directory, name)
     return LogSince(b'', position, 0, 0)
 
@@ -310,7 +313,7 @@ def _take(directory: Directory, name: str, wanted: Wanted, *,
 
 
 def position_at(directory: Directory, name: str, offset: int) -> Position:
-    """A place in a file that nobody writes any more, such as a history.
+    """Give a place in a file that nobody writes any more, such as a history.
 
     :param offset: bytes from its start
     :raises FileNotFoundError: there is no such file
@@ -330,7 +333,7 @@ def position_at(directory: Directory, name: str, offset: int) -> Position:
 
 def tail(taken: Taken, limit: int, *,
          shrinking: bool = False) -> LogRead | None:
-    """The newest bytes of an open log.
+    """Give the newest bytes of an open log.
 
     :param shrinking: read the newest file alone and take what it has
     :returns: None: a file has become shorter than it was when it was opened
@@ -384,7 +387,7 @@ def tail(taken: Taken, limit: int, *,
 
 def _tail_of_one(path: str, files: Files, segment: Segment,
                  limit: int) -> LogRead | None:
-    """The answer where one file is enough, as it mostly is."""
+    """Give the answer where one file is enough, as it mostly is."""
     size = segment.size
     try:
         data = files.pread(segment.fd, limit, size - limit)
@@ -401,7 +404,7 @@ def _tail_of_one(path: str, files: Files, segment: Segment,
 
 def since(taken: Taken, position: Position | None, limit: int,
           passed: Collection[Passed] | None = None) -> LogSince | None:
-    """What follows a position in an open log: see :func:`read_from`.
+    """Give what follows a position in an open log: see :func:`read_from`.
 
     :param taken: opened without a limit, as far as the file of the position
     :returns: None: its files have changed too fast, or the position is not in
@@ -483,7 +486,7 @@ class _Older:
         self.unreadable = False
 
     def list(self) -> dict[int, bool]:
-        """The generations, the newest first: whether each has a history."""
+        """List the generations, newest first: whether each has a history."""
         self._found = self._list()
         return self._found
 
@@ -495,7 +498,7 @@ class _Older:
             if number <= self.live.generation}
 
     def check(self) -> None:
-        """No history has come since, in place of what was opened.
+        """Check that no history has come since, in place of what was opened.
 
         :raises _Replaced: one has
         """
@@ -511,7 +514,7 @@ def _histories(found: dict[int, bool]) -> list[int]:
 def _units(
         directory: Directory, name: str, wanted: Wanted, older: _Older
 ) -> Iterator[tuple[Snapshot, bool, bool]]:
-    """The live chain, then older histories and chains: the newest first.
+    """Give the live chain, then older histories and chains: the newest first.
 
     With each, whether it surely goes on from the next one, and whether it is
     of the live chain. One that has no file has lost nothing where its history
@@ -577,7 +580,7 @@ def _chain(directory: Directory, name: str, wanted: Wanted,
 def _find(
         files: Files, unit: Snapshot, position: Position | None
 ) -> int | None:
-    """Which file of a snapshot a position is in."""
+    """Tell which file of a snapshot a position is in."""
     if position is None:
         return None
     for index, segment in enumerate(unit.segments):
@@ -602,7 +605,7 @@ def _without(segments: list[Segment],
 def _resume(
         files: Files, segments: list[Segment], position: Position,
         replaced: bool) -> tuple[list[_Piece], Position] | None:
-    """What follows a position whose file was truncated, or replaced.
+    """Give what follows a position whose file was truncated, or replaced.
 
     logrotate's copytruncate copies a file, and truncates it: the copy is the
     next older one then, and has the same bytes before the position. Without a
@@ -661,7 +664,7 @@ def _has_bytes(segment: Segment) -> bool:
 
 
 def _last(segments: list[Segment], limit: int) -> list[_Piece]:
-    """The last bytes of files that are given from the newest to the oldest."""
+    """Give the last bytes of files, which come the newest first."""
     pieces = []
     for segment in segments:
         size = min(segment.size, limit)
@@ -673,7 +676,7 @@ def _last(segments: list[Segment], limit: int) -> list[_Piece]:
 
 
 def _first(segments: list[Segment], offset: int) -> list[_Piece]:
-    """All bytes of such files, less those before an offset in the oldest."""
+    """Give all bytes of such files from an offset in the oldest on."""
     pieces = []
     for segment in reversed(segments):
         if segment.size > offset:
@@ -686,7 +689,7 @@ def _answer(
         files: Files, pieces: list[_Piece], start: Position,
         limit: int, missed: int | None, behind: int = 0
 ) -> LogSince | None:
-    """The first bytes of the pieces. None: a file has become shorter."""
+    """Give the first bytes of the pieces. None: a file has become shorter."""
     total = sum(size for _, _, size in pieces)
     wanted = []
     for segment, offset, size in pieces:
@@ -755,14 +758,14 @@ def _read(files: Files, pieces: list[_Piece]) -> bytes:
 
 
 def not_found(path: str) -> exception.LogNotFound:
-    """The error for a log that has no file at all."""
+    """Give the error for a log that has no file at all."""
     return exception.LogNotFound(
         f'There is no console log {path}. It is written from the first start '
         f'of a guest with a <log> on.')
 
 
 def failed(path: str, error: OSError) -> exception.LogError:
-    """The error for a log that the file system does not give."""
+    """Give the error for a log that the file system does not give."""
     return exception.LogError(
         f'{path} cannot be read: {error.strerror}. See to the file system '
         f'that it is on.')

@@ -80,7 +80,7 @@ def verdict(
 
 
 def _born_as_older_ended(older: Times, newer: Times) -> bool | None:
-    """None: the times say nothing."""
+    """Compare birth and end; None: the times say nothing."""
     if older.born is None or newer.born is None:
         return None
     if abs(newer.born - older.written) <= ROTATION_NS:

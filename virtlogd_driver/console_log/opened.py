@@ -42,7 +42,7 @@ def unpack_position(values: tuple[int, ...] | None) -> Position | None:
 
 
 def pack(taken: Taken, held: frozenset[Key]) -> tuple[Packed, list[int]]:
-    """An open log, and the descriptors that go with it.
+    """Give an open log, and the descriptors that go with it.
 
     :param held: the files that the other side has open
     """
@@ -63,14 +63,14 @@ def pack(taken: Taken, held: frozenset[Key]) -> tuple[Packed, list[int]]:
 
 
 def count(packed: Packed) -> int:
-    """How many descriptors go with it."""
+    """Count how many descriptors go with it."""
     number: int = packed[-1]
     return number
 
 
 def unpack(packed: Packed, held: Mapping[Key, Segment],
            descriptors: Sequence[int], files: Files) -> Taken:
-    """An open log, on this side.
+    """Give an open log, on this side.
 
     :param held: the files that were open here already
     :param descriptors: those that have come, which the answer owns

@@ -74,7 +74,7 @@ def open_log(
 
 @context.entrypoint
 def read_tail(path: str, limit: int, max_backups: int | None) -> Tail:
-    """:func:`log.read_tail`, for where no open file can be passed."""
+    """Do :func:`log.read_tail`, where no open file can be passed."""
     directory, name = _open(path)
     with directory:
         read = log.read_tail(
@@ -87,7 +87,7 @@ def read_tail(path: str, limit: int, max_backups: int | None) -> Tail:
 def read_from(path: str, position: Position, limit: int,
               max_backups: int | None,
               passed: Collection[log.Passed] | None = None) -> Since:
-    """:func:`log.read_from`, likewise."""
+    """Do :func:`log.read_from`, likewise."""
     directory, name = _open(path)
     with directory:
         since = log.read_from(
@@ -159,7 +159,7 @@ def _open(path: str) -> tuple[Directory, str]:
 
 
 def _below(root: str, parts: list[str]) -> list[str] | None:
-    """The names that lead from a root to a directory, if it is below it."""
+    """Give the names that lead from a root to a directory below it."""
     start = _names(root)
     if not start or parts[:len(start)] != start:
         return None
@@ -167,7 +167,7 @@ def _below(root: str, parts: list[str]) -> list[str] | None:
 
 
 def _names(path: str) -> list[str]:
-    """The names in a path; what "//", "/./" and "/x/.." say is left out.
+    """Give the names in a path; what "//", "/./" and "/x/.." say is left out.
 
     A root and a path are taken apart alike, as nova puts the one before the
     other as it is configured. Links in a root are the administrator's; below
@@ -177,7 +177,7 @@ def _names(path: str) -> list[str]:
 
 
 def roots() -> tuple[str, ...]:
-    """The instances path, then the log directories.
+    """Give the instances path, then the log directories.
 
     In nova's own process (its tests, a context that was forked) nova's
     configuration has both; the daemon that privsep-helper starts has only been
@@ -189,7 +189,7 @@ def roots() -> tuple[str, ...]:
 
 
 def _option(name: str) -> Any:
-    """One that privsep-helper has; None in another process."""
+    """Give one that privsep-helper has; None in another process."""
     try:
         return cfg.CONF[name]
     except cfg.NoSuchOptError:
@@ -216,7 +216,7 @@ def _roots_of_files() -> tuple[str, ...]:
 
 @functools.cache
 def _caller() -> tuple[int, int]:
-    """Process and user at the other end of privsep's own socket.
+    """Give process and user at the other end of privsep's own socket.
 
     This process itself where it is not privsep-helper's.
     """
@@ -240,7 +240,7 @@ def _sender() -> handover.Sender:
 
 @functools.cache
 def _owners() -> frozenset[int]:
-    """Users whose files are given out."""
+    """Give users whose files are given out."""
     owners = {0, _caller()[1]}
     for name in _QEMU:
         with contextlib.suppress(KeyError):

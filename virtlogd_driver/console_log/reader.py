@@ -112,7 +112,7 @@ def forget(directory: str) -> None:
 
 
 def can_pass() -> bool:
-    """Whether the privileged helper can pass open files to this process.
+    """Tell whether the privileged helper can pass open files to this process.
 
     Where it cannot, bytes go through privsep at each read: the answers are
     the same, at some hundred microseconds more.
@@ -151,7 +151,7 @@ def _open(path: str, wanted: Wanted,
 
 
 def _is_refused(path: str) -> bool:
-    """Known beforehand, as is the rule, it is cheaper than to be refused."""
+    """Tell beforehand, as that is cheaper than to be refused."""
     return (
         os.geteuid() != 0
         and not os.access(path, os.R_OK, effective_ids=True)
@@ -184,7 +184,7 @@ def _open_with_privilege(path: str, wanted: Wanted,
 
 @contextlib.contextmanager
 def _receiver() -> Iterator[handover.Receiver]:
-    """One that no other thread uses meanwhile."""
+    """Give one that no other thread uses meanwhile."""
     try:
         receiver = _receivers.pop()
     except IndexError:

@@ -87,7 +87,7 @@ class CharDevice:
 
     @property
     def log_file(self) -> str | None:
-        """The path of what the guest writes, if it is kept in a file."""
+        """Give the path of what the guest writes, if it is kept in a file."""
         if self.log is not None:
             return self.log.file
         if self.type == 'file' and self.source is not None:
@@ -96,7 +96,7 @@ class CharDevice:
 
     @property
     def address(self) -> tuple[str, int] | None:
-        """Host and port that a TCP device listens on."""
+        """Give host and port that a TCP device listens on."""
         if self.type != 'tcp' or self.source is None:
             return None
         host, service = self.source.host, self.source.service
@@ -106,14 +106,14 @@ class CharDevice:
 
     @property
     def socket_path(self) -> str | None:
-        """The unix socket that the device listens on."""
+        """Give the unix socket that the device listens on."""
         if (self.type != 'unix' or self.source is None
                 or self.source.mode != 'bind'):
             return None
         return self.source.path
 
     def to_element(self) -> etree._Element:
-        """The device as an XML element, in libvirt's own order."""
+        """Give the device as an XML element, in libvirt's own order."""
         device = etree.Element(self.tag, type=self.type)
         if self.source is not None:
             _add(device, 'source', mode=self.source.mode,
@@ -144,7 +144,7 @@ def _add(parent: etree._Element, tag: str, /,
 
 
 def parse_document(domain_xml: str) -> etree._Element:
-    """The root element of a domain's XML.
+    """Give the root element of a domain's XML.
 
     :raises InvalidGuestXML: it is not the XML of a domain
     """
@@ -215,7 +215,7 @@ def _port(target: etree._Element, unclear: list[str]) -> int | None:
 
 
 def _number(text: str, most: int) -> int | None:
-    """A number in digits; None: it is none, or larger than that."""
+    """Give a number in digits; None: it is none, or larger than that."""
     digits = text.lstrip('0') or text[:1]
     if not text.isascii() or not text.isdigit() or len(digits) > 10:
         return None
@@ -233,7 +233,7 @@ def _switch(element: etree._Element, name: str) -> bool | None:
 
 
 def parse(domain_xml: str) -> tuple[CharDevice, ...]:
-    """The guest's serial ports and consoles, in the order of their numbers.
+    """Read a guest's serial ports and consoles, by their numbers.
 
     The number of a ``<serial>`` is that of its target: 1 is the guest's second
     port (ttyS1), whether it has a first one or not. A ``<console>`` of a
@@ -250,7 +250,7 @@ def parse(domain_xml: str) -> tuple[CharDevice, ...]:
 
 def read_elements(domain: etree._Element
                   ) -> list[tuple[etree._Element, CharDevice]]:
-    """The XML elements of a guest's devices, and what they say.
+    """Give the XML elements of a guest's devices, and what they say.
 
     They are those of :func:`parse`, in the order of the document; no two have
     one number.
@@ -270,7 +270,7 @@ def read_elements(domain: etree._Element
 
 def _numbered(elements: Iterable[etree._Element]
               ) -> list[tuple[etree._Element, CharDevice]]:
-    """With the numbers of their targets; without one, the next that is free.
+    """Number them as their targets are; one without gets the next free.
     """
     used: set[int] = set()
     found = []
@@ -285,11 +285,11 @@ def _numbered(elements: Iterable[etree._Element]
 
 
 def log_names(devices: Iterable[CharDevice]) -> list[str]:
-    """Name of the log of each device that has one."""
+    """Give name of the log of each device that has one."""
     return [os.path.basename(d.log_file) for d in devices
             if d.log_file is not None]
 
 
 def addresses(devices: Iterable[CharDevice]) -> list[tuple[str, int]]:
-    """Host and port of each device that listens on TCP."""
+    """Give host and port of each device that listens on TCP."""
     return [d.address for d in devices if d.address is not None]

@@ -44,7 +44,7 @@ MACHINES = {
 
 
 def machine(architecture: str) -> Machine:
-    """The serial ports of machines of this architecture."""
+    """Give the serial ports of machines of this architecture."""
     return MACHINES.get(architecture, _X86)
 
 
@@ -60,7 +60,7 @@ class ConsolePlan:
 
     def devices(self, log_files: Sequence[str], address: str | None = None,
                 tcp_ports: Sequence[int] = ()) -> tuple[CharDevice, ...]:
-        """The devices of the plan, port 0 first.
+        """Give the devices of the plan, port 0 first.
 
         :param log_files: path of each port's log, one a port
         :param address: where TCP ports listen

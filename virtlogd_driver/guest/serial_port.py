@@ -47,7 +47,7 @@ _IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def _ip(host: str) -> _IP | None:
-    """The address that is written so; None: it is a name."""
+    """Give the address that is written so; None: it is a name."""
     try:
         address = ipaddress.ip_address(host.partition('%')[0])
     except ValueError:
@@ -58,7 +58,7 @@ def _ip(host: str) -> _IP | None:
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether what listens on one address is in the way on the other.
+    """Tell whether what listens on one address is in the way on the other.
 
     Whatever their spelling: ``::ffff:192.0.2.1`` is 192.0.2.1. On any address
     is in the way of each: ``0.0.0.0`` of IPv4, ``::`` of both, as QEMU has it
@@ -122,7 +122,7 @@ class PortPool:
             return found
 
     def check(self, owner: str, host: str, count: int) -> None:
-        """Whether :meth:`acquire` would do; nothing is given.
+        """Tell whether :meth:`acquire` would do; nothing is given.
 
         :raises PortRangeExhausted: fewer are left
         :raises InvalidAddress: ``host`` cannot be bound to
@@ -164,12 +164,12 @@ class PortPool:
                     del self._holders[address]
 
     def owners(self) -> set[str]:
-        """The guests that hold ports."""
+        """Give the guests that hold ports."""
         with self._lock:
             return set().union(*self._holders.values())
 
     def held(self) -> dict[tuple[str, int], str]:
-        """Every port that is held, and by whom: one of them, of several."""
+        """Give every port that is held, and one guest that holds it."""
         with self._lock:
             return {address: min(owners)
                     for address, owners in self._holders.items()}

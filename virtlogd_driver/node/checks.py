@@ -44,7 +44,7 @@ _FILTERS = 'etc/nova/rootwrap.d/virtlogd-driver.filters'
 
 
 def _filters() -> str:
-    """Where pip has put the filters; a checkout has them as well."""
+    """Tell where pip has put the filters; a checkout has them as well."""
     installed = os.path.join(sysconfig.get_path('data'), _FILTERS)
     return installed if os.path.exists(installed) else _FILTERS
 
@@ -141,7 +141,7 @@ def _failure(details: str) -> Result:
 
 
 def _size(count: int) -> str:
-    """Bytes for people."""
+    """Give bytes for people."""
     value, unit = float(count), 'bytes'
     for larger in ('KiB', 'MiB', 'GiB', 'TiB'):
         if value < 1024:
@@ -162,7 +162,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def versions(host: Survey) -> Result:
-    """libvirt and QEMU can do a log and an interactive console at once."""
+    """Check that libvirt and QEMU can do both consoles at once."""
     if isinstance(host.capability, str):
         return _failure(host.capability)
     if not host.capability.capable:
@@ -175,7 +175,7 @@ def versions(host: Survey) -> Result:
 
 
 def loadable(host: Survey) -> Result:
-    """The installed nova loads this driver, and is told to."""
+    """Check that the installed nova loads this driver, and is told to."""
     if host.nova_version is None:
         return _failure(
             'nova is not installed in the Python environment of this command: '
@@ -217,7 +217,7 @@ def _load_remedy(error: str) -> str:
 
 
 def helpers(host: Survey) -> Result:
-    """The privileged helpers start and answer."""
+    """Check that the privileged helpers start and answer."""
     if host.helper_error:
         return _failure(
             f'{host.helper_error}. {_helper_remedy(host.helper_error)}')
@@ -234,7 +234,7 @@ def helpers(host: Survey) -> Result:
 
 
 def _helper_remedy(error: str) -> str:
-    """By the words of sudo and of rootwrap."""
+    """Find the remedy by the words of sudo and of rootwrap."""
     if 'no filter matched' in error:
         return f'Copy {_filters()} to /etc/nova/rootwrap.d.'
     if 'command not found' in error or 'No such file' in error:
@@ -250,14 +250,14 @@ def _helper_remedy(error: str) -> str:
 
 
 def daemon(host: Survey) -> Result:
-    """virtlogd answers."""
+    """Check that virtlogd answers."""
     if host.report.daemon is DaemonState.UP:
         return _success()
     return _failure(host.report.reason)
 
 
 def stdio_handler(host: Survey) -> Result:
-    """QEMU's output goes through virtlogd."""
+    """Check that QEMU's output goes through virtlogd."""
     if isinstance(host.qemu_conf_error, exception.InvalidConfFile):
         return _failure(str(host.qemu_conf_error))
     if host.stdio_handler is StdioHandler.LOGD:
@@ -273,7 +273,7 @@ def stdio_handler(host: Survey) -> Result:
 
 
 def rotation(host: Survey) -> Result:
-    """virtlogd starts with its file, and bounds the size of a log."""
+    """Check that virtlogd can read its file, and bounds each log."""
     if isinstance(host.rotation, exception.InvalidConfFile):
         return _failure(str(host.rotation))
     if isinstance(host.rotation, str):
@@ -294,7 +294,7 @@ def rotation(host: Survey) -> Result:
 
 
 def disk_budget(host: Survey) -> Result:
-    """The logs of the running guests have room to grow to their bound."""
+    """Check that logs of running guests have room to grow to their bound."""
     for found in host.file_systems:
         if found.free is not None and found.free < health.FULL_BELOW:
             return _failure(
@@ -332,7 +332,7 @@ def disk_budget(host: Survey) -> Result:
 
 
 def logs_alive(host: Survey) -> Result:
-    """What guests write is logged, and no viewer stops them."""
+    """Check that what guests write is logged, and no viewer stops them."""
     report = host.report
     if report.libvirt:
         return _failure(report.libvirt)
@@ -402,7 +402,7 @@ def logs_alive(host: Survey) -> Result:
 
 
 def log_directories(host: Survey) -> Result:
-    """Logs are on a disk of this host, and virtlogd may write them."""
+    """Check that logs are on this host's disks, for virtlogd to write."""
     for found in host.file_systems:
         where = f'{found.path}, with {_count(found.logs, "log")},'
         if found.type not in LOCAL:
@@ -426,7 +426,7 @@ def log_directories(host: Survey) -> Result:
 
 
 def ports(host: Survey) -> Result:
-    """Serial consoles have an address and free TCP ports."""
+    """Check that serial consoles have an address and free TCP ports."""
     if not host.serial_console:
         return _success('[serial_console] enabled is false')
     if host.address_error:
@@ -458,7 +458,7 @@ def ports(host: Survey) -> Result:
 
 
 def health_pass(host: Survey) -> Result:
-    """nova-compute watches the logs."""
+    """Check that nova-compute watches the logs."""
     if not host.health_interval:
         return _warning('[virtlogd] health_interval is 0: nobody notices a '
                         'log that dies. Set it to 60.')
@@ -475,7 +475,7 @@ def health_pass(host: Survey) -> Result:
 
 
 def histories(host: Survey) -> Result:
-    """What guests wrote has followed them."""
+    """Check that what guests wrote has followed them."""
     if host.waiting:
         return _warning(
             f'{_count(len(host.waiting), "guest")} went to another host and '

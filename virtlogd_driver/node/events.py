@@ -177,7 +177,7 @@ class Watch:
 
 
 def _running(domain: Any) -> Running | None:
-    """A domain as it is now; None where it does not run."""
+    """Give a domain as it is now; None where it does not run."""
     with contextlib.suppress(exception.GuestNotFound), translated():
         run = domain.ID()
         if run >= 0:

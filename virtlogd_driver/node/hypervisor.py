@@ -35,7 +35,7 @@ class ConsoleCapability:
 
     @property
     def shortcoming(self) -> str | None:
-        """Why a guest cannot have both, or None where it can."""
+        """Tell why a guest cannot have both, or None where it can."""
         if self.libvirt < MIN_LIBVIRT_VERSION:
             return (f'libvirt {_dotted(self.libvirt)} is older than '
                     f'{_dotted(MIN_LIBVIRT_VERSION)}')
@@ -49,7 +49,7 @@ class ConsoleCapability:
 
     @property
     def capable(self) -> bool:
-        """A guest can have both consoles."""
+        """Check that a guest can have both consoles."""
         return self.shortcoming is None
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ def _dotted(version: Version) -> str:
 
 
 def _version(number: int) -> Version:
-    """libvirt counts 1,000,000 x major + 1,000 x minor + release."""
+    """Split libvirt's 1,000,000 x major + 1,000 x minor + release."""
     return number // 1_000_000, number // 1_000 % 1_000, number % 1_000
 
 
@@ -142,7 +142,7 @@ _STATES = {
 
 
 def guest_uuids(connection: libvirt.virConnect) -> list[str]:
-    """The guests of the host, running or not.
+    """Give the guests of the host, running or not.
 
     :raises HostError: libvirt does not answer
     """
@@ -151,7 +151,7 @@ def guest_uuids(connection: libvirt.virConnect) -> list[str]:
 
 
 def guests_run(connection: libvirt.virConnect) -> dict[str, bool]:
-    """Whether each guest of the host runs, by UUID; two calls for all.
+    """Tell whether each guest of the host runs, by UUID; two calls for all.
 
     :raises HostError: libvirt does not answer
     """
@@ -165,7 +165,7 @@ def guests_run(connection: libvirt.virConnect) -> dict[str, bool]:
 
 
 def find_guest(connection: libvirt.virConnect, uuid: str) -> libvirt.virDomain:
-    """A guest by its UUID.
+    """Give a guest by its UUID.
 
     :raises GuestNotFound: it is gone
     :raises HostError: libvirt does not answer
@@ -175,7 +175,7 @@ def find_guest(connection: libvirt.virConnect, uuid: str) -> libvirt.virDomain:
 
 
 def list_guests(connection: libvirt.virConnect) -> list[Guest]:
-    """Every guest of the host, running or not.
+    """Give every guest of the host, running or not.
 
     A guest that goes away meanwhile is left out. One that libvirt fails for,
     as where another job has it for long, takes nothing from the others.
@@ -217,7 +217,7 @@ _NOT_BOOTED = {
 
 
 def booted_xml(connection: libvirt.virConnect, uuid: str) -> str | None:
-    """The domain XML of a guest that libvirt has just started.
+    """Give the domain XML of a guest that libvirt has just started.
 
     None where it goes on from where it was: it is migrated here, or restored.
 
@@ -234,7 +234,7 @@ def booted_xml(connection: libvirt.virConnect, uuid: str) -> str | None:
 
 
 def is_free(address: str, port: int) -> bool:
-    """Whether a TCP port can be listened on; port 0 asks for the address.
+    """Tell whether a TCP port can be listened on; port 0 asks for the address.
 
     As QEMU listens: where a name has several addresses on each of them that
     this host has; on ``::`` for IPv4 as well; with reuse, so that a
@@ -264,7 +264,7 @@ def is_free(address: str, port: int) -> bool:
 
 def _bind_error(family: int, kind: int, protocol: int,
                 sockaddr: Any) -> OSError | None:
-    """Why an address and port cannot be bound; None: they can."""
+    """Tell why an address and port cannot be bound; None: they can."""
     try:
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -277,7 +277,7 @@ def _bind_error(family: int, kind: int, protocol: int,
 
 
 def runs(connection: libvirt.virConnect, uuid: str) -> bool:
-    """Whether a guest runs; one that is gone does not.
+    """Tell whether a guest runs; one that is gone does not.
 
     :raises HostError: libvirt does not answer
     """

@@ -104,7 +104,7 @@ def write(path: str, report: Report, totals: Totals) -> None:
 
 
 def last_pass(path: str) -> float | None:
-    """When the health pass that wrote a metrics file was made.
+    """Tell when the health pass that wrote a metrics file was made.
 
     :returns: seconds since the epoch; None for a file without it
     :raises OSError: it cannot be read

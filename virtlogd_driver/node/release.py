@@ -25,7 +25,7 @@ class Support(Enum):
 
 
 def support(version: str) -> Support:
-    """How well a nova is known.
+    """Tell how well a nova is known.
 
     :param version: as nova.version.version_string() gives it, "34.0.0"; what
         is no version is too old
@@ -37,7 +37,7 @@ def support(version: str) -> Support:
 
 
 def supported() -> str:
-    """The releases in words, "31 to 34"."""
+    """Give the releases in words, "31 to 34"."""
     return f'{OLDEST} to {NEWEST}'
 
 

@@ -53,14 +53,14 @@ class Policy:
         self._selinuxfs = selinuxfs
 
     def enforcing(self) -> bool:
-        """Whether what is not allowed is refused; False without SELinux."""
+        """Tell whether SELinux refuses what it does not allow."""
         try:
             return (self._selinuxfs / 'enforce').read_text().strip() == '1'
         except OSError:
             return False
 
     def denied(self, source: str, target: str, kind: str) -> Iterator[str]:
-        """Which of the needed permissions are not allowed.
+        """Tell which of the needed permissions are not allowed.
 
         :param source: context of the process
         :param target: context of the object
@@ -76,7 +76,7 @@ class Policy:
                 yield name
 
     def created(self, source: str, directory: str) -> str:
-        """The context of a file that a process makes in a directory.
+        """Give the context of a file that a process makes in a directory.
 
         :raises OSError: as ``denied`` does
         """
@@ -99,7 +99,7 @@ class Policy:
 
 def denial(directory: str, policy: Policy | None = None,
            virtlogd: str | None = None) -> Denial | None:
-    """What SELinux would refuse when a guest with a log there starts.
+    """Tell what SELinux would refuse when a guest with a log there starts.
 
     :param directory: that logs are in
     :param policy: default: the running kernel's
@@ -128,12 +128,12 @@ def denial(directory: str, policy: Policy | None = None,
 
 
 def _type(context: str) -> str:
-    """``virtlogd_t`` of ``system_u:system_r:virtlogd_t:s0``."""
+    """Give ``virtlogd_t`` of ``system_u:system_r:virtlogd_t:s0``."""
     return [*context.split(':'), '', ''][2]
 
 
 def _context_of_virtlogd() -> str | None:
-    """The context of the virtlogd that runs; None: none does."""
+    """Give the context of the virtlogd that runs; None: none does."""
     for process in Path('/proc').glob('[0-9]*'):
         try:
             if (process / 'comm').read_text() == 'virtlogd\n':

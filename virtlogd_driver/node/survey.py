@@ -77,7 +77,7 @@ class Options:
 
 def survey(options: Options, connect: Callable[[], Any],
            with_nova: bool = True) -> Survey:
-    """All that is to be known of this host.
+    """Give all that is to be known of this host.
 
     :param connect: opens a libvirt connection; HostError where it cannot
     :param with_nova: look at nova-compute, and start its privileged helpers,
@@ -152,7 +152,7 @@ def _within(seconds: float, function: Callable[[], _T]) -> _T:
 
 
 def _of_libvirt(function: Callable[[], _T]) -> _T:
-    """What libvirt answers.
+    """Tell what libvirt answers.
 
     :raises HostError: it does not, or not in time
     """
@@ -166,7 +166,7 @@ def _of_libvirt(function: Callable[[], _T]) -> _T:
 
 
 def _with_closed_ptys(report: Report) -> Report:
-    """nova-compute does not look for these: one that has moved stays so."""
+    """Add closed ptys, which nova-compute does not look for."""
     return dataclasses.replace(report, unopened=report.unopened + tuple(
         health.Unopened(log.port, report.time) for log in report.logs
         if log.state in (LogState.ALIVE, LogState.DEAD)
@@ -225,7 +225,7 @@ def _helper_error(options: Options, report: Report) -> str:
 
 
 def _files_passed() -> bool | None:
-    """Whether the helper passes open logs; None: it does not answer."""
+    """Tell whether the helper passes open logs; None: it does not answer."""
     try:
         return reader.can_pass()
     except (exception.LogError, *health.PRIVSEP_ERRORS):
@@ -234,7 +234,7 @@ def _files_passed() -> bool | None:
 
 def _unrelayed(found: Sequence[Port],
                relay: tuple[str, str] | None) -> tuple[str, ...] | None:
-    """Names of guests that wait for the relay, which is not there.
+    """Give names of guests that wait for the relay, which is not there.
 
     :param relay: as of Options
     :returns: None: the kernel does not tell
@@ -277,14 +277,14 @@ def _unreadable(path: str, error: Exception) -> str:
 
 
 def _bound(rotation: settings.VirtlogdSettings | ConfError) -> int | None:
-    """The most bytes of one log; None: there is no bound, or none known."""
+    """Give the most bytes of one log; None: no bound is known."""
     return (rotation.chain_size
             if isinstance(rotation, settings.VirtlogdSettings) else None)
 
 
 def _guests(report: Report,
             connect: Callable[[], Any]) -> list[hypervisor.Guest]:
-    """Every guest, running or not; none where libvirt does not tell."""
+    """Give every guest, running or not; none where libvirt does not tell."""
     if report.daemon is DaemonState.HUNG or report.libvirt:
         return []
     try:
@@ -301,7 +301,7 @@ def _devices(guest: hypervisor.Guest) -> Sequence[char_device.CharDevice]:
 
 
 def _not_appended(guests: Sequence[hypervisor.Guest]) -> Iterator[str]:
-    """Running guests whose log libvirt deletes when it starts them again."""
+    """Find running guests whose log libvirt deletes at the next start."""
     for guest in guests:
         if guest.active and any(
                 device.log is not None and not device.log.append
@@ -311,7 +311,7 @@ def _not_appended(guests: Sequence[hypervisor.Guest]) -> Iterator[str]:
 
 def _held(guests: Sequence[hypervisor.Guest], options: Options,
           report: Report, connect: Callable[[], Any]) -> Iterator[str]:
-    """Logs of guests that are off which virtlogd still has open.
+    """Give logs of guests that are off which virtlogd still has open.
 
     Looked at twice, as one may just have ended.
     """
@@ -362,7 +362,7 @@ def _last_pass_age(metrics_file: str | None) -> float | str:
 
 def _file_systems(logs: Sequence[str], instances_path: str,
                   bound: int | None = None) -> Iterator[FileSystem]:
-    """The file systems of the logs; that of instances_path in any case.
+    """Give the file systems of the logs; that of instances_path in any case.
 
     One of another machine is not touched, as it may never answer. A link can
     still lead to one, and a disk of this host can stall.
@@ -401,7 +401,7 @@ def _selinux(instances_path: str) -> selinux.Denial | None:
 
 
 def _of_disk(kind: str, function: Callable[[], _T]) -> _T | None:
-    """What a file system answers; None: it was not asked, or stalls."""
+    """Tell what a file system answers; None: it was not asked, or stalls."""
     if kind not in LOCAL:
         return None
     try:
@@ -419,7 +419,7 @@ def _count(paths: Sequence[str]) -> int:
 
 
 def _resolve(paths: Sequence[str]) -> list[str]:
-    """The paths without links; that of a directory only if it is there."""
+    """Resolve links; the path of a directory only if it is there."""
     return [os.path.join(os.path.realpath(directory), name)
             for directory, name in map(os.path.split, paths)
             if name or os.path.isdir(directory)]

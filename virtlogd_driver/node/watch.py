@@ -19,7 +19,7 @@ from virtlogd_driver.virtlogd.port import Port, numeric
 
 def list_ports(connection: Any, run: Run[Any] = direct,
                off: bool = False) -> list[Port]:
-    """The serial ports of all running guests.
+    """Give the serial ports of all running guests.
 
     A guest whose XML cannot be understood has one, which says so.
 
@@ -40,7 +40,7 @@ def list_ports(connection: Any, run: Run[Any] = direct,
 
 
 def ports_of(guest: hypervisor.Guest) -> list[Port]:
-    """The serial ports of a guest.
+    """Give the serial ports of a guest.
 
     :raises InvalidGuestXML: its XML cannot be understood
     """
@@ -81,7 +81,7 @@ def health_task(get_connection: Callable[[], Any],
                 settings: periodic.Settings, heal: bool = False,
                 metrics_file: str | None = None,
                 run: Run[Any] = direct) -> periodic.HealthTask:
-    """What watches this host, not yet started.
+    """Give what watches this host, not yet started.
 
     :param get_connection: a libvirt connection; HostError where there is none
     :param heal: bring dead logs back

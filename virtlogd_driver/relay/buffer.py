@@ -6,7 +6,7 @@ _MISSING = ('[console relay: {} bytes are missing here, as this viewer did '
 
 
 def line_start(data: bytes | bytearray, at: int) -> int:
-    """Where a text may be cut without cutting a line or a character.
+    """Tell where a text may be cut without cutting a line or a character.
 
     :param at: the first place that will do
     :returns: the beginning of a line; where none follows, of a UTF-8

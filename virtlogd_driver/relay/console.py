@@ -163,7 +163,7 @@ class Console:
             await self._end(text)
 
     async def _connect(self) -> _Guest | None:
-        """Become QEMU's client, as soon as it listens.
+        """Connect to QEMU as soon as it listens.
 
         :returns: None once the guest is gone
         """
@@ -234,7 +234,7 @@ class Console:
     # What viewers see that have just come
 
     async def _read_log(self) -> LogRead | None:
-        """The end of the log; None where it cannot be read just now."""
+        """Give the end of the log; None where it cannot be read just now."""
         if self.port.log is None:
             return None
         size = self._shared.settings.context_size
@@ -274,14 +274,14 @@ class Console:
     # What happens at the two ends
 
     def written(self, data: bytes) -> None:
-        """The guest has written something."""
+        """Note that the guest has written something."""
         self.counts.written += len(data)
         self._recent.add(data)
         for viewer in self._viewers:
             viewer.show(data)
 
     def joined(self, viewer: Viewer) -> None:
-        """A viewer has connected: see :class:`viewer.Console`."""
+        """Note that a viewer has connected: see :class:`viewer.Console`."""
         settings, host = self._shared.settings, viewer.peer[0]
         if not settings.may_connect(host):
             self.counts.refused += 1
@@ -306,7 +306,7 @@ class Console:
             viewer.read_on(False)
 
     def left(self, viewer: Viewer) -> None:
-        """A viewer's connection is over."""
+        """Note that a viewer's connection is over."""
         self._refused.discard(viewer)
         if viewer not in self._viewers:
             return
@@ -316,14 +316,14 @@ class Console:
         self._now_types(self._writers.leave(viewer))
 
     def typed(self, viewer: Viewer, data: bytes) -> None:
-        """A viewer has typed something."""
+        """Note that a viewer has typed something."""
         if (self._guest is not None and self._writers.may_type(viewer)
                 and not self._guest.transport.is_closing()):
             self.counts.typed += len(data)
             self._guest.transport.write(data)
 
     def take_input(self, on: bool) -> None:
-        """The guest takes what is typed, or has enough for now."""
+        """Note whether the guest takes what is typed, for now."""
         self._takes_input = on
         for viewer in self._viewers:
             viewer.read_on(on)
@@ -341,13 +341,13 @@ class Console:
 
     @property
     def viewers(self) -> list[tuple[Viewer, bool]]:
-        """Who is there, and whether it may type."""
+        """Tell who is there, and whether it may type."""
         return [(viewer, self._writers.may_type(viewer))
                 for viewer in self._viewers]
 
     @property
     def dropped(self) -> int:
-        """Bytes that viewers were too slow for, those that are gone too."""
+        """Count the bytes that viewers, gone ones too, were too slow for."""
         return self.counts.dropped + sum(v.dropped for v in self._viewers)
 
     @staticmethod
@@ -380,7 +380,7 @@ def _cannot_listen(address: str, service: int, error: OSError) -> str:
 
 
 def _logged_since(before: LogRead | None, now: LogRead) -> int:
-    """The bytes that were logged between two reads, at most."""
+    """Give the bytes that were logged between two reads, at most."""
     if before is None or before.position is None or now.position is None:
         return len(now.data)
     one, other = before.position, now.position

@@ -29,7 +29,7 @@ class Recent:
 
     @property
     def data(self) -> bytes:
-        """All bytes that are kept: up to twice the limit."""
+        """Give all bytes that are kept: up to twice the limit."""
         return bytes(self._data)
 
     def add(self, data: bytes) -> None:
@@ -50,7 +50,7 @@ class Recent:
             self._cut = cut
 
     def text(self) -> bytes:
-        """What a viewer is sent: whole lines, as many as there is room for.
+        """Give what a viewer is sent: whole lines, as many as have room.
 
         A line that is longer than that is cut between two characters.
         """
@@ -65,7 +65,7 @@ class Recent:
 
 
 def common(log: bytes, live: bytes, most: int) -> int:
-    """How many bytes end the log and begin what is live.
+    """Count the bytes that end the log and begin what is live.
 
     :param log: the newest bytes of the log
     :param live: all that QEMU has sent since the relay was connected
@@ -83,7 +83,7 @@ def common(log: bytes, live: bytes, most: int) -> int:
 
 def earlier(log: bytes, live: bytes, most: int,
             settled: bool) -> bytes | None:
-    """What the log has from before the first live byte.
+    """Tell what the log has from before the first live byte.
 
     :param log: the newest bytes of the log
     :param live: all that QEMU has sent since the relay was connected; it was

@@ -19,7 +19,7 @@ def notify(state: str) -> None:
 
 
 def watchdog_interval() -> float | None:
-    """Seconds between two signs of life; None: nobody waits for any.
+    """Give seconds between two signs of life; None: nobody waits for any.
 
     Half of what systemd waits for, as sd_watchdog_enabled(3) recommends.
     """

@@ -26,7 +26,7 @@ _METRICS = 15.0
 
 
 async def _read_log(path: str, limit: int) -> LogRead:
-    """In a thread: a disk may stall, and a privileged helper may hang."""
+    """Read in a thread: a disk may stall, and a helper may hang."""
     return await asyncio.to_thread(reader.read_tail, path, limit)
 
 
@@ -108,7 +108,7 @@ class Relay:
     # Which consoles there are
 
     def reported(self, found: Report) -> None:
-        """libvirt was asked: follow it."""
+        """Follow what libvirt has answered."""
         if found.guests is None:
             if found.error != self._error:
                 LOG.error('New guests are not seen: %s Viewers of the others '
@@ -158,7 +158,7 @@ class Relay:
 
     @property
     def consoles(self) -> list[Console]:
-        """Those that there are now."""
+        """Give those that there are now."""
         return list(self._consoles.values())
 
     # What is done all the time
@@ -187,7 +187,7 @@ class Relay:
 
 
 def _ports(guest: Running, address: str) -> list[SerialPort]:
-    """The serial ports of a guest that the relay is to be at."""
+    """Give the serial ports of a guest that the relay is to be at."""
     try:
         devices = char_device.parse(guest.xml)
     except exception.InvalidGuestXML as error:

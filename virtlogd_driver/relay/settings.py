@@ -40,7 +40,7 @@ class Settings:
     host_viewers: int
 
     def may_connect(self, peer: str) -> bool:
-        """Whether a viewer with this numeric address is let in.
+        """Tell whether a viewer with this numeric address is let in.
 
         This host itself always is: its own loopback, and the address that
         the relay listens on.
@@ -50,7 +50,7 @@ class Settings:
                 or any(address in network for network in self.allowed))
 
     def with_addresses_of(self, other: Self) -> Self:
-        """The same, listening where other settings say."""
+        """Give the same, listening where other settings say."""
         return replace(self, address=other.address,
                        guest_address=other.guest_address)
 
@@ -61,7 +61,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 
 def check_outer(text: str) -> str:
-    """Where the relay is to listen: numeric.
+    """Tell where the relay is to listen: numeric.
 
     :param text: ``[serial_console] proxyclient_address``
     :raises InvalidAddress: it does not resolve
@@ -85,7 +85,7 @@ def check_outer(text: str) -> str:
 
 
 def check_inner(text: str, outer: str) -> str:
-    """Where guests are to listen.
+    """Tell where guests are to listen.
 
     :param text: ``[virtlogd] relay_guest_address``
     :param outer: the numeric address that the relay listens on
@@ -109,7 +109,7 @@ def check_inner(text: str, outer: str) -> str:
 
 def check_allowed(texts: Sequence[str] | None,
                   outer: str) -> tuple[Network, ...]:
-    """Who may connect from other hosts.
+    """Check who may connect from other hosts.
 
     :param texts: ``[virtlogd] relay_allowed``; None: it is not set
     :param outer: the numeric address that the relay listens on

@@ -31,13 +31,13 @@ class Console(Protocol):
     """What a viewer is at."""
 
     def joined(self, viewer: 'Viewer') -> None:
-        """It is connected."""
+        """Note that a viewer is connected."""
 
     def left(self, viewer: 'Viewer') -> None:
-        """Its connection is over."""
+        """Note that its connection is over."""
 
     def typed(self, viewer: 'Viewer', data: bytes) -> None:
-        """It has sent something."""
+        """Take what a viewer has sent."""
 
 
 class Viewer(asyncio.Protocol):
@@ -61,7 +61,7 @@ class Viewer(asyncio.Protocol):
 
     @property
     def dropped(self) -> int:
-        """Bytes that it was too slow for."""
+        """Give bytes that it was too slow for."""
         return self._buffer.dropped
 
     # What asyncio calls
@@ -152,11 +152,11 @@ class Viewer(asyncio.Protocol):
         return True
 
     def _takes(self) -> bool:
-        """Nothing waits for it, and it has not gone."""
+        """Tell whether nothing waits for it, and it has not gone."""
         return self._writable and self._is_there()
 
     def _is_there(self) -> bool:
-        """It has not ended its side of the connection, and is to stay."""
+        """Tell whether its side of the connection is open, and to stay."""
         if self._ending:
             return False
         # While it is not read from, asyncio does not see that it goes.

@@ -22,11 +22,11 @@ class Writers(Generic[V]):
         self._order: list[V] = []
 
     def join(self, viewer: V) -> None:
-        """A viewer has come."""
+        """Note that a viewer has come."""
         self._order.append(viewer)
 
     def leave(self, viewer: V) -> V | None:
-        """A viewer has gone.
+        """Note that a viewer has gone.
 
         :returns: who may type now and might not before
         """
@@ -37,13 +37,13 @@ class Writers(Generic[V]):
 
     @property
     def writer(self) -> V | None:
-        """The one that may type; None: nobody, or each may."""
+        """Give the one that may type; None: nobody, or each may."""
         if self._policy == 'all' or not self._order:
             return None
         return self._order[0]
 
     def may_type(self, viewer: V) -> bool:
-        """Whether what a viewer types reaches the guest."""
+        """Tell whether what a viewer types reaches the guest."""
         if self._policy == 'all':
             return viewer in self._order
         return bool(self._order) and self._order[0] is viewer

@@ -61,7 +61,7 @@ def count(socket_path: str) -> Clients:
 
 
 def refused(socket_path: str, max_clients: int) -> str:
-    """Why virtlogd does not accept a connection that waits.
+    """Tell why virtlogd does not accept a connection that waits.
 
     :param max_clients: of virtlogd.conf
     :returns: the reason and the remedy; empty: it is not max_clients

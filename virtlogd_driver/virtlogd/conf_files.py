@@ -17,7 +17,7 @@ from virtlogd_driver.virtlogd.settings import StdioHandler, VirtlogdSettings
 
 
 def stdio_handler(path: str) -> StdioHandler:
-    """``stdio_handler`` of the qemu.conf that is configured.
+    """Read ``stdio_handler`` of the qemu.conf that is configured.
 
     UNKNOWN where nobody can read it, or libvirt would not start with it.
     Never raises.
@@ -31,7 +31,7 @@ def stdio_handler(path: str) -> StdioHandler:
 
 
 def check_qemu_conf(path: str) -> None:
-    """Whether libvirt would start with the qemu.conf that is configured.
+    """Tell whether libvirt would start with the qemu.conf that is configured.
 
     :raises InvalidConfFile: it would not
     :raises VirtlogdError: another one is configured for the helper
@@ -45,7 +45,7 @@ def check_qemu_conf(path: str) -> None:
 
 
 def virtlogd_settings(path: str) -> VirtlogdSettings:
-    """The settings of the virtlogd.conf that is configured.
+    """Give the settings of the virtlogd.conf that is configured.
 
     :raises InvalidConfFile: virtlogd would not start with it
     :raises VirtlogdError: another one is configured for the helper
@@ -58,7 +58,7 @@ def virtlogd_settings(path: str) -> VirtlogdSettings:
 
 
 def max_backups(path: str) -> int | None:
-    """How many backups virtlogd keeps; a file that has not changed is known.
+    """Tell how many backups virtlogd keeps; reads a changed file alone.
 
     None: it is not known. There is no such file, so virtlogd may have been
     given another one; or nobody can read it; or its directory is closed to
@@ -76,7 +76,7 @@ def max_backups(path: str) -> int | None:
 
 @functools.lru_cache(maxsize=1)
 def _max_backups(path: str, *_version: int) -> int | None:
-    """Of one version of the file."""
+    """Read it, of one version of the file."""
     try:
         return virtlogd_settings(path).max_backups
     except (exception.VirtlogdDriverError, *PRIVSEP_ERRORS):

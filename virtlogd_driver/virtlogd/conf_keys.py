@@ -34,7 +34,7 @@ def _number(lowest: int, highest: int | None) -> Kind:
 
 
 def _each(allowed: str, word: str) -> Kind:
-    """A string of words; as libvirt has it, blanks alone between them."""
+    """Make a kind of words; as libvirt has it, blanks alone between them."""
     pattern = re.compile(word, re.DOTALL)
 
     def takes(value: Value) -> bool:
@@ -121,7 +121,7 @@ QEMU: Mapping[str, Kind] = {
 
 def mistakes(values: Mapping[str, Value],
              keys: Mapping[str, Kind]) -> Iterator[str]:
-    """What a daemon would not take, each as what it must be.
+    """Find what a daemon would not take, each as what it must be.
 
     :param values: what a file says
     :param keys: what is known of the file's keys

@@ -20,7 +20,7 @@ PATIENCE = 5.0
 
 
 def mounts() -> dict[str, str]:
-    """Types of mounted file systems by mount point (proc(5), mountinfo)."""
+    """Give types of file systems by mount point (proc(5), mountinfo)."""
     found = {'/': 'unknown'}
     with open('/proc/self/mountinfo', encoding='utf-8',
               errors='surrogateescape') as mountinfo:
@@ -35,7 +35,7 @@ def mounts() -> dict[str, str]:
 
 def by_mount(paths: Iterable[str],
              mounted: Iterable[str]) -> dict[str, list[str]]:
-    """Paths by the mount point that they are below, as they are written.
+    """Give paths by the mount point that they are below, as they are written.
 
     :param mounted: the mount points, the root among them
     """
@@ -65,7 +65,7 @@ class Disks:
         self._mounted = mounted
 
     def by_mount(self, paths: Iterable[str]) -> dict[str, list[str]]:
-        """Paths by the mount point of their file system."""
+        """Give paths by the mount point of their file system."""
         return by_mount(paths, self._mounted())
 
     def ask(self, path: str, function: Callable[..., _T],

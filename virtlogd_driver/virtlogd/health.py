@@ -132,12 +132,12 @@ class Report:
     duration: float = 0.0
 
     def count(self, state: LogState) -> int:
-        """How many logs are in a state."""
+        """Count how many logs are in a state."""
         return sum(log.state is state for log in self.logs)
 
     @property
     def closed(self) -> tuple[Port, ...]:
-        """Ports without an interactive console, and not just for now.
+        """Give ports without an interactive console, and not just for now.
 
         One listens a moment after its log is opened; and none does for
         another moment while its log is brought back.
@@ -148,7 +148,7 @@ class Report:
 
 def ask(socket_path: str, logs: list[tuple[str, str]],
         timeout: float) -> tuple[str, str, Sequence[str]]:
-    """privileged.probe, where a helper that does not work is an answer."""
+    """Do privileged.probe; a helper that does not work is an answer."""
     try:
         state, reason, answers = privileged.probe(socket_path, logs, timeout)
     except PRIVSEP_ERRORS as e:
@@ -200,7 +200,7 @@ Positions = Callable[[str, list[str], float], Sequence[unlinked.Position]]
 
 def find_unlinked(socket_path: str, timeout: float, disks: Disks = DISKS,
                   positions: Positions | None = None) -> FindUnlinked:
-    """What :func:`examine` finds unlinked logs with.
+    """Give what :func:`examine` finds unlinked logs with.
 
     :param socket_path: virtlogd's socket
     :param timeout: seconds for virtlogd to answer each time
@@ -228,7 +228,7 @@ def examine(list_ports: Callable[[], Sequence[Port]], socket_path: str,
             | None = None, confirm_after: float = 0.2,
             listening: Callable[[list[Address]], set[Address]]
             | None = None, find: FindUnlinked | None = None) -> Report:
-    """One pass over all guests of the host.
+    """Make one pass over all guests of the host.
 
     Where virtlogd does not answer, libvirt is not asked at all: it may hang
     with virtlogd.
@@ -422,7 +422,7 @@ def changes(before: Report | None, now: Report) -> Changes:
 
 
 def remember(before: Report | None, now: Report) -> Report:
-    """The newest report, with what it could not find out from the old one.
+    """Fill up the newest report with what only the old one has.
 
     While virtlogd hangs nothing is known of the logs, and a log that was said
     to be dead must not be said again afterwards.
@@ -448,7 +448,7 @@ def remember(before: Report | None, now: Report) -> Report:
 
 
 def free_space(log: str, disks: Disks = DISKS) -> int | None:
-    """Free bytes where a log is, for root; None where that is not known.
+    """Count free bytes where a log is, for root; None: not known.
 
     virtlogd runs as root: what is reserved for root counts as free.
     """
@@ -468,7 +468,7 @@ def _free(directory: str) -> int | None:
 
 def check_ready(socket_path: str, logs: Sequence[str], timeout: float,
                 probe: Probe = ask, disks: Disks = DISKS) -> None:
-    """Before a guest starts: its logs will be written.
+    """Check before a guest starts that its logs will be written.
 
     libvirt starts no guest while virtlogd is down, hangs with it without
     limit, and with a file system that stalls; and starts one into a dead log
@@ -500,7 +500,7 @@ def check_ready(socket_path: str, logs: Sequence[str], timeout: float,
 
 def wait_until_closed(socket_path: str, logs: Sequence[str], timeout: float,
                       probe: Probe = ask) -> bool:
-    """After guests have ended: what they wrote last is in their logs.
+    """Wait until what guests that have ended wrote is in their logs.
 
     virtlogd closes a log when it has read its pipe to the end, which may be a
     moment after QEMU is gone.

@@ -119,7 +119,7 @@ class HealthTask:
 
     @property
     def report(self) -> Report | None:
-        """The newest report; None before the first pass has ended."""
+        """Give the newest report; None before the first pass has ended."""
         return self._report
 
     def start(self) -> None:
@@ -170,7 +170,7 @@ class HealthTask:
             done.set()
 
     def _look_beside(self) -> None:
-        """While a pass waits for libvirt, which may hang with virtlogd.
+        """Look while a pass waits for libvirt, which may hang with virtlogd.
 
         What is found is no pass: the time of the last one stays.
         """
@@ -192,7 +192,7 @@ class HealthTask:
                 duration=last.duration if last else 0.0), made)
 
     def run_once(self) -> Report:
-        """One pass: look, say, heal, publish."""
+        """Make one pass: look, say, heal, publish."""
         found = self._examine()
         self._take(found)
         if not self._stop.is_set():
@@ -215,7 +215,7 @@ class HealthTask:
 
     def _ask(self, *arguments: Any,
              who: str = 'pass') -> tuple[str, str, Sequence[str]]:
-        """health.ask, where a helper that hangs is an answer, too."""
+        """Do health.ask, where a helper that hangs is an answer, too."""
         try:
             return self._of_helper(who, health.ask, *arguments)
         except exception.VirtlogdHung as e:
@@ -226,7 +226,7 @@ class HealthTask:
 
     def _of_helper(self, who: str, function: Callable[..., _T],
                    *arguments: Any) -> _T:
-        """What a privileged helper answers.
+        """Tell what a privileged helper answers.
 
         :param who: asks; one call at a time
         :raises VirtlogdHung: it does not
@@ -409,7 +409,7 @@ class HealthTask:
 
 
 def _say(changes: health.Changes, found: Report, disks: Disks) -> None:
-    """Each change once: errors as errors, what is well again as info."""
+    """Log each change once: errors as errors, what is well again as info."""
     if changes.daemon:
         if found.daemon is DaemonState.UP:
             LOG.info('virtlogd answers.')

@@ -43,13 +43,13 @@ class Port:
 
 
 def text(address: Address) -> str:
-    """An address as people write it: "192.0.2.7:10000", "[::1]:10000"."""
+    """Give an address as people write it: "192.0.2.7:10000", "[::1]:10000"."""
     host, number = address
     return f'[{host}]:{number}' if ':' in host else f'{host}:{number}'
 
 
 def is_open(pty: str) -> bool:
-    """Whether there is such a pseudo terminal: it goes with its maker.
+    """Tell whether there is such a pseudo terminal: it goes with its maker.
 
     Not known, and so True, where this process has none of the host's.
     """
@@ -58,7 +58,7 @@ def is_open(pty: str) -> bool:
 
 
 def tcp_port(service: str) -> int:
-    """The number of a TCP port by its number, or by its name (services(5)).
+    """Give the number of a TCP port from digits or a name (services(5)).
 
     :raises ValueError: there is none of this name
     """
@@ -71,7 +71,7 @@ def tcp_port(service: str) -> int:
 
 
 def numeric(host: str, number: int) -> Address:
-    """The address of a listener, as the kernel shows it."""
+    """Give the address of a listener, as the kernel shows it."""
     try:
         return str(ipaddress.ip_address(host)), number
     except ValueError:

@@ -66,7 +66,7 @@ OPEN, CLOSED, FILE, STARTING = 'open', 'closed', 'file', 'starting'
 
 
 def _own(option: str) -> str:
-    """A path of [virtlogd], by the configuration of this process.
+    """Give a path of [virtlogd], by the configuration of this process.
 
     nova's own, or that of a command; a daemon has the files that
     privsep-helper was given.
@@ -77,7 +77,10 @@ def _own(option: str) -> str:
 
 
 def _check_own(option: str, path: str) -> None:
-    """:raises VirtlogdError: another one is asked for"""
+    """Refuse all but its own.
+
+    :raises VirtlogdError: another one is asked for
+    """
     own = _own(option)
     if path != own:
         raise exception.VirtlogdError(
@@ -88,14 +91,14 @@ def _check_own(option: str, path: str) -> None:
 
 
 def _status_file(socket_path: str, name: str) -> Path | None:
-    """libvirt's status file of a running guest, beside virtlogd's socket."""
+    """Give the path of libvirt's status file of a running guest."""
     if '/' in name or '\0' in name or name in ('', '.', '..'):
         return None
     return Path(socket_path).parent / 'qemu' / f'{name}.xml'
 
 
 def _not_open(socket_path: str, name: str) -> str:
-    """Why virtlogd does not write a log: FILE, STARTING, or CLOSED."""
+    """Tell why virtlogd does not write a log: FILE, STARTING, or CLOSED."""
     path = _status_file(socket_path, name)
     if path is None or not path.parent.is_dir():
         return CLOSED
@@ -114,7 +117,7 @@ def _not_open(socket_path: str, name: str) -> str:
 
 
 def _read(path: Path) -> bytes:
-    """libvirt's status file, which root alone can write.
+    """Read libvirt's status file, which root alone can write.
 
     :raises OSError: it cannot be read, or is too long for one
     """
@@ -126,7 +129,7 @@ def _read(path: Path) -> bytes:
 
 
 def _root_element(path: Path) -> ElementTree.Element:
-    """The same, parsed.
+    """Give the same, parsed.
 
     :raises OSError, ParseError: as _read; it is no XML
     """
@@ -134,7 +137,7 @@ def _root_element(path: Path) -> ElementTree.Element:
 
 
 def _within_reason(seconds: float) -> float:
-    """A time that a caller has named; nan is none."""
+    """Bound a time that a caller has named; nan is none."""
     return min(max(_SHORTEST, seconds), _LONGEST)
 
 
@@ -218,7 +221,7 @@ def _answers_while_down(socket_path: str,
 
 def _check_log_of_guest(socket_path: str, domain: str, name: str,
                         log: str) -> None:
-    """Only what libvirt itself lets this running guest log into.
+    """Refuse all but what libvirt lets this running guest log into.
 
     virtlogd opens whatever path root asks for, so the word of the calling
     process is not enough.
@@ -293,7 +296,10 @@ def open_log(socket_path: str, domain: str, name: str, log: str,
 
 
 def _check_file(name: str, log: str) -> os.stat_result | None:
-    """:raises ReattachFailed: root is not to append to this file"""
+    """Check a file.
+
+    :raises ReattachFailed: root is not to append to this one
+    """
     try:
         return safe_path.check_log(log)
     except safe_path.Untrusted as e:
@@ -313,28 +319,28 @@ def _check_file(name: str, log: str) -> os.stat_result | None:
 
 @virtlogd_context.entrypoint
 def stdio_handler(path: str) -> str:
-    """See :func:`settings.read_stdio_handler`."""
+    """Do :func:`settings.read_stdio_handler`."""
     _check_own('qemu_conf', path)
     return str(settings.read_stdio_handler(path))
 
 
 @virtlogd_context.entrypoint
 def check_qemu_conf(path: str) -> None:
-    """See :func:`settings.check_qemu_conf`."""
+    """Do :func:`settings.check_qemu_conf`."""
     _check_own('qemu_conf', path)
     settings.check_qemu_conf(path)
 
 
 @virtlogd_context.entrypoint
 def virtlogd_settings(path: str) -> tuple[int, int]:
-    """See :func:`settings.read_virtlogd_settings`."""
+    """Do :func:`settings.read_virtlogd_settings`."""
     _check_own('virtlogd_conf', path)
     found = settings.read_virtlogd_settings(path)
     return found.max_size, found.max_backups
 
 
 def _listeners() -> list[Address]:
-    """Where guests listen with their serial ports, by libvirt's own files."""
+    """Tell where guests' serial ports listen, by libvirt's own files."""
     found = []
     for path in (Path(_own('virtlogd_socket')).parent / 'qemu').glob('*.xml'):
         try:

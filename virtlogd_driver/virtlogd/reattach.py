@@ -62,7 +62,7 @@ class Device:
     pty: str | None
 
     def listens(self) -> bool:
-        """Whether it has its listener, as far as the kernel tells."""
+        """Tell whether it has its listener, as far as the kernel tells."""
         if self.pty is not None:
             return is_open(self.pty)
         address = self.backend['data'].get('addr', {})
@@ -86,7 +86,7 @@ _REFUSALS = (_MonitorError, libvirt.libvirtError)
 
 
 def find_device(xml: str, log: str) -> Device:
-    """The device of a running guest that has this log.
+    """Give the device of a running guest that has this log.
 
     :param xml: the live XML of the domain
     :param log: the path in its ``<log file>``
@@ -209,7 +209,7 @@ def attach(domain: libvirt.virDomain, device: Device, pipe: int) -> str:
 
 
 def _check_can_listen(domain: libvirt.virDomain, device: Device) -> None:
-    """Of a unix socket libvirt gives QEMU the listener: QEMU may not be
+    """Refuse a unix socket: libvirt gives QEMU the listener, so it may not be
     allowed to make one by itself.
 
     :raises ReattachFailed: it is not; nothing was touched
@@ -232,7 +232,7 @@ def _check_can_listen(domain: libvirt.virDomain, device: Device) -> None:
 
 
 def _free_fdset(fdsets: list[dict[str, Any]]) -> int:
-    """A number for an fdset. QEMU keeps empty ones; those serve again."""
+    """Find a number for an fdset. QEMU keeps empty ones; those serve again."""
     taken = {one['fdset-id'] for one in fdsets if one['fds']}
     return next(number for number in itertools.count(_FIRST_FDSET)
                 if number not in taken)
@@ -270,7 +270,7 @@ def _exchange(domain: libvirt.virDomain, device: Device,
 
 
 def _restore(domain: libvirt.virDomain, device: Device) -> None:
-    """Interactive without a log is what it was before.
+    """Restore what it was before: interactive without a log.
 
     Where libvirt fails, rather than QEMU, it is not known how far QEMU got;
     it makes a new device before it drops the old one.
@@ -286,7 +286,7 @@ def _restore(domain: libvirt.virDomain, device: Device) -> None:
 
 
 def _is_null(domain: libvirt.virDomain, device: Device) -> bool:
-    """Whether QEMU has the device that is there only meanwhile."""
+    """Tell whether QEMU has the device that is there only meanwhile."""
     return {one['label']: one['filename']
             for one in _qmp(domain, 'query-chardev')
             }.get(device.chardev) == 'null'
@@ -342,7 +342,7 @@ def _let_go(domain: libvirt.virDomain, device: Device) -> None:
 
 
 def _fdsets_of_log(domain: libvirt.virDomain, device: Device) -> list[int]:
-    """Where QEMU keeps what libvirt gave it for the log of a device.
+    """Tell where QEMU keeps what libvirt gave it for the log of a device.
 
     libvirt calls it by the device's alias (src/qemu/qemu_command.c, since
     8.1).
@@ -365,7 +365,7 @@ def _fdsets_of_log(domain: libvirt.virDomain, device: Device) -> list[int]:
 
 def _open_again(domain: libvirt.virDomain, device: Device,
                 logfile: str | None) -> Any:
-    """Back to the backend; its port may take a moment to be free."""
+    """Go back to the backend; its port may take a moment to be free."""
     deadline = time.monotonic() + _PORT_TIMEOUT
     while True:
         try:
@@ -398,7 +398,7 @@ def _open_pipe(socket_path: str, domain: str, name: str, log: str,
 
 
 def _take_pipe(listener: socket.socket) -> int | None:
-    """What a connection brings; None: it is not the helper's.
+    """Tell what a connection brings; None: it is not the helper's.
 
     Anybody in the same network namespace can connect: a descriptor of his
     would be given to QEMU, to write the guest's output to.
@@ -470,7 +470,7 @@ def reattach(domain: libvirt.virDomain, log: str, socket_path: str,
 
 def _is_unlinked(socket_path: str, log: str, timeout: float,
                  disks: Disks) -> bool:
-    """Whether virtlogd writes a log into a file that is not at its path.
+    """Tell whether virtlogd writes a log into a file that is not at its path.
 
     :raises ReattachFailed: its directory is gone, or does not answer
     """
@@ -492,7 +492,7 @@ def _is_unlinked(socket_path: str, log: str, timeout: float,
 
 
 def _look_at(domain: libvirt.virDomain) -> tuple[str, str, str]:
-    """A guest's name, UUID and XML."""
+    """Give a guest's name, UUID and XML."""
     return domain.name(), domain.UUIDString(), domain.XMLDesc()
 
 

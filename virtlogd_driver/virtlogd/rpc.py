@@ -75,7 +75,7 @@ def _closed(path: str, reason: str) -> ConnectionClosed:
 
 
 def hung(path: str, timeout: float) -> exception.VirtlogdHung:
-    """What is said of a virtlogd that did not answer in time, in seconds."""
+    """Say that virtlogd did not answer in time, in seconds."""
     return exception.VirtlogdHung(
         f'virtlogd did not answer on {path} within {timeout:g} s: guests stop '
         'once their log pipe is full. See whether its process is stopped '
@@ -95,7 +95,7 @@ def _string(value: str) -> bytes:
 
 
 def _error(payload: bytes) -> _CallFailed:
-    """The head of virNetMessageError: code, domain, optional message."""
+    """Give the head of virNetMessageError: code, domain, optional message."""
     code, _, has_message = struct.unpack_from('>iiI', payload)
     if not has_message:
         return _CallFailed(code, f'error {code}')
@@ -247,7 +247,7 @@ class Connection:
             f'the protocol of libvirt 1.3.3 to 12. {_OTHER}')
 
     def position(self, log: str) -> Position | None:
-        """Where virtlogd writes a log, or None if it does not.
+        """Tell where virtlogd writes a log, or None if it does not.
 
         virtlogd first writes out what is in the log's pipe.
 
@@ -296,7 +296,7 @@ class Connection:
         return Position(*_POSITION.unpack(payload))
 
     def ping(self) -> None:
-        """The cheapest call: whether virtlogd answers at all.
+        """Make the cheapest call: whether virtlogd answers at all.
 
         :raises VirtlogdError: as for position
         """

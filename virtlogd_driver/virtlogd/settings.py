@@ -133,7 +133,7 @@ def _parse_value(tokens: _Tokens, depth: int = 0) -> Value:
 
 
 def parse(text: str, path: str = 'configuration') -> dict[str, Value]:
-    """The settings of a libvirt configuration file.
+    """Give the settings of a libvirt configuration file.
 
     :param text: its content
     :param path: its name, for messages
@@ -180,7 +180,7 @@ def _read(path: str) -> dict[str, Value]:
 
 
 def read_stdio_handler(path: str) -> StdioHandler:
-    """``stdio_handler`` of a qemu.conf; one that has not changed is known.
+    """Read ``stdio_handler`` of a qemu.conf; a changed file alone.
 
     A missing file or a missing setting is libvirt's default, logd
     (src/qemu/qemu_conf.c).
@@ -198,7 +198,7 @@ def read_stdio_handler(path: str) -> StdioHandler:
 
 @functools.lru_cache(maxsize=4)
 def _stdio_handler(path: str, *_version: int) -> StdioHandler:
-    """Of one version of the file: libvirt's own takes 14 ms."""
+    """Read it, of one version of the file: libvirt's own takes 14 ms."""
     value = _read(path).get('stdio_handler', StdioHandler.LOGD)
     try:
         return StdioHandler(str(value))
@@ -208,7 +208,7 @@ def _stdio_handler(path: str, *_version: int) -> StdioHandler:
 
 
 def check_qemu_conf(path: str) -> None:
-    """Whether libvirt's QEMU driver would start with a qemu.conf.
+    """Tell whether libvirt's QEMU driver would start with a qemu.conf.
 
     :raises InvalidConfFile: it would not
     :raises OSError: the file may not be read
@@ -243,14 +243,14 @@ class VirtlogdSettings:
 
     @property
     def chain_size(self) -> int | None:
-        """The most bytes that one log takes, or None where it is unbounded."""
+        """Give the most bytes that one log takes; None: it has no bound."""
         if not self.bounded:
             return None
         return (self.max_backups + 1) * self.max_size
 
 
 def read_virtlogd_settings(path: str) -> VirtlogdSettings:
-    """The rotation settings of a virtlogd.conf; defaults if it is missing.
+    """Read the rotation settings of a virtlogd.conf; it may be missing.
 
     :raises InvalidConfFile: virtlogd would not start with it
     :raises OSError: it may not be read
@@ -263,7 +263,7 @@ def read_virtlogd_settings(path: str) -> VirtlogdSettings:
 
 
 def read_max_clients(path: str) -> int:
-    """How many connections virtlogd accepts at the same time. Never raises.
+    """Tell how many connections virtlogd accepts. Never raises.
 
     :param path: of virtlogd.conf; where it cannot be read, or says nothing of
         it, virtlogd's own default counts
@@ -276,7 +276,7 @@ def read_max_clients(path: str) -> int:
 
 
 def disk_budget(settings: VirtlogdSettings, logs: int) -> int | None:
-    """The most bytes that so many logs take together; None is unbounded.
+    """Give the most bytes that so many logs take together; None is unbounded.
 
     :param logs: guests x serial ports
     """

@@ -58,7 +58,7 @@ def _error(payload: bytes) -> OSError | None:
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
-    """The attributes of a message, by their number."""
+    """Give the attributes of a message, by their number."""
     found = {}
     while len(data) >= _ATTRIBUTE.size:
         length, kind = _ATTRIBUTE.unpack_from(data)

@@ -62,7 +62,7 @@ class _Kept:
             os.close(self._fd)
 
     def is_there(self) -> bool:
-        """Whether its path still leads to it."""
+        """Tell whether its path still leads to it."""
         try:
             return os.path.samestat(self.status, os.stat(self.path))
         except OSError:
@@ -70,7 +70,7 @@ class _Kept:
 
 
 def find(logs: Iterable[str], positions: Positions, disks: Disks) -> Found:
-    """Which of the logs that virtlogd writes have their file elsewhere.
+    """Tell which of the logs that virtlogd writes have their file elsewhere.
 
     One whose path cannot be seen from here is taken to be well.
 
@@ -98,7 +98,7 @@ def find(logs: Iterable[str], positions: Positions, disks: Disks) -> Found:
 
 
 def _inodes(paths: Sequence[str]) -> dict[str, int]:
-    """The inode at each path; 0: nothing is there. One that cannot be seen
+    """Look up the inode at each path; 0: none. One that cannot be seen
     is left out."""
     found = {}
     for path in paths:
@@ -113,7 +113,7 @@ def _inodes(paths: Sequence[str]) -> dict[str, int]:
 
 
 def _keep(path: str) -> _Kept | None:
-    """None: nothing is there.
+    """Keep what is there; None: nothing is.
 
     :raises OSError: it cannot be seen
     """
@@ -124,7 +124,7 @@ def _keep(path: str) -> _Kept | None:
 
 
 def is_unlinked(log: str, positions: Positions, disks: Disks) -> bool:
-    """Whether virtlogd writes a log into a file that is not at its path.
+    """Tell whether virtlogd writes a log into a file that is not at its path.
 
     False where it does not write this log at all, and where the path cannot
     be seen.

@@ -49,7 +49,7 @@ class Viewer:
     socket_id: bytes
 
     def stuck(self, seconds: float) -> bool:
-        """Whether it has stopped the guest's output for so long."""
+        """Tell whether it has stopped the guest's output for so long."""
         return self.full and self.silent >= seconds
 
 
@@ -85,7 +85,7 @@ def _matches(listener: Address, local: Address) -> bool:
 
 
 def is_at(viewer: Viewer, listener: Address) -> bool:
-    """Whether a viewer is connected to a serial port.
+    """Tell whether a viewer is connected to a serial port.
 
     :param listener: the address, numeric, that the guest listens on
     """
@@ -93,7 +93,7 @@ def is_at(viewer: Viewer, listener: Address) -> bool:
 
 
 def _sockets(states: int, attributes: int) -> Iterator[bytes]:
-    """The TCP sockets of this host in some states."""
+    """Give the TCP sockets of this host in some states."""
     for family in (socket.AF_INET, socket.AF_INET6):
         request = _REQUEST.pack(family, socket.IPPROTO_TCP, attributes,
                                 states, bytes(48))
@@ -107,7 +107,7 @@ def _sockets(states: int, attributes: int) -> Iterator[bytes]:
 
 
 def viewers(listeners: Iterable[Address]) -> list[Viewer]:
-    """Who is connected to these serial ports of guests.
+    """Tell who is connected to these serial ports of guests.
 
     :param listeners: the addresses, numeric, that the guests listen on
     :raises OSError: the kernel has no sock_diag
@@ -130,7 +130,7 @@ def viewers(listeners: Iterable[Address]) -> list[Viewer]:
 
 
 def listening(listeners: Iterable[Address]) -> set[Address]:
-    """Which of these serial ports of guests are listened on.
+    """Tell which of these serial ports of guests are listened on.
 
     :param listeners: the addresses, numeric
     :raises OSError: the kernel has no sock_diag
