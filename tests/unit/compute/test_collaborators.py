@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the driver consists of works without nova's LibvirtDriver."""
 
+import contextlib
 import errno
 import os
 import threading
@@ -11,16 +12,22 @@ from typing import Any
 import pytest
 from nova import exception as nova_exception
 from nova import objects
+from nova.compute import task_states
+from nova.console import serial as nova_serial
+from nova.objects import migrate_data as migrate_data_obj
 from nova.virt import event as virtevent
 
 from tests.unit import fake_libvirt
 from virtlogd_driver import exception
+from virtlogd_driver.compute import cold_migration, live_migration
 from virtlogd_driver.compute import consoles as consoles_module
 from virtlogd_driver.compute import starts as starts_module
+from virtlogd_driver.compute.cold_migration import ColdMigration
 from virtlogd_driver.compute.consoles import Consoles, live_log
 from virtlogd_driver.compute.histories import Histories
+from virtlogd_driver.compute.live_migration import Destination, Source
 from virtlogd_driver.compute.starts import Starts
-from virtlogd_driver.guest import plan
+from virtlogd_driver.guest import char_device, plan
 from virtlogd_driver.history import boot, history, outbox
 from virtlogd_driver.node import hypervisor
 
@@ -259,3 +266,235 @@ class TestHistories:
             known.append(self._row(deleted=row == 'deleted'))
         histories.look_around()
         assert orphan.exists() == (row != 'deleted')
+
+
+class Kept:
+    """What keeps histories: what it was asked for, in that order."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def ask(*_: Any, **__: Any) -> Any:
+            self.asked.append(name)
+            return contextlib.nullcontext() if name == 'alone' else None
+        return ask
+
+
+@pytest.fixture
+def kept() -> Kept:
+    return Kept()
+
+
+class TestColdMigration:
+    """What becomes of the logs of a guest that is off, by where it goes."""
+
+    @pytest.fixture
+    def moves(self, options: Any, consoles: Consoles, starts: Starts,
+              kept: Kept, directory: Path,
+              monkeypatch: pytest.MonkeyPatch) -> ColdMigration:
+        monkeypatch.setattr(cold_migration, 'get_instance_path',
+                            lambda _: str(directory))
+        monkeypatch.setattr(
+            objects.Migration, 'get_by_instance_and_status',
+            lambda *_: types.SimpleNamespace(dest_compute='host2'))
+        histories: Any = types.SimpleNamespace(
+            kept=lambda: kept, prepare=lambda *_: '/outbox',
+            departure=lambda *_, **__: None,
+            wait_for_history=lambda _: kept.asked.append('wait'),
+            gone=lambda _: kept.asked.append('gone'),
+            deleted=lambda *_: kept.asked.append('deleted'),
+            try_now=lambda path, target: kept.asked.append(
+                f'{path} to {target.address}'))
+        return ColdMigration(options, consoles, starts, histories)
+
+    CONTEXT: Any = types.SimpleNamespace(elevated=lambda: None)
+
+    def test_resized_on_its_host(self, moves, kept) -> None:
+        moves.leave(self.CONTEXT, INSTANCE, '192.0.2.1', '192.0.2.1')
+        assert kept.asked == ['take_along']
+
+    def test_to_another_host(self, moves, kept, directory) -> None:
+        directory.rmdir()
+        moves.leave(self.CONTEXT, INSTANCE, '192.0.2.7', '192.0.2.1')
+        assert kept.asked == ['/outbox to 192.0.2.7']
+
+    @pytest.mark.parametrize(('stat', 'asked'), [
+        ('True', ['take_along', 'begin_next']), (None, ['leave_aside'])])
+    def test_on_shared_storage(self, moves, kept, monkeypatch, stat,
+                               asked) -> None:
+        """Where nova's own driver begins the log anew it goes aside."""
+        monkeypatch.setattr(cold_migration, 'stat_of', lambda *_: stat)
+        moves.leave(self.CONTEXT, INSTANCE, '192.0.2.7', '192.0.2.1')
+        assert kept.asked == asked
+
+    def test_rebuilt(self, moves, kept, monkeypatch) -> None:
+        """It is aside while nova deletes, whatever comes of that."""
+        monkeypatch.setattr(objects.MigrationList, 'get_by_filters',
+                            lambda *_: [])
+        rebuilt: Any = _Instance(task_states.REBUILDING)
+
+        def delete() -> None:
+            assert kept.asked == ['wait', 'alone', 'set_aside']
+            raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError), moves.saved(
+                self.CONTEXT, rebuilt, destroy_disks=True):
+            delete()
+        assert kept.asked[3:] == ['put_back']
+        # It is no evacuation then.
+        moves.evacuated(rebuilt)
+        assert len(kept.asked) == 4
+
+    def test_evacuated_from_here(self, moves, kept, monkeypatch) -> None:
+        monkeypatch.setattr(objects.MigrationList, 'get_by_filters',
+                            lambda *_: [objects.Migration()])
+        with moves.saved(self.CONTEXT, _Instance(task_states.REBUILDING),
+                         destroy_disks=True):
+            pass
+        assert kept.asked == ['gone']
+
+    def test_evacuated_to_here(self, moves, kept) -> None:
+        moves.evacuated(INSTANCE)
+        assert kept.asked == ['begin_next', 'cut']
+
+    @pytest.mark.parametrize(('task', 'asked'), [
+        (task_states.DELETING, ['gone', 'deleted']),
+        (task_states.SHELVING_OFFLOADING, ['gone', 'deleted']),
+        (task_states.RESIZE_FINISH, ['gone'])])
+    def test_deleted(self, moves, kept, task, asked) -> None:
+        with moves.saved(self.CONTEXT, _Instance(task),
+                         destroy_disks=True):
+            pass
+        assert kept.asked == asked
+
+
+class _Instance(types.SimpleNamespace):
+    """nova's Instance, with a task state."""
+
+    def __init__(self, task_state: str) -> None:
+        super().__init__(uuid=UUID, task_state=task_state)
+
+    def get(self, name: str, default: Any) -> Any:
+        return getattr(self, name, default)
+
+
+class TestSource:
+    """The host that a guest leaves, running."""
+
+    @pytest.fixture
+    def source(self, options: Any, consoles: Consoles, kept: Kept,
+               directory: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
+        monkeypatch.setattr(live_migration.libvirt_utils,
+                            'get_instance_path', lambda _: str(directory))
+        monkeypatch.setattr(live_migration, 'stat_of', lambda *_: 'True')
+        kept.leave = lambda *_: '/outbox'
+        options.virtlogd.upgrade_on_migration = False
+        histories: Any = types.SimpleNamespace(
+            kept=lambda: kept, departure=lambda *_: None,
+            prepare=lambda *_: '/outbox', send=kept.asked.append)
+        return Source(options, consoles, histories)
+
+    @staticmethod
+    def _data(**values: Any) -> Any:
+        return migrate_data_obj.LibvirtLiveMigrateData(**values)
+
+    def test_its_log_is_the_next_one_there(self, source, directory) -> None:
+        rewrite = source.prepare(None, INSTANCE, 'host2', self._data(
+            is_shared_instance_path=False, serial_listen_addr='192.0.2.7',
+            serial_listen_ports=[10005]))
+        (device,) = char_device.parse(rewrite(_xml(directory)))
+        assert device.address == ('192.0.2.7', 10005)
+        assert device.log_file == str(directory / 'console.g1.log')
+
+    def test_what_it_wrote_is_sent_once(self, source, kept) -> None:
+        source.prepare(None, INSTANCE, 'host2', self._data(
+            is_shared_instance_path=False))
+        for _ in range(2):
+            source.left(UUID)
+        assert kept.asked == ['alone', '/outbox', 'alone']
+
+    @pytest.mark.parametrize(('stat', 'asked'), [
+        ('True', ['alone']), (None, ['alone', 'leave_aside'])])
+    def test_on_shared_storage(self, source, kept, monkeypatch, stat,
+                               asked) -> None:
+        monkeypatch.setattr(live_migration, 'stat_of', lambda *_: stat)
+        source.prepare(None, INSTANCE, 'host2', self._data(
+            is_shared_instance_path=True))
+        source.left(UUID)
+        assert kept.asked == asked
+
+    def test_it_stays(self, source, kept) -> None:
+        data = self._data(is_shared_instance_path=False)
+        source.prepare(None, INSTANCE, 'host2', data)
+        source.stayed(INSTANCE, data)
+        assert kept.asked == ['forget']
+        source.left(UUID)
+        assert kept.asked == ['forget', 'alone']
+
+
+class TestDestination:
+    """The host that a guest comes to, running."""
+
+    @pytest.fixture
+    def destination(self, options: Any, consoles: Consoles,
+                    monkeypatch: pytest.MonkeyPatch) -> Destination:
+        monkeypatch.setattr(consoles, 'plan', lambda *_: plan.plan(
+            capable=True, serial_console=True, fallback='file',
+            architecture='x86_64', ports=1))
+        options.virtlogd.max_history_bytes = 1000
+        options.virtlogd.virtlogd_socket = '/none'
+        options.virtlogd.health_timeout = 1
+        return Destination(options, consoles)
+
+    INSTANCE = types.SimpleNamespace(
+        uuid=UUID, flavor=None, image_meta=None)
+
+    def test_it_gets_ports_and_a_log_of_its_own(
+            self, destination, directory, consoles, monkeypatch) -> None:
+        monkeypatch.setattr(
+            live_migration.libvirt_utils, 'get_instance_path_at_destination',
+            lambda *_: str(directory))
+        data = migrate_data_obj.LibvirtLiveMigrateData()
+        destination.prepare(self.INSTANCE, data, '127.0.0.1')
+        assert os.listdir(directory) == ['console.g1.log']
+        (port,) = data.serial_listen_ports
+        assert consoles.ports.held() == {('127.0.0.1', port): UUID}
+
+    def test_what_cannot_come_leaves_nothing(
+            self, destination, directory, consoles, monkeypatch) -> None:
+        monkeypatch.setattr(
+            live_migration.libvirt_utils, 'get_instance_path_at_destination',
+            lambda *_: str(directory))
+
+        def full(_: object) -> None:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        monkeypatch.setattr(live_migration.history, 'begin_logs', full)
+        with pytest.raises(OSError, match='No space'):
+            destination.prepare(
+                self.INSTANCE, migrate_data_obj.LibvirtLiveMigrateData(),
+                '127.0.0.1')
+        assert consoles.ports.held() == {}
+
+    def test_without_room_for_what_it_wrote(self, destination,
+                                            monkeypatch) -> None:
+        monkeypatch.setattr(live_migration.health, 'check_ready',
+                            lambda *_: None)
+        monkeypatch.setattr(live_migration.health, 'free_space',
+                            lambda _: 999)
+        with pytest.raises(exception.LogDiskFull, match='may take 1000'):
+            destination.check(self.INSTANCE)
+
+    def test_novas_ports_are_given_back(self, destination) -> None:
+        """It searches at an address that nobody has."""
+        data = migrate_data_obj.LibvirtLiveMigrateData(
+            serial_listen_addr='192.0.2.7')
+        port = 10001
+        nova_serial.ALLOCATED_PORTS.add(
+            (live_migration.NOBODYS_ADDRESS, port))
+        with destination.without_novas_ports(data) as address:
+            assert address == '192.0.2.7'
+            assert data.serial_listen_addr == live_migration.NOBODYS_ADDRESS
+            data.serial_listen_ports = [port]
+        assert (live_migration.NOBODYS_ADDRESS,
+                port) not in nova_serial.ALLOCATED_PORTS
+        assert data.serial_listen_addr == '127.0.0.1'
