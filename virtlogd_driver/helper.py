@@ -53,7 +53,7 @@ MOST_LEFT = 4
 
 
 class _Channel(daemon.RootwrapClientChannel):
-    """A connection to a helper; once it is made, nothing waits unbounded."""
+    """A channel connects to a helper; nothing waits without bound there."""
 
     def __init__(self, context: 'Context') -> None:
         try:
@@ -100,7 +100,7 @@ class _Channel(daemon.RootwrapClientChannel):
 
 
 class _Start:
-    """An attempt to start a helper."""
+    """A start is one attempt to start a helper."""
 
     def __init__(self) -> None:
         self.channel: futures.Future[_Channel] = futures.Future()
@@ -120,7 +120,7 @@ class _Start:
 
 
 class Context(priv_context.PrivContext):
-    """A context of oslo.privsep with bounds, and with errors that say why.
+    """A context of oslo.privsep gets bounds, and errors that say why.
 
     In the process that privsep-helper makes for it, it checks the
     configuration and gives up what it does not need: privileged_process.

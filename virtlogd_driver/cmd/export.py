@@ -115,7 +115,7 @@ def _to(target: str, name: str, copy: _Export) -> list[Entry]:
 
 
 class _Progress:
-    """A bar on standard error, where the work is long and somebody looks."""
+    """A bar shows on standard error how far a long export is."""
 
     def __init__(self, total: int) -> None:
         self._total = total

@@ -80,7 +80,7 @@ class _Presence:
 
 
 class _Screen:
-    """Where all goes to: lines with labels, or one guest's bytes as are.
+    """The screen takes all output: labelled lines, or one guest's bytes.
 
     :param labels: what the lines of each log begin with
     """

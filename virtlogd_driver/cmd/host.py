@@ -31,7 +31,7 @@ _STATES = {'open': 'alive', 'closed': 'dead', 'file': 'unrotated',
 
 @dataclass(frozen=True, slots=True)
 class SerialPort:
-    """A serial port of a guest."""
+    """A serial port belongs to a guest, and may have a log."""
 
     guest: hypervisor.Guest
     #: From 0.
@@ -89,7 +89,7 @@ def _is_open(device: CharDevice) -> bool:
 
 
 class Host:
-    """One host, by its libvirt and its virtlogd."""
+    """A host is known by its libvirt and its virtlogd."""
 
     def __init__(self, uri: str, virtlogd_socket: str, timeout: float,
                  root_helper: Sequence[str] = (),

@@ -20,7 +20,7 @@ _PATIENCE = 10.0
 
 
 class Console(NamedTuple):
-    """A connection to a console."""
+    """A console connects an operator's terminal with a guest."""
 
     socket: socket.socket
     #: None: bytes are sent as they are.

@@ -25,7 +25,7 @@ _SEQUENCE = re.compile(r'\x1b\[[0-9;:]*m')
 
 @dataclass(slots=True)
 class _Line:
-    """What has come of a line, and when its first byte did."""
+    """A line keeps what has come of it, and when its first byte did."""
 
     data: bytes
     #: Seconds since the epoch.

@@ -36,7 +36,7 @@ _COLOURS = {'alive': terminal.GREEN, 'dead': terminal.RED,
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A serial port of a guest, or a guest that has none."""
+    """A row shows a serial port of a guest, or a guest without one."""
 
     guest: hypervisor.Guest
     port: SerialPort | None

@@ -36,7 +36,7 @@ _CHECKS = tuple((name, (_result, {'function': function}))
 
 
 class StatusCommands(upgradecheck.UpgradeCommands):
-    """The checks, as oslo.upgradecheck wants them."""
+    """The checks are given as oslo.upgradecheck wants them."""
 
     display_title = 'virtlogd-driver: Status of This Compute Node'
 

@@ -26,7 +26,7 @@ class _State(enum.Enum):
 
 
 class Telnet:
-    """One side of a connection; its state lasts from one read to the next."""
+    """One side of a connection keeps its state from read to read."""
 
     def __init__(self) -> None:
         self._state = _State.DATA

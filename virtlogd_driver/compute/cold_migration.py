@@ -41,7 +41,7 @@ def is_expected(uuid: str) -> bool:
 
 
 class ColdMigration:
-    """Guests that are off while they move, or that are built anew."""
+    """Guests move while they are off, or are built anew."""
 
     def __init__(self, options: Options, consoles: Consoles, starts: Starts,
                  histories: Histories) -> None:

@@ -46,7 +46,7 @@ def live_log(directory: str, port: int = 0) -> str:
 
 
 class Consoles:
-    """The consoles of this host's guests."""
+    """The consoles of this host's guests are planned and read here."""
 
     def __init__(self, options: Options, connection: Callable[[], Any],
                  domain_xml: Callable[[Any], str],

@@ -14,7 +14,7 @@ Devices = tuple[CharDevice, ...]
 
 
 class DeviceCache:
-    """Serial devices by the UUID of their guest; for many threads."""
+    """A cache has devices by the UUID of their guest; for many threads."""
 
     def __init__(self) -> None:
         self._devices: dict[str, Devices] = {}

@@ -29,7 +29,7 @@ conf.register_opts(CONF)
 
 
 class VirtlogdDriver(libvirt_driver.LibvirtDriver):
-    """nova's libvirt driver with a log and an interactive console at once."""
+    """nova's libvirt driver gets a log and a serial console at once."""
 
     _health: periodic.HealthTask | None = None
 

@@ -79,7 +79,7 @@ def address_of(context: Any, host: str) -> str:
 
 
 class Histories:
-    """The histories of the guests of this host."""
+    """What guests wrote before comes to this host and leaves it."""
 
     def __init__(self, options: Options, consoles: Consoles,
                  connection: Callable[[], Any],

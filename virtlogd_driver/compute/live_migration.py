@@ -36,7 +36,7 @@ NOBODYS_ADDRESS = '127.255.255.254'
 
 
 class Destination:
-    """This host as the one that a guest comes to."""
+    """This host is the one that a guest comes to."""
 
     def __init__(self, options: Options, consoles: Consoles) -> None:
         self._options = options
@@ -168,7 +168,7 @@ class _Departure:
 
 
 class Source:
-    """This host as the one that a guest leaves."""
+    """This host is the one that a guest leaves."""
 
     def __init__(self, options: Options, consoles: Consoles,
                  histories: Histories) -> None:

@@ -126,7 +126,7 @@ def failure_told(context: Any, instance: Any) -> Iterator[None]:
 
 
 class _CharDeviceConfig:
-    """A serial device among those of nova's guest configuration.
+    """A serial device is put among those of nova's guest configuration.
 
     It is of nova's own class and has its attributes, for nova's code that
     looks at them; its XML is this project's.
@@ -169,7 +169,7 @@ def device_config(device: char_device.CharDevice) -> Any:
 
 
 class _Instead:
-    """An object that stands for one of nova's, with some attributes replaced.
+    """An object stands for one of nova's, with some attributes replaced.
 
     nova's methods take what they work on as arguments, so what they see can
     be changed without a copy of their code.

@@ -18,7 +18,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Options:
-    """The options that are used, by the names that this project has for them.
+    """Options have the names that this project has for them.
 
     An option is read when it is asked for, so a value that nova reloads
     counts from then on.

@@ -37,7 +37,7 @@ MOST_WAITING = 1000
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """A guest that libvirt says it has started."""
+    """libvirt says that it has started a guest."""
 
     uuid: str
     #: Seconds since the epoch.
@@ -47,7 +47,7 @@ class _Start:
 
 
 class Starts:
-    """Guests that are started on this host."""
+    """Starts of guests on this host are checked and noted."""
 
     def __init__(self, options: Options, consoles: Consoles,
                  connection: Callable[[], Any],

@@ -53,7 +53,7 @@ PATIENT_SCANS = 8
 
 
 class Segment:
-    """One open file of a chain, as it was when it was opened."""
+    """A segment is one open file of a chain, as it was when opened."""
 
     __slots__ = ('device', 'fd', 'first', 'inode', 'mtime_ns', 'size',
                  'version')
@@ -88,7 +88,7 @@ class Segment:
 
 
 class Snapshot:
-    """Open files, the newest first, that are one contiguous run of bytes."""
+    """A snapshot is open files, newest first, that are one run of bytes."""
 
     __slots__ = ('complete', 'exact', 'files', 'segments', 'settled')
 

@@ -55,7 +55,7 @@ Open = Callable[[str, Wanted, Mapping[Key, Segment]], Taken]
 
 
 class Names(Protocol):
-    """What can be known of names without privilege."""
+    """Names tell what can be known without privilege."""
 
     def look(self, path: str) -> os.stat_result | None:
         """Give the file that has a name; None: none, or it is not known."""
@@ -76,7 +76,7 @@ class _Names:
 
 
 class _Held:
-    """A log that is held open, in the hands of one thread."""
+    """A log is held open, in the hands of one thread."""
 
     __slots__ = ('_names', '_open', '_path', 'changed', 'max_backups',
                  'taken', 'used')

@@ -43,7 +43,7 @@ _DAMAGED = frozenset((
 
 
 class Files:
-    """The system calls on files that are open already, wherever they are."""
+    """System calls are made on files that are open, wherever they are."""
 
     __slots__ = ()
 
@@ -90,7 +90,7 @@ class Files:
 
 
 class Directory(Files):
-    """A directory that holds logs; a context manager that closes it."""
+    """A directory holds logs; as a context manager it is closed."""
 
     __slots__ = ('_fd', 'path')
 

@@ -51,7 +51,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the manifest says of one file."""
+    """An entry says what the manifest has of one file."""
 
     name: str
     #: Serial port, from 0.
@@ -71,21 +71,21 @@ class Entry:
 
 
 class Source(Protocol):
-    """Where bytes come from."""
+    """A source gives bytes."""
 
     def read(self, size: int, /) -> bytes:
         """Give as many bytes as asked for, or all that are left."""
 
 
 class Target(Protocol):
-    """Where the files go."""
+    """A target stores the files."""
 
     def write(self, name: str, size: int, source: Source) -> None:
         """Store ``size`` bytes of ``source``."""
 
 
 class _Copied:
-    """The bytes of a snapshot, from the oldest file to the newest."""
+    """A snapshot's bytes are read from the oldest file to the newest."""
 
     def __init__(self, directory: Directory, taken: Snapshot,
                  progress: Progress) -> None:
@@ -255,7 +255,7 @@ def _unused(part: _Part, used: set[str]) -> str:
 
 
 class DirectoryTarget:
-    """Files in a directory that is there already."""
+    """Files are stored in a directory that is there already."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -269,7 +269,7 @@ class DirectoryTarget:
 
 
 class TarTarget:
-    """A compressed tar archive.
+    """Files are stored in a compressed tar archive.
 
     :param out: what it is written to; not closed
     :param prefix: the directory that the files are in

@@ -18,7 +18,7 @@ _BACKUP = re.compile(r'\.(?:0|[1-9]|[12][0-9]|3[01])')
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a log takes, all its generations together."""
+    """A log takes so much, all its generations together."""
 
     #: Files that are there.
     files: int

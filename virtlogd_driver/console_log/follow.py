@@ -56,7 +56,7 @@ _EVENT = struct.Struct('iIII')
 
 
 class _Inotify:
-    """The kernel's watches; where there are none, ``add`` answers None."""
+    """The kernel watches paths; where it does not, ``add`` answers None."""
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -114,7 +114,7 @@ class _Log:
 
 
 class Follower:
-    """Some logs, each read from where the last read ended.
+    """Some logs are read, each from where its last read ended.
 
     :param read: reads a log
     """

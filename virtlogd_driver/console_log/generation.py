@@ -43,7 +43,7 @@ _NAME = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class FileName:
-    """What the name of a log's file says."""
+    """The name of a log's file says port, generation and kind."""
 
     #: Serial port, from 0.
     port: int

@@ -51,7 +51,7 @@ _CREDENTIALS = struct.Struct('iII')
 
 
 class Receiver:
-    """Where the caller receives open files, of one call after the other.
+    """The caller receives open files here, of one call after the other.
 
     One of which a call has failed is to be closed: there may be files in it.
     """

@@ -28,7 +28,7 @@ ReadFrom = Callable[[Position | None, int], LogSince]
 
 @dataclass(slots=True)
 class End:
-    """The end of a log."""
+    """An end is the last bytes of a log, in pieces."""
 
     #: Its bytes; None where some may be missing, as they were rotated away.
     pieces: Iterator[bytes | None]

@@ -49,7 +49,7 @@ _CHECKSUM = 0xffffffff
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in a log that stays valid while its file is rotated.
+    """A position in a log stays valid while its file is rotated.
 
     ``str()`` gives a token, :meth:`parse` takes it.
     """
@@ -80,7 +80,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class LogRead:
-    """The end of a log."""
+    """The end of a log is read."""
 
     data: bytes
     #: Where the data ends; None if there is no file.
@@ -94,7 +94,7 @@ class LogRead:
 
 @dataclass(frozen=True, slots=True)
 class LogSince:
-    """What a log has from a position on."""
+    """What a log has from a position on is read."""
 
     data: bytes
     #: Where the data ends; None if that is not known yet.
@@ -113,7 +113,7 @@ Passed = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which files of a log are to be opened, from the newest on."""
+    """The files of a log that are to be opened are named, newest first."""
 
     #: Bytes that are enough; None: all there are.
     limit: int | None = None
@@ -126,7 +126,7 @@ class Wanted:
 
 
 class Taken:
-    """A log that is open: chains and histories, the newest first."""
+    """A log is open: chains and histories, the newest first."""
 
     __slots__ = ('absent', 'cut', 'ended', 'path', 'runs', 'units')
 
@@ -470,7 +470,7 @@ def _since(taken: Taken, position: Position | None, limit: int,
 
 
 class _Older:
-    """The generations before a log's own, by the names that are there."""
+    """The generations before a log's own are found by their names."""
 
     def __init__(self, directory: Directory, name: str) -> None:
         self._directory = directory

@@ -36,7 +36,7 @@ _FULL = 1024
 
 
 class Verdict(enum.Enum):
-    """Whether the newer file goes on from the older one."""
+    """A verdict says whether the newer file goes on from the older one."""
 
     YES = enum.auto()
     #: No, or it is not sure.
@@ -47,7 +47,7 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """What a file system says of a file; times in nanoseconds."""
+    """A file system says these times of a file, in nanoseconds."""
 
     #: Bytes.
     size: int

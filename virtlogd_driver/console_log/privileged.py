@@ -111,7 +111,7 @@ def open_nothing(address: handover.Address) -> bool:
 
 
 class _Guarded(Directory):
-    """A directory out of which nothing but logs is given."""
+    """A directory gives out nothing but logs."""
 
     __slots__ = ()
 

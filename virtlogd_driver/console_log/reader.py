@@ -205,7 +205,7 @@ def _receiver() -> Iterator[handover.Receiver]:
 
 
 class _Passing:
-    """Whether open files can be passed: said when it changes."""
+    """It is known whether open files can be passed, and said once."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

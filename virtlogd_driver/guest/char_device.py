@@ -28,7 +28,7 @@ _PARSER = etree.XMLParser(resolve_entities=False, no_network=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where the host's end of the device is.
+    """The source is the host's end of the device.
 
     A TCP device has mode, host and service; a unix socket mode and path; a
     file has a path and append; a pty has a path while the guest runs.
@@ -48,7 +48,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """The file that virtlogd writes the device's output to.
+    """virtlogd writes the device's output to this file.
 
     ``append`` is always written out: libvirt takes its absence for "off", and
     "off" deletes the log and its backups at every start of the guest.
@@ -60,7 +60,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The guest's end of the device: its type and its number."""
+    """The target is the guest's end of the device: type and number."""
 
     port: int | None = None
     type: str | None = None
@@ -68,7 +68,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CharDevice:
-    """A ``<serial>`` or ``<console>`` device."""
+    """A character device is a ``<serial>`` or ``<console>``."""
 
     tag: Tag
     #: libvirt's name of its kind: "tcp", "pty", "file", "unix", "null", ...

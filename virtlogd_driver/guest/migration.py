@@ -22,7 +22,7 @@ from virtlogd_driver.guest.char_device import (
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """What the source knows of the host that a guest moves to."""
+    """The source knows this of the host that a guest moves to."""
 
     #: It runs this driver, and can have both consoles.
     capable: bool

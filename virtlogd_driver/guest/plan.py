@@ -19,7 +19,7 @@ Backend = Literal['tcp', 'pty', 'file']
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What serial ports a machine can have."""
+    """A machine can have these serial ports."""
 
     tag: Tag
     max_ports: int
@@ -50,7 +50,7 @@ def machine(architecture: str) -> Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsolePlan:
-    """What a guest's serial ports are to be; see :func:`plan`."""
+    """A plan says what a guest's serial ports are; see :func:`plan`."""
 
     machine: Machine
     backend: Backend

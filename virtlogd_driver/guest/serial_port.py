@@ -14,7 +14,7 @@ OPTION = '[serial_console] port_range'
 
 @dataclass(frozen=True, slots=True)
 class PortRange:
-    """TCP ports from ``first`` to ``last``, both included."""
+    """A range has the TCP ports from ``first`` to ``last``, included."""
 
     first: int
     last: int
@@ -73,7 +73,7 @@ def overlap(one: str, other: str) -> bool:
 
 
 class PortPool:
-    """Which guest holds which port.
+    """The pool knows which guest holds which port.
 
     A guest holds its ports from when its XML is made until it is undefined,
     however often it starts and stops in between: an XML that libvirt keeps

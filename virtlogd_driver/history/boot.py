@@ -36,7 +36,7 @@ LOCK_TIMEOUT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """One start of a guest."""
+    """A boot is one start of a guest."""
 
     #: Seconds since the epoch.
     time: float

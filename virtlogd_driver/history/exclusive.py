@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 class Exclusive:
-    """Locks of guests, by UUID. No guest waits for another."""
+    """Each guest has a lock, by UUID. No guest waits for another."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -55,7 +55,7 @@ Copy = Callable[..., None]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a guest's history is to go now."""
+    """A guest's history is to go there now."""
 
     #: Address of the host.
     address: str
@@ -573,7 +573,7 @@ def _reason(error: Exception) -> str:
 
 
 class _Arrival:
-    """A guest that has come."""
+    """A guest has come."""
 
     def __init__(self) -> None:
         #: By time.monotonic.
@@ -585,7 +585,7 @@ class _Arrival:
 
 
 class Arrivals:
-    """Guests that have come, and what they wrote before comes after them."""
+    """Guests have come, and what they wrote before comes after them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

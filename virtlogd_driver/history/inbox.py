@@ -51,7 +51,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where what comes is to go, and what may be there."""
+    """A place says where what comes is to go, and what may be there."""
 
     #: Path of the instance directory.
     directory: str

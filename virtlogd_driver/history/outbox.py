@@ -46,7 +46,7 @@ Following = Callable[[str, log.Position], int | None]
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """A guest that leaves this host, or has left it."""
+    """A guest leaves this host, or has left it."""
 
     #: 32 hexadecimal digits.
     id: str
@@ -69,7 +69,7 @@ class Departure:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How the copy went last."""
+    """The state says how the copy went last."""
 
     attempts: int = 0
     #: It is there, but not in its place.
@@ -82,7 +82,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Older output of a guest that has not followed it."""
+    """Older output of a guest waits, as it has not followed it."""
 
     #: UUID of the guest.
     guest: str

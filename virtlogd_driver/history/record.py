@@ -33,7 +33,7 @@ class InvalidRecord(Exception):
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What comes of one serial port."""
+    """This comes of one serial port."""
 
     port: int
     #: Of the log that goes on from it, as its source knows it.
@@ -54,7 +54,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """A start of the guest."""
+    """A boot is one start of the guest."""
 
     #: Seconds since the epoch, by the clock of the host it was on.
     time: float
@@ -65,7 +65,7 @@ class Boot:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is sent when a guest leaves a host."""
+    """A record is sent when a guest leaves a host."""
 
     #: 32 hexadecimal digits that no other departure has.
     departure: str

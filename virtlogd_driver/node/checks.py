@@ -51,7 +51,7 @@ def _filters() -> str:
 
 @dataclass(frozen=True, slots=True)
 class OverBound:
-    """A log that takes more than virtlogd.conf allows."""
+    """A log takes more than virtlogd.conf allows."""
 
     path: str
     #: Bytes of all its files.
@@ -60,7 +60,7 @@ class OverBound:
 
 @dataclass(frozen=True, slots=True)
 class FileSystem:
-    """A file system that holds logs."""
+    """A file system holds logs."""
 
     #: Where it is mounted; where it was not asked, a directory on it.
     path: str
@@ -83,7 +83,7 @@ ConfError = exception.InvalidConfFile | str
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """A compute node as it was found. Texts say why something is unknown."""
+    """A survey tells how a compute node was found, or why it is unknown."""
 
     #: Of the installed nova; None: there is none in this Python environment.
     nova_version: str | None

@@ -30,7 +30,7 @@ _KEEPALIVE = 5, 5
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A guest that runs."""
+    """A guest runs."""
 
     uuid: str
     name: str
@@ -41,7 +41,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What libvirt has."""
+    """A report says what libvirt has."""
 
     #: By UUID; None: libvirt does not answer.
     guests: dict[str, Running] | None

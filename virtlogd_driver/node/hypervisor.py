@@ -26,7 +26,7 @@ MIN_QEMU_VERSION: Version = (2, 7, 0)
 
 @dataclass(frozen=True, slots=True)
 class ConsoleCapability:
-    """What the log and the interactive console at once depend on."""
+    """The log and the serial console at once depend on these."""
 
     libvirt: Version
     qemu: Version
@@ -109,7 +109,7 @@ def console_capability(connection: libvirt.virConnect,
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """A domain as it was when it was looked at."""
+    """A guest is a domain as it was when it was looked at."""
 
     uuid: str
     name: str

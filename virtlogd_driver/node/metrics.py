@@ -28,7 +28,7 @@ LAST_PASS = f'{PREFIX}_health_pass_timestamp_seconds'
 
 
 class _Collected:
-    """What prometheus_client asks for metrics."""
+    """prometheus_client asks this for metrics."""
 
     def __init__(self, report: Report, totals: Totals) -> None:
         self._report = report

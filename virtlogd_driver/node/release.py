@@ -15,7 +15,7 @@ NEWEST = 34
 
 
 class Support(Enum):
-    """What a release of nova is to this driver."""
+    """Support is how well a release of nova is known."""
 
     TOO_OLD = 'too old'
     #: Everything was tried on it (tools/matrix.sh).

@@ -27,7 +27,7 @@ _CONTEXT = 'system_u:system_r:virtlogd_t:s0'
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """What an enforcing policy does not let virtlogd do."""
+    """An enforcing policy does not let virtlogd do this."""
 
     #: The directory that logs are in.
     directory: str
@@ -44,7 +44,7 @@ class Denial:
 
 
 class Policy:
-    """The policy of the running kernel.
+    """The policy is that of the running kernel.
 
     :param selinuxfs: where the kernel answers
     """

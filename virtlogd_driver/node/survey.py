@@ -55,7 +55,7 @@ _LOAD_TIMEOUT = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What nova's configuration says, as far as it is needed here."""
+    """nova's configuration says this, as far as it is needed here."""
 
     compute_driver: str
     instances_path: str
@@ -427,7 +427,7 @@ def _resolve(paths: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Log:
-    """The files of a log, those of its rotation included."""
+    """A log has files, those of its rotation included."""
 
     path: str
     #: Bytes that are written, and that they take of the disk.
@@ -437,7 +437,7 @@ class _Log:
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """A file system, and the logs on it."""
+    """A file system was measured, with the logs on it."""
 
     #: Free bytes; None: it does not tell.
     free: int | None

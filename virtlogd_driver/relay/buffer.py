@@ -25,7 +25,7 @@ def line_start(data: bytes | bytearray, at: int) -> int:
 
 
 class Buffer:
-    """The bytes that wait for a viewer.
+    """A buffer keeps the bytes that wait for a viewer.
 
     Where they would be more than the limit the oldest whole lines are
     dropped, and the viewer is told so in one line in their place. A line that

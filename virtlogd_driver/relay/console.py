@@ -41,7 +41,7 @@ _REMEMBERED = 100
 
 @dataclass(frozen=True, slots=True)
 class SerialPort:
-    """A serial port that the relay is to be at."""
+    """The relay is to be at this serial port."""
 
     #: UUID of the guest.
     guest: str
@@ -62,7 +62,7 @@ class SerialPort:
 
 @dataclass(slots=True)
 class Counts:
-    """What became of a serial port's bytes and viewers so far."""
+    """Counts say what became of a port's bytes and viewers so far."""
 
     written: int = 0
     typed: int = 0
@@ -80,7 +80,7 @@ class Counts:
 
 @dataclass(slots=True)
 class Shared:
-    """What all consoles of a host have in common."""
+    """All consoles of a host have this in common."""
 
     settings: Settings
     #: Reads the newest bytes of a log; LogError where it cannot be read.
@@ -92,7 +92,7 @@ class Shared:
 
 
 class _Guest(asyncio.Protocol):
-    """The connection to QEMU."""
+    """The relay is connected to QEMU."""
 
     def __init__(self, console: 'Console') -> None:
         self._console = console
@@ -116,7 +116,7 @@ class _Guest(asyncio.Protocol):
 
 
 class Console:
-    """A serial port of a guest with its viewers."""
+    """A console is a serial port of a guest with its viewers."""
 
     def __init__(self, port: SerialPort, shared: Shared) -> None:
         self.port = port

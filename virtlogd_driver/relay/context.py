@@ -14,7 +14,7 @@ CERTAIN = 64
 
 
 class Recent:
-    """The newest bytes of a console, with a bound."""
+    """The newest bytes of a console are kept, with a bound."""
 
     def __init__(self, limit: int) -> None:
         """

@@ -31,7 +31,7 @@ _COUNTERS = (
 
 
 class _Collected:
-    """What prometheus_client asks for metrics."""
+    """prometheus_client asks this for metrics."""
 
     def __init__(self, consoles: Sequence[Console], past: Counts) -> None:
         self._consoles = consoles

@@ -38,7 +38,7 @@ async def _live(interval: float) -> None:
 
 
 class Relay:
-    """All consoles of a host."""
+    """The relay has all consoles of a host."""
 
     def __init__(self, settings: Settings, metrics_file: str | None) -> None:
         """

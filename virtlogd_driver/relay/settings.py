@@ -19,7 +19,7 @@ _ALLOWED = '[virtlogd] relay_allowed'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The options of the relay; sizes in bytes, times in seconds."""
+    """The relay has these options; sizes in bytes, times in seconds."""
 
     #: Where viewers connect to: numeric.
     address: str

@@ -28,7 +28,7 @@ _CLOSE_WAIT, _CLOSE = 8, 7
 
 
 class Console(Protocol):
-    """What a viewer is at."""
+    """A console is what a viewer is at."""
 
     def joined(self, viewer: 'Viewer') -> None:
         """Note that a viewer is connected."""
@@ -41,7 +41,7 @@ class Console(Protocol):
 
 
 class Viewer(asyncio.Protocol):
-    """Somebody who looks at a console, over TCP.
+    """A viewer looks at a console, over TCP.
 
     Nothing here waits: what the viewer does not take is kept in a bounded
     buffer.

@@ -10,7 +10,7 @@ V = TypeVar('V', bound=Hashable)
 
 
 class Writers(Generic[V]):
-    """The viewers of one serial port, in the order in which they came.
+    """The viewers of a serial port are kept in the order they came.
 
     With "all" each of them may type, with "first" only who has been there
     longest, until it leaves.

@@ -30,7 +30,7 @@ def direct(function: Callable[..., _T], *arguments: Any) -> _T:
 
 
 class Calls:
-    """Calls that may never return, one at a time for each key.
+    """Calls may never return; each key has one at a time.
 
     Safe to use from many threads.
 

@@ -23,7 +23,7 @@ _PAIR = struct.Struct('=II')
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """How many are connected to a socket."""
+    """So many clients are connected to a socket."""
 
     #: Connections that its daemon has accepted.
     accepted: int

@@ -18,7 +18,7 @@ Value = int | str | list['Value']
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of value."""
+    """A kind of value says what is allowed."""
 
     #: For people, after "must be".
     allowed: str

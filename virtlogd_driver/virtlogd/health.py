@@ -41,7 +41,7 @@ Probe = Callable[[str, list[tuple[str, str]], float],
 
 
 class DaemonState(enum.StrEnum):
-    """What virtlogd does with a call."""
+    """The state is what virtlogd does with a call."""
 
     UP = 'up'
     #: Nothing listens: no guest can be started, every log is dead.
@@ -59,7 +59,7 @@ _UNASKED = (DaemonState.HUNG, DaemonState.FULL, DaemonState.REFUSED)
 
 
 class LogState(enum.StrEnum):
-    """What becomes of what a guest writes on a serial port."""
+    """The state is what becomes of what a guest writes on a port."""
 
     #: virtlogd writes it.
     ALIVE = 'alive'
@@ -86,7 +86,7 @@ LOST = (LogState.DEAD, LogState.UNLINKED)
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """The state of one serial port's log."""
+    """A serial port's log has a state."""
 
     port: Port
     state: LogState
@@ -94,7 +94,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Stuck:
-    """A viewer that stops a guest, at one of its ports."""
+    """A viewer stops a guest, at one of its ports."""
 
     port: Port
     viewer: Viewer
@@ -102,7 +102,7 @@ class Stuck:
 
 @dataclass(frozen=True, slots=True)
 class Unopened:
-    """A TCP port that nobody listens on, though its guest runs."""
+    """Nobody listens on a TCP port, though its guest runs."""
 
     port: Port
     #: Time of the pass that found it first.
@@ -111,7 +111,7 @@ class Unopened:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one pass over the host found."""
+    """A report is what one pass over the host found."""
 
     daemon: DaemonState
     #: Why the daemon is not up, and the remedy.
@@ -348,7 +348,7 @@ def _port_of(viewer: Viewer, by_listener: dict[Address, Port]) -> Port | None:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What became of the host since the report before."""
+    """Changes are what became of the host since the last report."""
 
     #: The daemon's state changed; False at a first pass that finds it up.
     daemon: bool

@@ -43,7 +43,7 @@ _STOP_TIMEOUT = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the host is watched."""
+    """Settings say how the host is watched."""
 
     #: virtlogd's socket.
     socket_path: str
@@ -60,7 +60,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What happened since the start of the process."""
+    """Totals count what happened since the start of the process."""
 
     died: int = 0
     reattached: int = 0
@@ -70,7 +70,7 @@ class Totals:
 
 @dataclass(slots=True)
 class _Attempts:
-    """How often a log was tried to be brought back, and when to try again."""
+    """Attempts to bring a log back are counted, and spaced out."""
 
     count: int = 0
     passes_to_wait: int = 0

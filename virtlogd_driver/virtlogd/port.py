@@ -17,7 +17,7 @@ HELD_REMEDY = (
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A serial port of a guest."""
+    """A port is a serial port of a guest."""
 
     #: UUID of the guest.
     guest: str

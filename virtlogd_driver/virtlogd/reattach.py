@@ -52,7 +52,7 @@ _PARSER = etree.XMLParser(resolve_entities=False, no_network=True)
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A guest's character device, as its QEMU process has it."""
+    """A device is what a guest's QEMU process has."""
 
     #: QEMU's id of it.
     chardev: str

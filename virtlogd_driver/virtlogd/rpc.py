@@ -56,7 +56,7 @@ _OTHER = ('Set [virtlogd] virtlogd_socket to the socket of virtlogd itself; '
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where virtlogd writes a log."""
+    """virtlogd writes a log here."""
 
     #: Inode of the current file.
     inode: int
@@ -106,7 +106,7 @@ def _error(payload: bytes) -> _CallFailed:
 
 
 class Connection:
-    """A connection to virtlogd, for calls one after another.
+    """A connection to virtlogd takes calls one after another.
 
     :param path: virtlogd's socket
     :param timeout: seconds for all that is done with this connection

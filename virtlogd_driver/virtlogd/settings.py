@@ -46,7 +46,7 @@ _TOKEN = re.compile(
 
 
 class StdioHandler(enum.StrEnum):
-    """Who writes a guest's ``<log file>``: ``stdio_handler`` in qemu.conf."""
+    """``stdio_handler`` in qemu.conf says who writes a ``<log file>``."""
 
     LOGD = 'logd'
     FILE = 'file'
@@ -55,7 +55,7 @@ class StdioHandler(enum.StrEnum):
 
 
 class _Tokens:
-    """The tokens of a configuration file, blanks left out."""
+    """A configuration file is split into tokens, without blanks."""
 
     def __init__(self, path: str, text: str) -> None:
         self._path = path
@@ -226,7 +226,7 @@ def _refuse(path: str, values: Mapping[str, Value],
 
 @dataclass(frozen=True, slots=True)
 class VirtlogdSettings:
-    """How far virtlogd lets a log grow.
+    """Settings say how far virtlogd lets a log grow.
 
     The defaults are virtlogd's own (src/logging/log_daemon_config.c; the same
     in every libvirt that nova 31 or newer runs on).

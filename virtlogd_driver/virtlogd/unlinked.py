@@ -37,7 +37,7 @@ LOOKS = 8
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was found out about some logs."""
+    """This was found out about some logs."""
 
     #: Paths of those whose file is elsewhere.
     unlinked: frozenset[str] = frozenset()
@@ -48,7 +48,7 @@ class Found:
 
 
 class _Kept:
-    """The file at a path, whose inode is not used for another meanwhile."""
+    """The file at a path is kept, so that its inode is not used again."""
 
     def __init__(self, path: str) -> None:
         self.path = path

@@ -35,7 +35,7 @@ _MEMORY = struct.Struct('=12xI4xI')
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """A connection to a serial port of a guest."""
+    """A viewer is connected to a serial port of a guest."""
 
     #: The guest's side: address and port.
     local: Address
