@@ -132,6 +132,18 @@ def test_each_file_that_the_house_names_is_there() -> None:
                 and not (ROOT / name).exists()]
 
 
+def test_each_row_of_the_threat_model_has_tests() -> None:
+    page = (SOURCE / 'operator/privileges.rst').read_text()
+    table = page.split('Who can do what')[1].split('``get_serial_console``')[0]
+    rows = re.split(r'\n   \* - ', table)[2:]
+    assert len(rows) == 5
+    for row in rows:
+        named = re.findall(r'``((?:unit|functional)/[\w/]+\.py)``', row)
+        assert named, row
+        assert [name for name in named
+                if not (ROOT / 'tests' / name).exists()] == []
+
+
 def test_who_wants_to_change_something_is_sent_to_one_file() -> None:
     house = (SOURCE / 'contributor/house.rst').read_text()
     table = house.split('Where would I change X?')[1]
