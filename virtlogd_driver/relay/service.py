@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable
 
@@ -25,9 +26,51 @@ _LOOK = 1.0
 _METRICS = 15.0
 
 
-async def _read_log(path: str, limit: int) -> LogRead:
-    """Read in a thread: a disk may stall, and a helper may hang."""
-    return await asyncio.to_thread(reader.read_tail, path, limit)
+class _Reads:
+    """Logs are read in threads: a disk may stall, and a helper may hang.
+
+    Each read has its own, as one that does not return keeps it; so the
+    relay's end waits for none, either (as asyncio's own threads would).
+    """
+
+    def __init__(self) -> None:
+        self._under_way: set[str] = set()
+
+    async def read(self, path: str, limit: int) -> LogRead:
+        """Read the newest bytes of a log.
+
+        :raises LogError: see :func:`reader.read_tail`; or the read before has
+            not returned
+        """
+        if path in self._under_way:
+            raise exception.LogError(
+                f'{path}: the read before has not returned.')
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[LogRead] = loop.create_future()
+
+        def end(read: LogRead | None, error: BaseException | None) -> None:
+            self._under_way.discard(path)
+            if answer.done():
+                return
+            if read is None:
+                assert error is not None
+                answer.set_exception(error)
+            else:
+                answer.set_result(read)
+
+        def run() -> None:
+            read, error = None, None
+            try:
+                read = reader.read_tail(path, limit)
+            except Exception as e:
+                error = e
+            # The relay may have ended.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(end, read, error)
+
+        self._under_way.add(path)
+        threading.Thread(target=run, name='log', daemon=True).start()
+        return await answer
 
 
 async def _live(interval: float) -> None:
@@ -46,7 +89,7 @@ class Relay:
             none
         """
         self._metrics_file = metrics_file
-        self._shared = Shared(settings, _read_log, self._is_there)
+        self._shared = Shared(settings, _Reads().read, self._is_there)
         self._consoles: dict[SerialPort, Console] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ports: frozenset[SerialPort] = frozenset()

@@ -4,15 +4,19 @@
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
 from tests.unit import fake_libvirt
 from tests.unit.relay.test_console import INNER, OUTER, Qemu, run, until
 from tests.unit.relay.test_settings import made
+from virtlogd_driver import exception
 from virtlogd_driver.node.events import Report, Running
 from virtlogd_driver.relay import metrics
+from virtlogd_driver.relay import service as service_module
 from virtlogd_driver.relay.service import Relay
 
 
@@ -151,6 +155,37 @@ def test_one_console_that_fails_is_one(caplog, monkeypatch) -> None:
             await until(lambda: qemu.client, 'the next look begins it anew')
         qemu.stop()
     run(test)
+
+
+def test_stalled_disks_keep_no_other_log_from_being_read(
+        monkeypatch) -> None:
+    """However many, and the relay ends all the same."""
+    goes_on = threading.Event()
+
+    def read(path: str, limit: int) -> Any:
+        if path.startswith('/stalled'):
+            goes_on.wait()
+        if path == '/gone':
+            raise exception.LogNotFound('no log')
+        return path, limit
+    monkeypatch.setattr(service_module.reader, 'read_tail', read)
+    many = 100
+
+    async def test() -> None:
+        reads = service_module._Reads()
+        stalled = [asyncio.create_task(reads.read(f'/stalled/{n}', 1))
+                   for n in range(many)]
+        await asyncio.sleep(0)
+        assert await reads.read('/well', 7) == ('/well', 7)
+        with pytest.raises(exception.LogNotFound):
+            await reads.read('/gone', 1)
+        # One thread a log, and not one more with each try.
+        with pytest.raises(exception.LogError, match='has not returned'):
+            await reads.read('/stalled/0', 1)
+        for task in stalled:
+            task.cancel()
+    run(test)
+    goes_on.set()
 
 
 def test_metrics(tmp_path) -> None:
