@@ -31,7 +31,7 @@ from virtlogd_driver.cmd.telnet import Telnet
 from virtlogd_driver.console_log import generation, lines
 from virtlogd_driver.console_log.log import LogRead, LogSince, Position
 from virtlogd_driver.guest import char_device
-from virtlogd_driver.history import boot, record
+from virtlogd_driver.history import boot, inbox, record
 from virtlogd_driver.virtlogd import rpc, settings
 
 Check = Callable[..., None]
@@ -259,6 +259,45 @@ def peers_record(text: bytes) -> None:
         return
     assert all(history.size <= 1 << 20 for history in found.histories)
     assert record.parse(found.format(), 1 << 20) == found
+
+
+def _named(name: str, data: bytes) -> str:
+    return f'{name}.{record.digest([data])}'
+
+
+@target(
+    st.lists(st.sampled_from((
+        'console.history', 'console.g1.history', 'console.port1.g1.history',
+        'console.boots', 'console.log', 'disk', 'console.g1.log')),
+        max_size=4, unique=True),
+    st.lists(st.one_of(_JSON, st.just('../console.history.' + '0' * 32),
+                       st.just('disk.' + '0' * 32)), max_size=2),
+    st.one_of(st.binary(max_size=60), st.just(
+        b'{"time": 1, "positions": {"0": null}}')),
+    st.booleans())
+def old_list(names: list[str], more: list[Any], data: bytes,
+             bare: bool) -> None:
+    """Of what an earlier version sends, histories and boots come in place.
+
+    And nothing else, whatever its list says.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        staging = Path(directory, inbox.MOVING)
+        staging.mkdir()
+        (Path(directory) / 'disk').write_bytes(b'its disk')
+        for name in names:
+            (staging / _named(name, data)).write_bytes(data)
+        listed = json.dumps(more if bare else [
+            *(_named(name, data) for name in names), *more]).encode()
+        (staging / _named('console.staged', listed)).write_bytes(listed)
+        place = inbox.Place(directory, 1 << 20, ports=2)
+        if inbox.is_complete(place):
+            inbox.receive(place)
+        assert (Path(directory) / 'disk').read_bytes() == b'its disk'
+        assert {path.name for path in Path(directory).iterdir()} <= {
+            'disk', 'console.history', 'console.g1.history',
+            'console.port1.history', 'console.port1.g1.history',
+            'console.boots', 'console.received', inbox.MOVING}
 
 
 _NAMES = joined(
