@@ -35,7 +35,6 @@ import statistics
 import subprocess
 import tempfile
 import time
-import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -45,6 +44,7 @@ import libvirt
 import nova.conf
 import nova.privsep
 import nova.privsep.path
+from nova import objects
 from nova.virt.libvirt import driver as nova_driver
 
 from tests.lab import guest, namespace
@@ -52,6 +52,7 @@ from tests.lab.daemons import LibvirtHost
 from tests.lab.wait import until
 from virtlogd_driver import conf
 from virtlogd_driver.console_log import privileged, reader
+from virtlogd_driver.console_log.directory import open_directory
 
 CONF = nova.conf.CONF
 
@@ -351,6 +352,7 @@ def helper_of(context: Any) -> int:
 _MEASURE = """
 import sys
 from virtlogd_driver.console_log import privileged, reader
+from virtlogd_driver.console_log.directory import open_directory
 path, limit = sys.argv[1], int(sys.argv[2])
 def status(key):
     with open('/proc/self/status') as file:
@@ -395,6 +397,7 @@ _MEASURE_BOTH = """
 import glob, os, sys
 from oslo_config import cfg
 from virtlogd_driver.console_log import privileged, reader
+from virtlogd_driver.console_log.directory import open_directory
 path, limit, command, mark = sys.argv[1:]
 cfg.CONF.set_override(
     'helper_command', command, group='virtlogd_privileged')
@@ -446,6 +449,19 @@ def daemon_memory(directory: Path, limit: int) -> dict[str, int]:
 
 # The whole call
 
+def leave_backup(newer: Path, backup: Path) -> Path:
+    """Make a backup that was written last when the newer file was made."""
+    if not backup.exists():
+        backup.write_bytes(os.urandom(9 * KIB))
+        with open_directory(str(newer.parent)) as opened:
+            fd = opened.open(newer.name)
+            born = opened.born(fd)
+            opened.close(fd)
+        if born is not None:
+            os.utime(backup, ns=(born, born))
+    return backup
+
+
 def whole_calls(directory: Path, seconds: float) -> list[dict[str, Any]]:
     """``get_console_output`` of a running domain, look-up and XML included."""
     from virtlogd_driver.compute import driver
@@ -461,8 +477,8 @@ def whole_calls(directory: Path, seconds: float) -> list[dict[str, Any]]:
             [guest.tcp_serial(guest.free_port(), path)]))
         until(lambda: path.exists()
               and path.read_bytes().endswith(guest.lines(10, 10)), 'the log')
-        instance = types.SimpleNamespace(
-            uuid=domain.UUIDString(), name=domain.name(), id=1)
+        instance = objects.Instance(
+            uuid=domain.UUIDString(), id=1, task_state=None)
         drivers = {}
         for name, kind in (
                 ('nova', nova_driver.LibvirtDriver),
@@ -474,9 +490,11 @@ def whole_calls(directory: Path, seconds: float) -> list[dict[str, Any]]:
         nova_driver.MAX_CONSOLE_BYTES = CONF.virtlogd.max_console_bytes
         print(f'{"whole call":13}{"nova":>10}{"ours":>10}{"nova/ours":>11}')
         for files in (1, 2, 4, 11):
+            newer = path
             for number in range(files - 1):
-                (path.with_name(f'{NAME}.{number}')).write_bytes(
-                    os.urandom(9 * KIB))
+                newer = leave_backup(newer, path.with_name(f'{NAME}.{number}'))
+            # A backup comes by a rotation alone, and there was none.
+            reader.forget(str(path.parent))
             for mode in ('direct', 'daemon'):
                 set_mode(mode)
                 with unprivileged(mode):
