@@ -352,7 +352,6 @@ def helper_of(context: Any) -> int:
 _MEASURE = """
 import sys
 from virtlogd_driver.console_log import privileged, reader
-from virtlogd_driver.console_log.directory import open_directory
 path, limit = sys.argv[1], int(sys.argv[2])
 def status(key):
     with open('/proc/self/status') as file:
@@ -397,7 +396,6 @@ _MEASURE_BOTH = """
 import glob, os, sys
 from oslo_config import cfg
 from virtlogd_driver.console_log import privileged, reader
-from virtlogd_driver.console_log.directory import open_directory
 path, limit, command, mark = sys.argv[1:]
 cfg.CONF.set_override(
     'helper_command', command, group='virtlogd_privileged')

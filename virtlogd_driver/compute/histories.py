@@ -39,20 +39,21 @@ STAT = 'console_log_virtlogd'
 READ_WAIT = 1.0
 
 
-def look_up(uuid: str) -> tuple[Any, Any]:
+def look_up(uuid: str) -> Any:
     """Look up a guest in nova's database, also one that is deleted.
 
     That a database does not have it does not mean that it was deleted: it may
     be in another cell, or the wrong database was asked. Nothing is removed
     for that.
 
-    :returns: nova's context and Instance; None: it is not there
+    :returns: nova's Instance; None: it is not there
     """
+    # For this look alone: a deleted compute node is nowhere to send to.
     context = nova_context.get_admin_context(read_deleted='yes')
     try:
-        return context, objects.Instance.get_by_uuid(context, uuid)
+        return objects.Instance.get_by_uuid(context, uuid)
     except nova_exception.InstanceNotFound:
-        return context, None
+        return None
 
 
 def stat_of(context: Any, host: str) -> str | None:
@@ -237,7 +238,7 @@ class Histories:
     def _where(self, departure: outbox.Departure
                ) -> history.Target | history.Elsewhere | None:
         """Look up where the history of a guest that has left goes now."""
-        context, instance = look_up(departure.guest)
+        instance = look_up(departure.guest)
         if instance is None:
             return history.Elsewhere(
                 "nova's database does not know the guest now")
@@ -254,7 +255,8 @@ class Histories:
         if here or departure.host in ('', instance.host):
             return history.Target(departure.address, departure.directory)
         return history.Target(
-            address_of(context, instance.host), departure.directory,
+            address_of(nova_context.get_admin_context(), instance.host),
+            departure.directory,
             moved_on=True)
 
     # When nova-compute starts, and now and then
@@ -301,29 +303,29 @@ class Histories:
     def _adopt_departures(self) -> None:
         for directory in outbox.unsent(self._options.instances_path):
             with history.errors_logged(None):
-                found = self._left_for(os.path.basename(directory))
+                found = self._left_for(look_up(os.path.basename(directory)))
                 if found is not None:
                     self.kept().prepare(None, directory, found)
         for path in outbox.paths(self._options.instances_path):
             uuid = outbox.guest_of(path)
             with history.errors_logged(None):
-                _, instance = look_up(uuid)
+                instance = look_up(uuid)
                 if instance is not None and instance.deleted:
                     outbox.discard(path)
                 elif instance is None and not outbox.is_filled(path):
                     # Where its logs are to go is not known: the next start
                     # looks again.
                     continue
-                elif self.kept().resume(path, self._left_for(uuid)):
+                elif self.kept().resume(path, self._left_for(instance)):
                     self.send(path)
 
-    def _left_for(self, uuid: str) -> outbox.Departure | None:
-        """Look up where a guest is; None: here, or nowhere that is known."""
-        context, instance = look_up(uuid)
+    def _left_for(self, instance: Any) -> outbox.Departure | None:
+        """Begin a departure to where a guest is; None: here, or not known."""
         if instance is None or instance.deleted or instance.host in (
                 None, self._options.host):
             return None
-        return self.departure(context, instance, instance.host)
+        return self.departure(
+            nova_context.get_admin_context(), instance, instance.host)
 
     def look_around(self) -> None:
         """Look now and then for what has come to guests that nobody waits
@@ -342,7 +344,7 @@ class Histories:
         for path in inbox.orphans(instances_path):
             uuid = os.path.basename(logs.instance_directory(path))
             with history.errors_logged(None):
-                _, instance = look_up(uuid)
+                instance = look_up(uuid)
                 if (instance is not None and instance.deleted
                         and path in inbox.orphans(instances_path)):
                     LOG.info('%s is removed: guest %s is deleted', path, uuid)

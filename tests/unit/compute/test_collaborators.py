@@ -241,6 +241,18 @@ class TestHistories:
         assert histories._where(self.DEPARTURE) == history.Target(
             '192.0.2.7', f'/instances/{UUID}')
 
+    def test_it_has_moved_on(self, histories, known, monkeypatch) -> None:
+        """To the compute node that is there, not to a deleted one."""
+        def node(context: Any, host: str) -> Any:
+            assert (context.read_deleted, host) == ('no', 'host3')
+            return objects.ComputeNode(host_ip='192.0.2.9')
+        monkeypatch.setattr(
+            objects.ComputeNode, 'get_first_node_by_host_for_old_compat',
+            node)
+        known.append(self._row(host='host3'))
+        assert histories._where(self.DEPARTURE) == history.Target(
+            '192.0.2.9', f'/instances/{UUID}', moved_on=True)
+
     def test_it_is_here_again(self, histories, known) -> None:
         known.append(self._row(host='host1'))
         assert isinstance(
