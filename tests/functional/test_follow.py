@@ -97,7 +97,6 @@ def test_copytruncate(log: Path, follow: Follow) -> None:
     follow.assert_each_line_once(gaps=2)
 
 
-@pytest.mark.skipif(shutil.which('logrotate') is None, reason='no logrotate')
 @pytest.mark.parametrize('how', ['copytruncate', 'nocreate', 'create'])
 def test_logrotate_itself(log: Path, follow: Follow, tmp_path: Path,
                           how: str) -> None:
