@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest console of an OpenStack compute node: a nova compute driver."""
+"""A nova compute driver gives guests a log and a serial console at once."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a privileged helper is started and called, and what is said of it.
+"""A privileged helper is started, called and replaced.
 
 oslo.privsep starts it with ``helper_command``, or else with what the service
 gave to ``priv_context.init``: nova-compute gives ``sudo nova-rootwrap``

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process that privsep-helper has made checks, and gives up.
+"""A process that privsep-helper has made checks itself, and gives up rights.
 
 privsep-helper reads its configuration and sets up its log before it imports a
 context: a file of somebody else's has had its effect by then, as

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths that a process of root's may use although others name them.
+"""A path that others name is checked before a process of root's uses it.
 
 Whoever may write a directory decides what its names lead to, and can change
 his mind between a check and the use. So a path is walked name by name, each

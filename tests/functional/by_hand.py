@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guests without nova."""
+"""Tests start and end guests by hand, without nova."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the functional tests. They need ``tests.lab.namespace``."""
+"""The fixtures of the functional tests need ``tests.lab.namespace``."""
 
 from tests.lab import concurrency  # noqa: F401
 

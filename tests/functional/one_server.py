@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests of one server ask of it, through nova's REST API."""
+"""Tests of one server share these functions, which call nova's REST API."""
 
 from tests.lab.nova_node import NovaNode, Server
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""attach, to every kind of port that it can be at, and to those it cannot."""
+"""attach connects to each kind of port that allows it, and refuses others."""
 
 import json
 import socket

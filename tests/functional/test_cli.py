@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""virtlogd-console with real guests, in pipes and on terminals."""
+"""virtlogd-console is run on real guests, in pipes and on terminals."""
 
 import contextlib
 import hashlib

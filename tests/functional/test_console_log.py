@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reader against a real virtlogd and a guest that writes flat out.
+"""The reader is exact beside a real virtlogd and a guest that writes flat out.
 
 The oracle is what the guest writes: lines with a number, of 15 bytes each.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""follow, while others have their hands on what virtlogd writes."""
+"""follow goes on while others move and remove what virtlogd writes."""
 
 import itertools
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of a host that is back with nova's own driver."""
+"""A host that is back with nova's own driver is taken for one without logs."""
 
 import pytest
 from nova import context

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lab itself: hosts that leave nothing behind, and what a guest writes."""
+"""The lab's hosts leave nothing behind, and its guest writes known lines."""
 
 import time
 from collections.abc import Callable

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server's life: what becomes of its log, its port and its boots.
+"""A server's log, port and boots are as documented, whatever happens to it.
 
 One test for each row of the table in doc/source/operator/life_cycle.rst;
 what moves a guest to another host is in test_live_migration.py and

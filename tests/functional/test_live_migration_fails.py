@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A live migration that is refused, fails or is aborted."""
+"""A live migration that is refused, fails or is aborted changes nothing."""
 
 import re
 import socket

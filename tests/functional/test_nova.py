@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both consoles of a server, through the REST API of a whole nova."""
+"""The REST API of a whole nova gives both consoles of a server."""
 
 import shutil
 from collections.abc import Callable

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of servers, and what is said of them, when virtlogd fails."""
+"""Servers go on when virtlogd fails, and operators are told."""
 
 import os
 import signal

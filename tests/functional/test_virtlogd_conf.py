@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our reading of virtlogd.conf against the installed virtlogd."""
+"""virtlogd.conf is read here as the installed virtlogd reads it."""
 
 import os
 import shutil

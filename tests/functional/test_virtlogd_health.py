@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real virtlogd asked with the least privilege, and the status command."""
+"""A real virtlogd is asked with least privilege, and by the status command."""
 
 import contextlib
 import ctypes

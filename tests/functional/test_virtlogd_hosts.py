@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What others do to a host's logs, and devices that others give a guest."""
+"""Others change a host's logs, and give its guests devices of their own."""
 
 import contextlib
 import fcntl

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A host whose libvirt is modular: virtqemud, and no libvirtd.
+"""A host's libvirt is modular: it has virtqemud, and no libvirtd.
 
 VIRTLOGD_LAB_DAEMON=virtqemud runs the other functional tests on one as well.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Try input after input on every target, for a while.
+"""Random input is tried on every target, for a while.
 
 The seed is printed; the same one tries the same, as far as the time goes.
 """

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real daemons, guests and a whole nova for the tests, apart from the host."""
+"""Tests get real daemons, guests and a whole nova, apart from the host."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process with the driver as nova-compute has it, and nothing of nova else.
+"""A process has the driver as nova-compute has it, and nothing else of nova.
 
 nova-compute itself waits for a conductor; its driver does not. It is root, in
 a virtual environment, and nothing is said of how helpers are started.

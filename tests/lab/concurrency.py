@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""To be imported first: native threads or eventlet, as nova-compute runs.
+"""Native threads or eventlet are chosen as in nova-compute. Import it first.
 
 nova-compute runs on native threads since nova 34, on eventlet before. nova
 decides that once, and some libraries choose by what is loaded already.

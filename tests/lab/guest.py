@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest in 512 bytes, for tests: what it writes is known exactly.
+"""A guest of 512 bytes writes lines that a test knows beforehand.
 
 The boot sector writes lines on its serial ports::
 

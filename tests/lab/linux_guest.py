@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tests.lab.linux_guest DIRECTORY``: build a small real Linux.
+"""``python -m tests.lab.linux_guest DIRECTORY`` builds a small real Linux.
 
 A bootable raw disk image: the distribution's own kernel for virtual machines,
 and busybox as everything else, with a shell on the first serial port. Built

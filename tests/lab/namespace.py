@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tests.lab.namespace COMMAND...``: run it apart from the host.
+"""``python -m tests.lab.namespace COMMAND...`` runs it apart from the host.
 
 The command gets mount, pid, network, UTS and IPC namespaces of its own:
 

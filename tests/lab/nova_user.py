@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nova's user, who is not root and gets its helpers by sudo and rootwrap.
+"""nova's user is not root and gets its helpers by sudo and rootwrap.
 
 Only within ``tests.lab.namespace``: the user, its sudoers file and /etc/nova
 are in a copy of /etc that a mount namespace of their own has.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole nova with two compute hosts, in one process.
+"""A whole nova with two compute hosts runs in one process.
 
 Each nova-compute lives in the mount and UTS namespaces of its own libvirtd.
 Namespaces belong to threads, and threads and processes inherit those of the

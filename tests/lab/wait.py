@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waiting for what happens elsewhere: a daemon, a guest, a file."""
+"""A test waits for what happens elsewhere: a daemon, a guest, a file."""
 
 import time
 from collections.abc import Callable

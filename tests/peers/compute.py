@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One nova-compute's driver on libvirt's test driver: guests by the hundred.
+"""One nova-compute's driver has hundreds of guests on libvirt's test driver.
 
 The driver is the real one with all that it calls in nova and libvirt, except
 for disks. libvirt's test driver keeps the domains; what it does not know of

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process of tools/bench/load.py that one driver runs in.
+"""A process of tools/bench/load.py runs one driver.
 
 Its last line on standard output is the report, as JSON.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put another class where nova and its tests look for ``LibvirtDriver``.
+"""nova and its tests get another class where they look for ``LibvirtDriver``.
 
 To be done before nova's test modules are imported: their decorators take the
 class at import.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the driver relies on in nova: found in its source, and in nova's.
+"""What the driver relies on in nova is found in its source, and in nova's.
 
 Nothing is imported: releases that are not installed can be looked at too.
 """

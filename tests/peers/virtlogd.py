@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plays virtlogd for guests that have no QEMU: writes logs, rotates them.
+"""A stand-in for virtlogd writes and rotates logs of guests without QEMU.
 
 A guest runs while there is a file of its name in ``running``; whoever starts
 or stops it holds a lock on that file meanwhile.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver where there is no virtlogd, and libvirt is a mock.
+"""The driver runs without virtlogd, and with a mock for libvirt.
 
 nova's tests have neither; what this driver asks of them is answered here, so
 that everything else can be tested.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files this process has open, as far as they are a test's own.
+"""A test asks which files of its own this process has open.
 
 All others come and go with the threads of other tests.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A libvirt connection for unit tests: libvirt's own test driver.
+"""Unit tests get a libvirt connection: libvirt's own test driver.
 
 ``test:///FILE`` keeps the domains of our own XML file and raises real
 libvirtError codes. What it cannot show is stubbed: versions, and domains that

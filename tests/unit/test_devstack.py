@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The DevStack plugin, with DevStack's functions replaced."""
+"""The DevStack plugin runs with DevStack's functions replaced."""
 
 import configparser
 import subprocess

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A little of what ``python -m tests.fuzz`` does for longer."""
+"""A little is tried of what ``python -m tests.fuzz`` tries for longer."""
 
 import hypothesis
 import pytest

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a privileged helper is started, and what is said if it does not."""
+"""A privileged helper is started, and it is said if it does not start."""
 
 import contextlib
 import logging

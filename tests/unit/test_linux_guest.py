@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the kernel of the lab's Linux guest comes from."""
+"""The kernel of the lab's Linux guest comes from apt-get or from /boot."""
 
 import shutil
 import subprocess

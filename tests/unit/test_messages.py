@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said to operators is true on their platform, whichever it is."""
+"""Messages to operators are true on their platform, whichever it is."""
 
 import ast
 from collections.abc import Iterator

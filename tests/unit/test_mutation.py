@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tox -e mutation``: what it breaks is there, and what it lets survive."""
+"""``tox -e mutation`` breaks what is there, and each survivor is explained."""
 
 import pathlib
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which paths of others root may use."""
+"""root uses only those paths of others that are safe."""
 
 import os
 import socket

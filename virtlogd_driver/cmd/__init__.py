@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Face 2: what an operator types."""
+"""Operators type these commands (face 2)."""
 
 import warnings
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``virtlogd-console check``: the checks of ``virtlogd-driver-status``.
+"""``virtlogd-console check`` makes the checks of ``virtlogd-driver-status``.
 
 On a host without nova, those that are not about nova.
 """

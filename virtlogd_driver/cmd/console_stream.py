@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest's pseudo terminal through libvirt, as a socket.
+"""A socket carries a guest's pseudo terminal, which libvirt opens.
 
 libvirt lets one be at it at a time, and so does not hand half of the guest's
 output to somebody else.

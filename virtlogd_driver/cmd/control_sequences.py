@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest writes, made harmless for a terminal.
+"""What a guest writes is made harmless for a terminal.
 
 A guest can write anything, also what sets the title of a terminal, fills its
 clipboard, makes it answer as if somebody typed, erases what was scrolled away,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output of guests line by line, each line with its guest's name or its time.
+"""Output of guests is written line by line, each with its guest or its time.
 
 A line is written in one piece, however long its guest pauses within it. Of
 several guests it is therefore kept until it ends; a terminal shows as its last

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``virtlogd-console reattach``."""
+"""``virtlogd-console reattach`` brings a log back that virtlogd has lost."""
 
 import sys
 from typing import Any

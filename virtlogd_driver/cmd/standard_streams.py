@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Standard input, output and error of a command, as it was started."""
+"""A command has standard input, output and error as it was started."""
 
 import contextlib
 import io

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows in columns, for a terminal and for people."""
+"""Rows are shown in columns, for a terminal and for people."""
 
 from collections.abc import Sequence
 

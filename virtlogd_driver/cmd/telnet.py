@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The telnet protocol of a serial port (RFC 854, RFC 856 to 858).
+"""A client speaks telnet with a serial port (RFC 854, RFC 856 to 858).
 
 As far as QEMU's side of it asks for: both sides send bytes of any value
 (BINARY), the guest echoes (ECHO), nobody says "go ahead" (SGA). Every other

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator's terminal: pager, colours, raw mode."""
+"""The operator's terminal has a pager, colours and a raw mode."""
 
 import contextlib
 import os

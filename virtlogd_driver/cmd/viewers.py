@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``virtlogd-console viewers``: who is at a guest's interactive consoles.
+"""``virtlogd-console viewers`` shows who is at a guest's consoles.
 
 The kernel knows: its connections are those of QEMU, or of the relay.
 """

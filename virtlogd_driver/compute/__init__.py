@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What nova calls: the compute driver, and what it is made of."""
+"""nova calls the compute driver, which is made of the modules here."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The consoles of this host's guests: what a guest gets, and what is read.
+"""Guests of this host get consoles, and nova gets its answers about them.
 
 The serial devices of a guest, the TCP ports and logs of these, and the answers
 to nova's questions for the console log and the interactive console.

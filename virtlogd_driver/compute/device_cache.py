@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The serial devices of guests, for as long as nothing happens to the guests.
+"""A cache keeps guests' serial devices until something happens to a guest.
 
 To ask libvirt takes ten times as long as to read a log, and libvirt may not
 answer just when a console is wanted.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes this driver known to nova as ``nova.virt.virtlogd_driver``.
+"""A finder makes this driver known as ``nova.virt.virtlogd_driver``.
 
 nova-compute imports ``'nova.virt.%s' % CONF.compute_driver``
 (nova/virt/driver.py, load_compute_driver) and knows no entry point for it.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both ends of a live migration, in the order in which nova calls them.
+"""Source and destination act in a live migration, in nova's order of calls.
 
 On the destination a guest begins a new log, so that no two virtlogd ever
 write one file. What it wrote before is renamed out of nova's way at the source

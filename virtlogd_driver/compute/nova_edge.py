@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this project has becomes what nova expects: errors, devices, events.
+"""Errors, devices and events of this project become those that nova expects.
 
 Also the few objects of nova's that the driver's collaborators are built from:
 its libvirt connection, its way to copy files to another host.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the running nova is one that this driver works with.
+"""The driver tells whether the running nova is one that it works with.
 
 A supported release is; an older one is refused. A newer one is taken if all
 that the driver uses or overrides in nova is there, and is called as it was in

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens to the console log when a guest starts.
+"""A guest's start is checked before, and noted as a boot afterwards.
 
 Before: is virtlogd ready? libvirt starts no guest without it, and hangs with
 one that hangs. And where do the guest's logs end? After: that is noted beside

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bytes of a console log: which files it is made of, and reading them."""
+"""A console log consists of files, which are found and read here."""

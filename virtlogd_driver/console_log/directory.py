@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The system calls of a read, on one directory held open.
+"""A read makes its system calls on one directory, which it holds open.
 
 All names are looked up in the directory that was opened, so a directory that
 is renamed meanwhile (a resize does that) doesn't mix two guests' files. No

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All of a guest's logs, copied for somebody else to read.
+"""All of a guest's logs are copied for somebody else to read.
 
 Each generation of each port becomes one file, its rotated files put together,
 and each history one more; in the order of the manifest they are what the guest

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of one log as they lie in its directory, for people to look at.
+"""The files of one log are listed as they lie in its directory, for people.
 
 Names and sizes at one moment, not a snapshot: a rotation in between may show
 a file twice or not at all. What is read goes through chain.py.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open files from a privileged process to the one that asked for them.
+"""A privileged process sends open files to the process that asked for them.
 
 privsep's answers carry values, no descriptors; so those go beside them, over a
 socket of the caller's (unix(7), SCM_RIGHTS).

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An open log as it goes over the edge of a process: what msgpack can carry.
+"""An open log crosses the edge of a process as what msgpack can carry.
 
 The descriptors go beside it (handover.py). What comes is checked against them:
 each is the regular file that it is said to be.

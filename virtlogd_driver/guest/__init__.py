@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest gets. Values in, values out, no I/O."""
+"""What a guest gets is decided here. Values in, values out, no I/O."""

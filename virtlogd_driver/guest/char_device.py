@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest's serial ports and consoles, read from and written to domain XML.
+"""A guest's serial ports and consoles are read from and written to domain XML.
 
 Only what this project needs of libvirt's character devices
 (https://libvirt.org/formatdomain.html#consoles-serial-parallel-channel-devices):

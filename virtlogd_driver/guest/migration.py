@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The serial ports of a guest on the host that it is migrated to.
+"""A guest gets other serial ports on the host that it is migrated to.
 
 libvirt lets every backend of a character device change in the XML for the
 destination, as long as the number of devices and their targets stay

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which serial devices a guest gets."""
+"""A table decides which serial devices a guest gets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The TCP ports that guests' serial ports listen on."""
+"""A pool gives guests the TCP ports that their serial ports listen on."""
 
 import ipaddress
 import re

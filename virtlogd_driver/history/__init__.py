@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest wrote follows it."""
+"""A history follows its guest from host to host."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Threads that carry what waits, one for each departure, until it is there.
+"""A thread for each departure sends what waits, until it is there.
 
 A guest whose host does not answer costs no other guest anything.
 """

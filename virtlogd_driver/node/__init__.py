@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This compute node: its libvirt, its health, its checks."""
+"""A compute node is looked at: its libvirt, its health, its checks."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which releases of nova this driver supports: said here, and nowhere else.
+"""This driver supports these releases of nova: said here, and nowhere else.
 
 ``python virtlogd_driver/node/release.py`` prints them, for tools/matrix.sh; it
 needs nothing but the standard library.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether SELinux lets virtlogd write logs, asked before a guest needs it.
+"""SELinux is asked whether virtlogd may write logs, before a guest needs it.
 
 The kernel says what its policy allows a process on an object, through files
 in /sys/fs/selinux (security/selinux/selinuxfs.c): nothing is tried, and

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many viewers at one interactive console, none of whom stops the guest."""
+"""The relay lets many view one console, and none of them stops the guest."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one viewer has yet to be sent, in a bounded piece of memory."""
+"""A buffer holds what one viewer has yet to be sent, in bounded memory."""
 
 _MISSING = ('[console relay: {} bytes are missing here, as this viewer did '
             'not read fast enough]\r\n')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last lines of a console, for a viewer that has just come.
+"""A viewer that has just come is shown the last lines of a console.
 
 They are kept from what QEMU sends; what was written before the relay was
 connected is taken from the log, once. What QEMU sends is in the log as well,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a service tells systemd: sd_notify(3)."""
+"""A service tells systemd how it is doing: sd_notify(3)."""
 
 import os
 import socket

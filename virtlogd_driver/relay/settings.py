@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the relay is told to do, as checked values."""
+"""Checked values tell the relay what to do."""
 
 import ipaddress
 import socket

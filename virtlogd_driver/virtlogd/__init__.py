@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon that writes the logs: its settings, its health, its protocol."""
+"""virtlogd writes the logs; its settings, health and protocol are here."""

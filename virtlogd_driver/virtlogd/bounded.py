@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls that may never return, made so that nobody waits for one for ever.
+"""Nobody waits for ever for a call that may never return.
 
 A file system that stalls, or a helper that is stopped, keeps the thread that
 waits for it. Each thing that can stall has one such thread at most, so that

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The connections to virtlogd's socket, as the kernel counts them.
+"""The kernel counts the connections to virtlogd's socket.
 
 With as many connections as max_clients of virtlogd.conf allows libvirt's
 daemons accept no other (src/rpc/virnetserver.c): the kernel takes it, and

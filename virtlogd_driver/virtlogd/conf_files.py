@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What libvirt's configuration files say, to a process that may not read them.
+"""libvirt's configuration files are read for a process that may not itself.
 
 qemu.conf is root's alone (0600) on Debian and Ubuntu, /etc/libvirt (0700) on
 RHEL. Where this process is refused, the privileged helper is asked for what is

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which values libvirt's daemons take for the keys of their files.
+"""Each key of libvirt's files takes values of one type and range.
 
 A daemon ends, or libvirt has no QEMU driver, with a value of the wrong type
 or out of range; a key that it does not know is nothing to it. So is one that

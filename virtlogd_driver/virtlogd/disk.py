@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file systems of this host, asked without waiting for ever.
+"""The file systems of this host are asked without waiting for ever.
 
 One that stalls (a disk, NFS, fsfreeze) keeps whoever asks it in the kernel,
 where no signal reaches. Which file system a path is on is told by its name

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What needs root: virtlogd's socket, and ending a stranger's connection.
+"""Only root may use virtlogd's socket, or end a stranger's connection.
 
 virtlogd answers root only, and goes by the user id: no capability is needed
 to be root, so the first context has none. Ending a TCP connection of another

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bring a dead log back without restarting the guest.
+"""A dead log is brought back without restarting the guest.
 
 libvirt has no call for it, so three things that it does at a guest's start
 are done anew: virtlogd opens the log and returns a pipe, QEMU gets the pipe

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The calls of virtlogd's private protocol that are needed here.
+"""virtlogd is called over its private protocol, as far as is needed here.
 
 libvirt's src/logging/log_protocol.x and src/rpc/virnetprotocol.x; unchanged
 since libvirt 1.3.3, where calls began to carry the path of the log. A message

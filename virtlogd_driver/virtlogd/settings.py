@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""virtlogd.conf and qemu.conf, as libvirt itself reads them.
+"""virtlogd.conf and qemu.conf are read as libvirt itself reads them.
 
 The language is that of libvirt's src/util/virconf.c: ``name = value``, one
 statement a line (or after ``;``), ``#`` comments, integers, strings in single,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions to the kernel about sockets (sock_diag(7)).
+"""The kernel answers questions about sockets (sock_diag(7)).
 
 Asking needs no privilege.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logs whose file is not at its path any more, though virtlogd writes it.
+"""virtlogd may write a log whose file is not at its path any more.
 
 It was removed, renamed (logrotate without copytruncate) or replaced. virtlogd
 does not notice: it writes the file that it has open, until the next rotation.

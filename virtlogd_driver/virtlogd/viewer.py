@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The TCP connections to guests' serial ports, as the kernel sees them.
+"""The kernel tells of each TCP connection to a guest's serial port.
 
 A viewer that does not read stops the guest's output, and with it the log,
 once the socket's buffer is full. The kernel says exactly whether it is, and

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``virtlogd-console history``: what waits here, as a table and as JSON.
+"""``virtlogd-console history`` shows what waits here, as a table and as JSON.
 
 Trying again is in tests/functional/test_history_copy.py: it forks, and copies
 by ssh.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host as the commands see it, by whom they are run."""
+"""What the commands see of a host depends on who runs them."""
 
 from pathlib import Path
 

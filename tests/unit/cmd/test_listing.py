@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""list, whatever one guest, the locale or the reader of it are like."""
+"""list works, whatever one guest, the locale or the reader of it are like."""
 
 import collections
 import errno

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``virtlogd-console reattach``: what it says and what it leaves alone."""
+"""``virtlogd-console reattach`` says what it does, and leaves others alone."""
 
 from types import SimpleNamespace
 from typing import Any

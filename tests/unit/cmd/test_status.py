@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command without a host; on real ones: tests/functional."""
+"""The status command runs without a host; tests/functional has real ones."""
 
 import dataclasses
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The telnet protocol, with what QEMU sends and with anything else."""
+"""The telnet protocol takes what QEMU sends, and anything else."""
 
 import pytest
 from hypothesis import given

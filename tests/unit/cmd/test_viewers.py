@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``virtlogd-console viewers``: who is listed, and who is disconnected.
+"""``virtlogd-console viewers`` lists viewers, and disconnects them.
 
 With real connections: tests/functional/test_attach.py and test_relay.py.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver's fixtures: nova's own classes over libvirt's test driver."""
+"""The driver's fixtures put nova's own classes over libvirt's test driver."""
 
 import pathlib
 

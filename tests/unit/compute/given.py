@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests of the driver give it: guests, images, flavors."""
+"""Tests of the driver get guests, images and flavors here."""
 
 import uuid
 

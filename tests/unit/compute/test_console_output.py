@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The console log as nova is given it."""
+"""The driver gives nova the console log of a guest."""
 
 import os
 

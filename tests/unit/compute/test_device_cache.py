@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of a guest was looked up after the last change."""
+"""The cache never gives what was looked up before a guest's last change."""
 
 import pytest
 

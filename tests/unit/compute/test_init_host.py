@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver's start."""
+"""The driver starts."""
 
 import os
 import queue

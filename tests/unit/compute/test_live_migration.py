@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the driver decides before a live migration."""
+"""The driver decides what a live migration needs before it begins."""
 
 
 import pytest

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What nova's own driver does wrong with TCP ports, and that this one doesn't.
+"""nova's own driver does wrong with TCP ports what this one does right.
 
 Each test asks both drivers the same. Where nova's own begins to do better its
 half fails: then the override may not be needed any more.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the installed nova still is what the driver was written for."""
+"""The installed nova still is what the driver was written for."""
 
 import inspect
 import logging

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Before and after a guest starts."""
+"""The driver acts before and after a guest starts."""
 
 import contextlib
 

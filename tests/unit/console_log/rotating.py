@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""virtlogd's rotation, one system call at a time, and a directory for it.
+"""virtlogd's rotation is played one system call at a time, in a directory.
 
 The directory is in memory, so that any interleaving with a reader can be had
 at once and in any number. test_chain_files.py has the same on real files.

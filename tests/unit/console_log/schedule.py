@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One random schedule: a log that is written, rotated, crashed and read."""
+"""One random schedule writes, rotates, crashes and reads a log."""
 
 import itertools
 import random

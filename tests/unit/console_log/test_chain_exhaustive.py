@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every interleaving of a reader's system calls with virtlogd's.
+"""A reader is right in every interleaving of its system calls with virtlogd's.
 
 The oracle is the stream of bytes that the guest wrote: an answer is a run of
 it, ends where it ended at an instant of the call, and is as long as the limit

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are not what a log should be: one clear error, or right bytes."""
+"""A damaged log gives one clear error, or the right bytes."""
 
 import errno
 import os

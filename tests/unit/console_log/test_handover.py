@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open files from one process to another, past whoever else is there."""
+"""Open files go from one process to another, past whoever else is there."""
 
 import array
 import contextlib

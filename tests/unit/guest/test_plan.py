@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decision table, row by row, against golden files.
+"""The decision table holds, row by row, against golden files.
 
 After a wanted change: ``python -m pytest tests/unit/guest/test_plan.py
 --regenerate-output``, then read the difference.

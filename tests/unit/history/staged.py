@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What another host copies to an instance directory."""
+"""Tests copy to an instance directory what another host would."""
 
 import hashlib
 import json

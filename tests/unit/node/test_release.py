@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which releases of nova are supported is said at one place."""
+"""The supported releases of nova are named at one place."""
 
 import re
 import subprocess

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What SELinux would refuse, told by a policy that is made here."""
+"""A policy that is made here tells what SELinux would refuse."""
 
 import os
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What waits for a viewer."""
+"""A buffer keeps what waits for a viewer."""
 
 import re
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a viewer sees that has just come."""
+"""A viewer that has just come sees the last lines."""
 
 from hypothesis import given
 from hypothesis import strategies as st

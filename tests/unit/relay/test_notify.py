@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What systemd is told."""
+"""A service tells systemd how it is doing."""
 
 import os
 import socket

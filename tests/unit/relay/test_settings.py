@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the relay is told, and what it refuses."""
+"""The relay is told its settings, and refuses what is wrong."""
 
 import pytest
 

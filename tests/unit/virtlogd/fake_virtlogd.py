@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A virtlogd for tests of what is done with its answers."""
+"""A fake virtlogd gives the answers that a test needs."""
 
 from collections.abc import Sequence
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real unix sockets, as the kernel counts them."""
+"""The kernel counts the connections to real unix sockets."""
 
 import contextlib
 import pathlib

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""libvirt's files as nova's user sees them, which are root's alone."""
+"""nova's user can use libvirt's files, though they are root's alone."""
 
 import os
 import pathlib

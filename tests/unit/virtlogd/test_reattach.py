@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which device a log belongs to; the rest needs a real QEMU."""
+"""Each log belongs to one device; the rest needs a real QEMU."""
 
 import os
 import socket

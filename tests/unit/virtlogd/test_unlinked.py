@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every moment of a rotation, and everything that is none."""
+"""A rotation is never taken for a lost file, nor a lost file for one."""
 
 import os
 import pathlib

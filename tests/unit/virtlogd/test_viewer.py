@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Viewers as this machine's kernel sees them, over its loopback."""
+"""This machine's kernel shows viewers who connect over its loopback."""
 
 import contextlib
 import errno
