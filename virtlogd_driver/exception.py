@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The errors of this project.
+"""All errors of this project have one base class.
 
 Each message names the option or the file that is at fault and the remedy.
-The driver turns them into nova's own at one place (driver.py).
+The driver turns them into nova's own at one place (nova_edge.py).
 """
 
 
@@ -34,6 +34,10 @@ class HostError(VirtlogdDriverError):
 
 class GuestNotFound(VirtlogdDriverError):
     """No such guest on this host (any more)."""
+
+
+class AmbiguousGuest(GuestNotFound):
+    """The beginning of several guests' names."""
 
 
 class InvalidGuestXML(VirtlogdDriverError):
@@ -122,3 +126,12 @@ class InvalidConfFile(VirtlogdDriverError):
             f'{place}: {expected}. libvirt refuses the whole file. Correct '
             'it, and start the daemon that reads it; reload virtlogd if it '
             'runs.')
+
+
+class InvalidState(VirtlogdDriverError):
+    """A state file of a stream that cannot be used."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            f'The state file {path} cannot be used: {reason}. Move it away: '
+            f'the stream then begins with what guests write from now on.')

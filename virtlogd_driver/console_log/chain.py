@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An exact snapshot of one rotated chain: a live file and its backups.
+"""An exact snapshot is taken of one rotated chain: live file and backups.
 
 virtlogd rotates by renaming, the oldest first (``.1`` to ``.2``, ``.0`` to
 ``.1``, the live file to ``.0``), then creates the live file anew. So a file's
@@ -223,7 +223,7 @@ def _scan(
     seen: dict[tuple[int, int], Segment] = {}
     start = found = 0
     total = 0
-    renamed_ns = 0
+    renamed_ns = filled_ns = 0
     newest: os.stat_result | None = None
     try:
         index = -1
@@ -275,8 +275,8 @@ def _scan(
                 verdict = neighbours.verdict(
                     _times(directory, segment, status),
                     _times(directory, segments[-2], newest),
-                    renamed=renamed_ns, missing=index - found > 1,
-                    bounded=bounded)
+                    renamed=renamed_ns, filled=filled_ns,
+                    missing=index - found > 1, bounded=bounded)
                 if verdict is Verdict.LOOK_AGAIN and patient:
                     return None
                 if verdict is not Verdict.YES:
@@ -289,9 +289,10 @@ def _scan(
                         exact = False
                         break
                     borders.append(len(segments) - 1)
-                    renamed_ns = 0
+                    renamed_ns = filled_ns = 0
             if index > 0:
                 renamed_ns = max(renamed_ns, status.st_ctime_ns)
+                filled_ns = max(filled_ns, status.st_mtime_ns)
             newest, found = status, index
             total += segment.size
             if until == segment.key or (

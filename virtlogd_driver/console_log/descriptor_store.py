@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The open files of logs that are read again and again.
+"""The files of logs that are read again and again stay open.
 
 Opening a log takes privilege and a scan (chain.py); reading what is open takes
 neither. So the files stay open, and a read begins with one stat of the live
@@ -44,8 +44,13 @@ MOST_OF_ONE = 66
 #: deleted meanwhile free their disk.
 IDLE = 60.0
 
-#: Seconds from one look for idle logs and deleted files to the next.
-SWEEP = 15.0
+#: Seconds from one look for idle logs and deleted files to the next; and that
+#: the one of a log may take until others are looked at beside it: its file
+#: system hangs.
+SWEEP, LONGEST_SWEEP = 15.0, 30.0
+
+#: Seconds that who reads a log waits for another to be closed.
+_PATIENCE = 0.05
 
 Key = tuple[int, int]
 
@@ -78,8 +83,8 @@ class _Names:
 class _Held:
     """A log is held open, in the hands of one thread."""
 
-    __slots__ = ('_names', '_open', '_path', 'changed', 'max_backups',
-                 'taken', 'used')
+    __slots__ = ('_names', '_open', '_path', 'changed', 'count',
+                 'max_backups', 'taken', 'used')
 
     def __init__(self, path: str, names: Names, open_: Open,
                  max_backups: int | None) -> None:
@@ -88,6 +93,8 @@ class _Held:
         self._open = open_
         self.max_backups = max_backups
         self.taken: Taken | None = None
+        #: Descriptors that it has, as it was given back.
+        self.count = 0
         #: When it was read last, by time.monotonic.
         self.used = 0.0
         #: Other files than before are held.
@@ -132,6 +139,20 @@ class _Held:
             self.close()
         else:
             self._rotated(taken, newest, limit)
+
+    def rest(self, position: Position, limit: int) -> LogSince | None:
+        """Give what follows a position in what is held, whatever its names.
+
+        :returns: None: the position is not in it
+        """
+        taken = self.taken
+        if taken is None or not taken.live.segments:
+            return None
+        newest = taken.live.segments[0]
+        status = taken.live.files.fstat(newest.fd)
+        newest.look_at(status.st_size, status.st_mtime_ns)
+        answer = log.since(taken, position, limit)
+        return None if answer is None or answer.missed is None else answer
 
     def serves_tail(self, limit: int) -> bool:
         """Tell whether the newest bytes need nothing to be opened."""
@@ -248,7 +269,10 @@ class DescriptorStore:
         self._held: dict[str, _Held] = {}
         # Another one each time that logs are forgotten.
         self._era = object()
-        self._sweeping = not sweeper
+        self._sweeps = sweeper
+        #: Who sweeps now, and when it was seen to get on.
+        self._sweeper: object | None = None
+        self._swept = 0.0
 
     def read_tail(self, path: str, limit: int,
                   max_backups: int | None = None) -> LogRead:
@@ -271,6 +295,27 @@ class DescriptorStore:
         held = self._take(path, max_backups)
         try:
             answer = self._since(held, path, position, limit, passed)
+        except BaseException:
+            held.close()
+            raise
+        self._give_back(path, held, era)
+        return answer
+
+    def read_held(self, path: str, position: Position,
+                  limit: int) -> LogSince | None:
+        """Give what follows a position in the files that are open.
+
+        Their names may be gone, as their guest has left.
+
+        :returns: None: the position is in none of them
+        :raises LogError: a file cannot be read
+        """
+        era = self._era
+        held = self._held.pop(path, None)
+        if held is None:
+            return None
+        try:
+            answer = held.rest(position, limit)
         except BaseException:
             held.close()
             raise
@@ -324,8 +369,7 @@ class DescriptorStore:
 
     def descriptors(self) -> int:
         """Count how many are open, of logs that are not in use."""
-        return sum(len(held.segments())
-                   for held in list(self._held.values()))
+        return sum([held.count for held in list(self._held.values())])
 
     def sweep(self) -> None:
         """Close what was not read for a while, and what was deleted."""
@@ -334,6 +378,7 @@ class DescriptorStore:
             held = self._held.pop(path, None)
             if held is None:
                 continue
+            self._swept = time.monotonic()
             if (self._clock() - held.used >= IDLE
                     or held.taken is None or _has_deleted(held.taken)):
                 held.close()
@@ -353,7 +398,8 @@ class DescriptorStore:
         """
         :param era: what it was when the log was taken
         """
-        if held.changed and len(held.segments()) > MOST_OF_ONE:
+        held.count = len(held.segments())
+        if held.changed and held.count > MOST_OF_ONE:
             held.close()
             return
         held.used = self._clock()
@@ -378,28 +424,55 @@ class DescriptorStore:
             held.close()
 
     def _make_room(self) -> None:
+        """Close what was not read for longest.
+
+        In a thread of its own, as its file system may hang.
+        """
+        left = self.descriptors()
+        most: list[_Held] = []
         for path in list(self._held):
-            if self.descriptors() <= MOST:
+            if left <= MOST:
                 break
-            self._close(path)
+            held = self._held.pop(path, None)
+            if held is not None:
+                left -= held.count
+                most.append(held)
+        if most:
+            threads, _ = _native()
+            thread = threads.Thread(target=_close_all, args=(most,),
+                                    name='console-logs', daemon=True)
+            thread.start()
+            thread.join(_PATIENCE)
 
     def _watch(self) -> None:
         """Have somebody sweep as long as there is something to be swept."""
-        if self._sweeping:
+        if not self._sweeps or (
+                self._sweeper is not None
+                and time.monotonic() - self._swept < LONGEST_SWEEP):
             return
-        self._sweeping = True
+        me = self._sweeper = object()
+        self._swept = time.monotonic()
         threads, clock = _native()
 
         def watch() -> None:
-            while self._sweeping:
-                while self._held:
+            while self._sweeper is me:
+                while self._held and self._sweeper is me:
                     clock.sleep(SWEEP)
+                    self._swept = time.monotonic()
                     self.sweep()
-                self._sweeping = False
+                if self._sweeper is not me:
+                    return
+                self._sweeper = None
                 # What has come since found that somebody sweeps.
-                self._sweeping = bool(self._held)
+                if self._held and self._sweeper is None:
+                    self._sweeper = me
 
         threads.Thread(target=watch, name='console-logs', daemon=True).start()
+
+
+def _close_all(logs: list[_Held]) -> None:
+    for held in logs:
+        held.close()
 
 
 def _is_deleted(unit: Snapshot, segment: Segment) -> bool:

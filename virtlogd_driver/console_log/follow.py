@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wait for more of some logs, across rotation.
+"""A follower waits for more of some logs, across rotation.
 
 The kernel tells when a file is written and when a name appears (inotify(7)),
 so nothing is read, and nearly nothing done, while guests are quiet. It does
@@ -13,12 +13,14 @@ read to its end is passed, and is not read again wherever it turns up.
 """
 
 import ctypes
+import math
 import os
 import select
 import struct
+import threading
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from virtlogd_driver import exception
@@ -36,6 +38,13 @@ class Read(Protocol):
 
 #: Bytes of one read.
 CHUNK = 1 << 18
+
+#: Bytes of a read that are little: at a hundred of such a second no log is
+#: rotated in that time.
+_LITTLE = 4096
+
+#: Looks at the files of a log until one falls between two rotations.
+_TRIES = 5
 
 #: Seconds between two looks at the files themselves.
 COMPARE_WATCHED = 1.0
@@ -75,16 +84,26 @@ class _Inotify:
         if self.fd is not None:
             self._libc.inotify_rm_watch(self.fd, watch)
 
-    def wait(self, timeout: float) -> list[tuple[int, int, str]]:
-        """Give watch, mask and name of each event."""
-        if self.fd is None:
+    def wait(self, timeout: float, wake: int | None) -> bool:
+        """Tell whether there are events.
+
+        :param wake: a descriptor that ends the wait, too
+        """
+        fds = [fd for fd in (self.fd, wake) if fd is not None]
+        if not fds:
             time.sleep(timeout)
+            return False
+        return self.fd in select.select(fds, [], [], timeout)[0]
+
+    def take(self) -> list[tuple[int, int, str]]:
+        """Give watch, mask and name of each event that has come."""
+        if self.fd is None:
             return []
-        if not select.select([self.fd], [], [], timeout)[0]:
-            return []
-        time.sleep(GATHER)
         events = []
-        data = os.read(self.fd, 1 << 16)
+        try:
+            data = os.read(self.fd, 1 << 16)
+        except BlockingIOError:
+            return []
         while data:
             watch, mask, _, length = _EVENT.unpack_from(data)
             end = _EVENT.size + length
@@ -109,22 +128,68 @@ class _Log:
     seen: tuple[Passed, ...] | None = ()
     #: The file with the live name is the one that is read.
     live: bool = True
+    #: The kernel has said that it was written since it was read to its end.
+    unread: bool = False
+    #: When it may be read again, by time.monotonic.
+    due: float = 0.0
+    #: How many files were begun after the one that is read; None: the kernel
+    #: has not told.
+    newer: int | None = None
     file_watch: int | None = None
     directory_watch: int | None = None
+    #: Other files have its names than those that are watched.
+    renamed: bool = False
+    #: It was given to be read, and was not since.
+    given: bool = False
+
+    @property
+    def watched(self) -> bool:
+        """Tell whether the kernel says what happens to it on this host."""
+        return self.seen is None or (
+            self.directory_watch is not None
+            and (not self.seen if self.file_watch is None else self.live))
 
 
 class Follower:
     """Some logs are read, each from where its last read ended.
 
-    :param read: reads a log
+    One thread waits. Each log may be read in another one, if in one at a time:
+    none of them waits for the file system of another's.
     """
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Read, *, gather: float = GATHER,
+                 compare: float = COMPARE_WATCHED, pace: float = 0.0,
+                 wake: int | None = None, looks: bool = True) -> None:
+        """
+        :param read: reads a log
+        :param gather: seconds to let more bytes come before they are read
+        :param compare: seconds between two looks at files that are watched
+        :param pace: seconds between two reads, about, of a log that has
+            little; one that has more, or was rotated, is read at once
+        :param wake: a descriptor that ends a wait when it can be read
+        :param looks: who waits looks at files; if not, :meth:`wait` touches
+            none, and gives each log that is to be looked at, or may have
+            more, once until :meth:`is_ready` is called
+        """
         self._read = read
+        self._gather = gather
+        self._compare_watched = compare
+        self._pace = pace
+        self._wake = wake
+        self._looks = looks
         self._inotify = _Inotify()
+        #: What follows, and what is noted of a log by others than its reader.
+        #: No file is touched while it is held.
+        self._lock = threading.RLock()
         self._logs: dict[str, _Log] = {}
+        #: By each watch, the logs that it is of.
+        self._by_watch: dict[int, dict[str, _Log]] = {}
+        #: Those that the kernel does not watch, or not all of.
+        self._unwatched: dict[str, _Log] = {}
         self._ready: dict[str, None] = {}
-        self._compared = 0.0
+        #: Those whose files it is time to look at.
+        self._to_look: dict[str, None] = {}
+        self._compared = self._compared_unwatched = 0.0
 
     def close(self) -> None:
         self._inotify.close()
@@ -135,22 +200,27 @@ class Follower:
         :param path: path of the live file, which need not be there
         :param position: where to go on; None: its very beginning
         """
-        log = self._logs[path] = _Log(path, position)
+        log = _Log(path, position)
+        with self._lock:
+            self._logs[path] = log
         self._watch(log)
         if position is not None:
             _pass(log)
-        self._ready[path] = None
+            self._count_newer(log)
+        with self._lock:
+            self._ready[path] = None
 
     def remove(self, path: str) -> None:
         """Follow a log no more."""
-        log = self._logs.pop(path)
-        self._ready.pop(path, None)
-        if log.file_watch is not None:
-            self._inotify.remove(log.file_watch)
-        if log.directory_watch is not None and not any(
-                other.directory_watch == log.directory_watch
-                for other in self._logs.values()):
-            self._inotify.remove(log.directory_watch)
+        with self._lock:
+            log = self._logs.pop(path)
+            self._ready.pop(path, None)
+            self._to_look.pop(path, None)
+            self._unwatched.pop(path, None)
+            unused = [*self._unwatch(log, log.file_watch),
+                      *self._unwatch(log, log.directory_watch)]
+        for watch in unused:
+            self._inotify.remove(watch)
 
     def wait(self, timeout: float) -> list[str]:
         """Give paths of the logs that may have more, at once or after a while.
@@ -159,13 +229,71 @@ class Follower:
         """
         deadline = time.monotonic() + timeout
         while True:
-            left = 0.0 if self._ready else max(
-                0.0, min(deadline - time.monotonic(), self._until_compared()))
-            self._heed(self._inotify.wait(left))
-            if not self._until_compared():
-                self._compare()
-            if self._ready or time.monotonic() >= deadline:
-                return list(self._ready)
+            left = min(deadline - time.monotonic(), self._until_compared(),
+                       self._until_due())
+            if self._inotify.wait(max(0.0, left), self._wake):
+                time.sleep(self._gather)
+            self._take_events()
+            for log in self._to_compare():
+                self._look(log)
+            ready = self._due()
+            if (ready or time.monotonic() >= deadline
+                    or self._is_woken()):
+                return ready
+
+    def _due(self) -> list[str]:
+        """Give the logs that may have more, and are to be read now."""
+        now = time.monotonic()
+        with self._lock:
+            found = [path for path in self._ready
+                     if self._is_due(self._logs[path], now)]
+            if self._looks:
+                return found
+            found += [path for path in self._to_look
+                      if not self._logs[path].given
+                      and path not in self._ready]
+            for path in found:
+                self._logs[path].given = True
+        return found
+
+    def _is_due(self, log: _Log, now: float) -> bool:
+        return not log.given and (not self._pace or log.due <= now)
+
+    def _until_due(self) -> float:
+        """Give the seconds until a log is to be read that may have more."""
+        with self._lock:
+            logs = [self._logs[path] for path in self._ready]
+        return min((log.due for log in logs if not log.given),
+                   default=math.inf) - time.monotonic()
+
+    def _is_woken(self) -> bool:
+        return self._wake is not None and bool(
+            select.select([self._wake], [], [], 0)[0])
+
+    def is_ready(self, path: str) -> bool:
+        """Tell whether a log may have more, looking at its files if it is
+        time to.
+        """
+        log = self._logs[path]
+        with self._lock:
+            log.given = False
+            looks = self._to_look.pop(path, self) is None
+        if looks:
+            self._look(log)
+        return path in self._ready
+
+    def is_unread(self, path: str) -> bool:
+        """Tell whether a log is known to have more than was read of it."""
+        return self._logs[path].unread
+
+    def go_on(self, path: str, position: Position) -> None:
+        """Take a log for read up to a position, where its file ends."""
+        log = self._logs[path]
+        log.position, log.unread = position, False
+
+    def is_rotated(self, path: str) -> bool:
+        """Tell whether a log has files that are newer than what was read."""
+        return bool(self._logs[path].newer)
 
     def read(self, path: str) -> LogSince | None:
         """Give the next bytes of a log; None where it has no file right now.
@@ -173,67 +301,197 @@ class Follower:
         :raises LogError: it cannot be read
         """
         log = self._logs[path]
-        self._ready.pop(path, None)
+        with self._lock:
+            # What comes from now on is noted anew.
+            self._ready.pop(path, None)
+            unread, log.unread = log.unread, False
+            renamed, log.renamed = log.renamed, False
         try:
+            if renamed:
+                # First the watch, then the read: nothing falls between.
+                self._watch(log)
             since = self._read(path, log.position, CHUNK, log.passed)
-        except exception.LogNotFound:
-            return None
-        before, log.position = log.position, since.position
-        if (since.missed is None
+        except exception.LogError as error:
+            log.unread = log.unread or unread
+            if isinstance(error, exception.LogNotFound):
+                return None
+            raise
+        before = log.position
+        if since.missed is None and before is not None:
+            since = replace(since, missed=self._count_lost(
+                log, before, since))
+        log.position = since.position
+        if (since.missed != 0
                 or _file(before) != _file(log.position)):
             _pass(log)
+            self._count_newer(log)
+        if self._pace and len(since.data) < _LITTLE and not since.behind:
+            # All at the same moments: who waits then wakes once for them all.
+            log.due = self._pace * math.ceil(
+                (time.monotonic() + self._pace / 2) / self._pace)
         if since.behind:
-            self._ready[path] = None
+            with self._lock:
+                log.unread = True
+                self._ready[path] = None
         return since
+
+    def _count_lost(self, log: _Log, before: Position,
+                    since: LogSince) -> int | None:
+        """Tell how many bytes were rotated away between two reads.
+
+        virtlogd rotates a file when it has just as many bytes as the others.
+
+        :param before: where the first read ended
+        :returns: None: that is not known
+        """
+        found = self._settled_files(log)
+        sizes = {size for _, _, size, _ in found[1:]}
+        index = next((index for index, file in enumerate(found)
+                      if since.parts and file[:2] == since.parts[0][:2]),
+                     None)
+        if log.newer is None or index is None or len(sizes) != 1:
+            return None
+        _, _, _, end, size = since.parts[0]
+        if end != size:   # not from the beginning of its file
+            return None
+        lost = (log.newer - index) * sizes.pop() - before.offset
+        return lost if lost > 0 else None
+
+    def _count_newer(self, log: _Log) -> None:
+        """Note how many files are newer than the one that is read now."""
+        log.newer = 0
+        found = self._settled_files(log)
+        newer = next((index for index, file in enumerate(found)
+                      if file[:2] == _file(log.position)), None)
+        with self._lock:
+            # Others may have heeded what came since.
+            log.newer = newer if log.newer == 0 else None
+
+    def _settled_files(self, log: _Log) -> list[Passed]:
+        """Give the files of a log, the newest first, and heed events until.
+
+        :returns: empty: it is rotated too fast to tell, or not watched
+        """
+        for _ in range(_TRIES if log.directory_watch is not None else 0):
+            self._take_events()
+            newer = log.newer
+            found = _files(log.path)
+            self._take_events()
+            if log.newer == newer:
+                return found or []
+        return []
 
     def _watch(self, log: _Log) -> None:
         """Watch what has the names of a log now."""
-        directory = os.path.dirname(log.path)
-        log.directory_watch = self._inotify.add(
-            directory, _NAMES | _ONLYDIR)
-        watch = self._inotify.add(log.path, _MODIFY)
-        if log.file_watch is not None and log.file_watch != watch:
-            self._inotify.remove(log.file_watch)
-        log.file_watch = watch
+        now = (self._inotify.add(os.path.dirname(log.path),
+                                 _NAMES | _ONLYDIR),
+               self._inotify.add(log.path, _MODIFY))
+        unused = []
+        with self._lock:
+            before = log.directory_watch, log.file_watch
+            log.directory_watch, log.file_watch = now
+            for watch in now:
+                if watch is not None:
+                    self._by_watch.setdefault(watch, {})[log.path] = log
+            for watch in before:
+                if watch not in now:
+                    unused += self._unwatch(log, watch)
+            self._sort(log)
+        for watch in unused:
+            self._inotify.remove(watch)
+
+    def _unwatch(self, log: _Log, watch: int | None) -> list[int]:
+        """Give the watch if nobody needs it any more."""
+        if watch is None:
+            return []
+        logs = self._by_watch.get(watch, {})
+        logs.pop(log.path, None)
+        if logs:
+            return []
+        self._by_watch.pop(watch, None)
+        return [watch]
+
+    def _sort(self, log: _Log) -> None:
+        """Note whether it is watched."""
+        with self._lock:
+            if log.watched:
+                self._unwatched.pop(log.path, None)
+            else:
+                self._unwatched[log.path] = log
+
+    def _take_events(self) -> None:
+        """Heed what the kernel has told since."""
+        with self._lock:
+            self._heed(self._inotify.take())
 
     def _heed(self, events: list[tuple[int, int, str]]) -> None:
         if not events:
             return
         if any(mask & _OVERFLOW for _, mask, _ in events):
             for log in self._logs.values():
-                self._watch(log)
-                self._ready[log.path] = None
+                self._rename(log)
+                log.unread = True
+                log.newer = None
             return
-        watches = {watch for watch, mask, _ in events if not mask & _IGNORED}
-        names = {(watch, name) for watch, mask, name in events
-                 if mask & _NAMES}
-        for log in self._logs.values():
-            if log.file_watch in watches:
-                self._ready[log.path] = None
-            if (log.directory_watch, os.path.basename(log.path)) in names:
-                # First the watch, then the read: nothing falls between.
-                self._watch(log)
-                self._ready[log.path] = None
-                log.live = False
+        for watch, mask, name in events:
+            if mask & _NAMES:
+                for path, log in self._by_watch.get(watch, {}).items():
+                    if os.path.basename(path) == name:
+                        self._rename(log)
+                        log.live = False
+                        log.due = 0.0
+                        if mask & _MOVED_TO:
+                            log.newer = None   # it may be an older one
+                        elif mask & _CREATE and log.newer is not None:
+                            log.newer += 1
+            elif not mask & _IGNORED:
+                for log in self._by_watch.get(watch, {}).values():
+                    self._ready[log.path] = None
+                    log.unread = True
+
+    def _rename(self, log: _Log) -> None:
+        """Have it watched anew as it is read next."""
+        log.renamed = True
+        self._ready[log.path] = None
 
     def _until_compared(self) -> float:
-        watched = all(log.seen is None or (
-            log.live and log.file_watch is not None
-            and log.directory_watch is not None)
-            for log in self._logs.values())
-        pause = COMPARE_WATCHED if watched else COMPARE_UNWATCHED
-        return max(0.0, self._compared + pause - time.monotonic())
+        next_look = self._compared + self._compare_watched
+        if self._unwatched:
+            next_look = min(next_look, max(
+                self._compared, self._compared_unwatched)
+                + COMPARE_UNWATCHED)
+        return max(0.0, next_look - time.monotonic())
 
-    def _compare(self) -> None:
-        self._compared = time.monotonic()
-        for log in self._logs.values():
-            seen = _look(log)
-            changed = seen is None or seen != log.seen
-            if changed:
-                log.seen = seen
+    def _to_compare(self) -> list[_Log]:
+        """Give the logs whose files are to be looked at now."""
+        now = time.monotonic()
+        with self._lock:
+            if now >= self._compared + self._compare_watched:
+                self._compared = now
+                logs = self._logs
+            elif now >= max(self._compared, self._compared_unwatched) + (
+                    COMPARE_UNWATCHED):
+                self._compared_unwatched = now
+                logs = self._unwatched
+            else:
+                return []
+            if self._looks:
+                return list(logs.values())
+            self._to_look |= dict.fromkeys(logs)
+            return []
+
+    def _look(self, log: _Log) -> None:
+        """See whether the files of a log have changed."""
+        seen = _look(log)
+        changed = seen is None or seen != log.seen
+        if changed:
+            log.seen = seen
+            with self._lock:
                 self._ready[log.path] = None
-            if changed or log.file_watch is None:
-                self._watch(log)
+        if changed or log.file_watch is None:
+            self._watch(log)
+        else:
+            self._sort(log)
 
 
 def _file(position: Position | None) -> tuple[int, int] | None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names of a log's files. Pure: names in, names out.
+"""The name of a log's file tells its serial port and its generation.
+Pure: names in, names out.
 
 A guest that moves to another host starts a new generation, so that no two
 virtlogd ever write one path. Of serial port 0 and of port 1:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last lines or bytes of a log, in bounded memory.
+"""The last lines or bytes of a log are read in bounded memory.
 
 What is short is read at once, from its end. For more the log is gone through
 twice: to find where that much begins, and to give it piece by piece. A line
@@ -87,14 +87,16 @@ def last_bytes(tail: ReadTail, since: ReadFrom, count: int) -> End:
 
 
 def last_bytes_since(since: ReadFrom, start: Position | None,
-                     count: int) -> End:
+                     count: int, total: int | None = None) -> End:
     """Give the last bytes of what follows a position.
 
+    :param total: how many bytes follow it; None: the log says
     :raises LogError: it cannot be read, also while pieces are taken
     """
     end = End(iter(()), start)
     end.pieces = _after_bytes(
-        everything(since, end), since(start, 0).behind - count)
+        everything(since, end),
+        (since(start, 0).behind if total is None else total) - count)
     return end
 
 
@@ -115,6 +117,36 @@ def everything(since: ReadFrom, end: End) -> Iterator[bytes | None]:
             return
         left -= len(found.data)
         yield found.data
+
+
+def until(since: ReadFrom, stop: Position) -> ReadFrom:
+    """Give a log that ends at a position, as if nothing followed that."""
+    file = stop.device, stop.inode, stop.mark >> 32
+
+    def read(position: Position | None, limit: int) -> LogSince:
+        if position == stop:
+            return LogSince(b'', stop, 0, 0)
+        found = since(position, limit)
+        start = 0
+        for device, inode, version, end, size in found.parts:
+            if (device, inode, version) == file and (
+                    end - size <= stop.offset <= end):
+                return LogSince(
+                    found.data[:start + stop.offset - end + size], stop,
+                    found.missed, 0)
+            start += size
+        return found
+
+    return read
+
+
+def count_bytes(since: ReadFrom, start: Position | None) -> int:
+    """Count what follows a position.
+
+    :raises LogError: it cannot be read
+    """
+    return sum(len(data or b'')
+               for data in everything(since, End(iter(()), start)))
 
 
 def _start(data: bytes, count: int) -> int:

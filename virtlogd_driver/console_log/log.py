@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A console log as one run of bytes, over its files and its generations.
+"""A console log is one run of bytes, over its files and its generations.
 
 What is returned is contiguous, always: it is what the guest wrote, with no
 byte missing within, none twice and none in another order. Generations are
@@ -14,7 +14,7 @@ import logging
 import re
 import zlib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from virtlogd_driver import exception
@@ -24,7 +24,11 @@ from virtlogd_driver.console_log.chain import (
     runs,
     snapshot,
 )
-from virtlogd_driver.console_log.directory import Directory, Files
+from virtlogd_driver.console_log.directory import (
+    Directory,
+    Files,
+    open_directory,
+)
 from virtlogd_driver.console_log.generation import (
     generations,
     history_name,
@@ -78,6 +82,11 @@ class Position:
         return cls(*[int(part, 16) for part in token.split('-')])
 
 
+#: Where the generation begins that the guest writes: what it has written since
+#: it came to this host. No file has this inode.
+LIVE_GENERATION = Position(0, 0, 0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class LogRead:
     """The end of a log is read."""
@@ -92,6 +101,11 @@ class LogRead:
     older: int
 
 
+#: A part of some data: device, inode and version of its file, the offset there
+#: where it ends, and its size in bytes.
+Part = tuple[int, int, int, int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class LogSince:
     """What a log has from a position on is read."""
@@ -104,6 +118,8 @@ class LogSince:
     missed: int | None
     #: There are at least as many bytes after the data already.
     behind: int
+    #: The files that the data is of, the oldest first.
+    parts: tuple[Part, ...] = field(default=(), compare=False)
 
 
 #: A file that is written no more: device, inode, size in bytes, and when it
@@ -145,8 +161,8 @@ class Taken:
         #: There is older output, which was not opened: it is not sure that
         #: nothing is missing before what was, or it cannot be read.
         self.cut = cut
-        #: Histories that would have been opened instead of older files, had
-        #: they been there.
+        #: Files that would have been opened instead of, or before, older ones,
+        #: had they been there.
         self.absent = absent
 
     @property
@@ -220,7 +236,8 @@ def read_from(
     doesn't go over the border between two generations; the next one does.
 
     :param name: name of the live file
-    :param position: where the last read ended; None: the very beginning
+    :param position: where the last read ended; None: the very beginning;
+        LIVE_GENERATION: the oldest byte of that
     :param limit: most bytes to return, and to hold in memory
     :param max_backups: virtlogd's, where known: see chain.snapshot
     :param passed: files of the live generation that a caller who reads all
@@ -251,6 +268,22 @@ def unmoved(
     """Give the answer where the files move too fast to be read on."""
     LOG.debug('%s/%s can be read no further for now', directory, name)
     return LogSince(b'', position, 0, 0)
+
+
+def open_log(path: str, wanted: Wanted,
+             held: Mapping[tuple[int, int], Segment]) -> Taken:
+    """Open what is wanted of a log as this process may, for longer.
+
+    :param path: path of the live file
+    :param held: files that are open already, and are used instead
+    :returns: the caller closes it
+    :raises LogError: see :func:`take`
+    """
+    directory_path, _, name = path.rpartition('/')
+    with open_directory(directory_path or '/') as directory:
+        taken = take(directory, name, wanted)
+    taken.keep(held, Files())
+    return taken
 
 
 def take(directory: Directory, name: str, wanted: Wanted) -> Taken:
@@ -453,6 +486,8 @@ def _since(taken: Taken, position: Position | None, limit: int,
         return _answer(
             files, _first(newer, 0), _position(files, newer[-1], 0), limit, 0,
             behind - _size(newer))
+    if position == LIVE_GENERATION:
+        return _live_generation(taken, limit)
     unread = _without([
         segment for unit, _ in taken.units[:taken.runs]
         for segment in unit.segments], passed)
@@ -467,6 +502,18 @@ def _since(taken: Taken, position: Position | None, limit: int,
     newer = taken.live.segments
     return _answer(
         files, _first(newer, 0), _position(files, newer[-1], 0), limit, None)
+
+
+def _live_generation(taken: Taken, limit: int) -> LogSince | None:
+    """Give the first bytes of the generation that the guest writes."""
+    *newer, first = [unit for unit, _ in taken.units[:taken.runs]]
+    # A lone file that was not begun by this driver has lost nothing.
+    whole = first.whole or (first.complete and first.exact
+                            and len(first.segments) == 1)
+    return _answer(
+        first.files, _first(first.segments, 0),
+        _position(first.files, first.segments[-1], 0), limit,
+        0 if whole else None, sum(unit.size for unit in newer))
 
 
 class _Older:
@@ -548,6 +595,10 @@ def _units(
                 return
             older.absent.append(history)
             before = next((one for one in found if one < number), None)
+            if number > 0 and before != number - 1:
+                # What a guest wrote on a host that it came back from.
+                older.absent += (live_name(live.port, number - 1),
+                                 history_name(live.port, number - 1))
             if before is None:
                 return
             if before < number - 1:
@@ -557,6 +608,8 @@ def _units(
             units = _chain(directory, live_name(live.port, number), wanted,
                            wanted.max_backups, live=False)
             last = units[-1]
+            if not last.segments:
+                older.absent.append(live_name(live.port, number))
             joins = number > 0 and (
                 last.whole or (not last.segments and found[number]))
             for unit in units:
@@ -704,7 +757,10 @@ def _answer(
     if wanted:
         segment, offset, size = wanted[-1]
         position = _position(files, segment, offset + size, data[-size:])
-    return LogSince(data, position, missed, behind + total - len(data))
+    return LogSince(
+        data, position, missed, behind + total - len(data),
+        tuple((*segment.key, _version(files, segment), offset + size, size)
+              for segment, offset, size in wanted))
 
 
 def _read_last(

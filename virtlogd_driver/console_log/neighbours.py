@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether one file of a chain goes on from another. Pure: times in, word out.
+"""The times of two files of a chain tell whether one goes on from the other.
+Pure: times in, word out.
 
 Names alone do not say it. A backup that a lowered max_backups no longer covers
 stays for ever, and one that somebody has deleted leaves its neighbours side by
@@ -14,7 +15,11 @@ side after the next rotation. What a reader can know:
   a multiple of 1024.
 * A rotation renames all backups, the oldest first, which sets their change
   times (until somebody changes the owner or the label of all). So a backup
-  with a change time well before that of a newer one was not renamed with it.
+  took no part in the rotation that made a newer one a backup if it was renamed
+  before that one was written last. So it is however long a rotation takes on a
+  slow host, and whoever has renamed some of them since. As the clock may have
+  been set back between the two, it also has to be renamed well before that
+  one was.
 * A name that is missing between two others is a rotation under way if the
   older file was renamed since the newer one was (or both within one tick of
   the kernel's clock); else somebody has deleted it.
@@ -60,15 +65,16 @@ class Times:
 
 
 def verdict(
-        older: Times, newer: Times, *, renamed: int, missing: bool,
-        bounded: bool) -> Verdict:
+        older: Times, newer: Times, *, renamed: int, filled: int,
+        missing: bool, bounded: bool) -> Verdict:
     """Judge two files that were found one after the other.
 
     :param renamed: the latest change time of all backups that are newer
+    :param filled: the latest time at which one of them was written
     :param missing: a name between the two is missing
     :param bounded: max_backups is known, and covers both names
     """
-    if older.changed < renamed - ROTATION_NS:
+    if older.changed < min(renamed - ROTATION_NS, filled):
         return Verdict.NO
     born_then = _born_as_older_ended(older, newer)
     if born_then is False or (born_then is None and not bounded):

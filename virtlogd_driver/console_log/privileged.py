@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opening what this process may not: a daemon with one capability.
+"""A daemon with one capability opens what this process may not.
 
 virtlogd's files are 0600 and root's. The functions here run in an
 oslo.privsep daemon that keeps CAP_DAC_READ_SEARCH alone: it opens any file for
@@ -20,7 +20,8 @@ import os
 import pwd
 import socket
 import sys
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from oslo_config import cfg
@@ -40,13 +41,17 @@ context = helper.Context(
 #: Most bytes of one answer: privsep's messages end at 100 MiB.
 MAX_BYTES = 64 * 1024 * 1024
 
+#: Seconds that a call may take until others of the same directory are refused:
+#: the file system hangs, and each would take one more of the helper's threads.
+HANGS = 5.0
+
 #: Users that QEMU runs as; where it writes a log itself (stdio_handler "file")
 #: libvirt gives it the file.
 _QEMU = ('qemu', 'libvirt-qemu')
 
 Position = tuple[int, ...] | None
 Tail = tuple[bytes, Position, bool, int]
-Since = tuple[bytes, Position, int | None, int]
+Since = tuple[bytes, Position, int | None, int, tuple[log.Part, ...]]
 
 
 @context.entrypoint
@@ -63,8 +68,7 @@ def open_log(
     :returns: what :func:`opened.unpack` takes, with the files that were sent;
         None: they could not be sent
     """
-    directory, name = _open(path)
-    with (directory, contextlib.closing(log.take(
+    with (_opened(path) as (directory, name), contextlib.closing(log.take(
             directory, name, opened.unpack_wanted(wanted))) as taken):
         answer, descriptors = opened.pack(taken, frozenset(held))
         if descriptors and not _sender().send(address, descriptors):
@@ -75,8 +79,7 @@ def open_log(
 @context.entrypoint
 def read_tail(path: str, limit: int, max_backups: int | None) -> Tail:
     """Do :func:`log.read_tail`, where no open file can be passed."""
-    directory, name = _open(path)
-    with directory:
+    with _opened(path) as (directory, name):
         read = log.read_tail(
             directory, name, min(limit, MAX_BYTES), max_backups=max_backups)
         return (read.data, opened.pack_position(read.position), read.exact,
@@ -88,8 +91,7 @@ def read_from(path: str, position: Position, limit: int,
               max_backups: int | None,
               passed: Collection[log.Passed] | None = None) -> Since:
     """Do :func:`log.read_from`, likewise."""
-    directory, name = _open(path)
-    with directory:
+    with _opened(path) as (directory, name):
         since = log.read_from(
             directory, name, opened.unpack_position(position),
             min(limit, MAX_BYTES), max_backups=max_backups,
@@ -97,7 +99,7 @@ def read_from(path: str, position: Position, limit: int,
                 (device, inode, size, mtime_ns)
                 for device, inode, size, mtime_ns in passed})
         return (since.data, opened.pack_position(since.position),
-                since.missed, since.behind)
+                since.missed, since.behind, since.parts)
 
 
 @context.entrypoint
@@ -108,6 +110,10 @@ def open_nothing(address: handover.Address) -> bool:
         return _sender().send(address, [descriptor])
     finally:
         os.close(descriptor)
+
+
+#: Calls that have not ended: of which directory, and when they began.
+_calls: dict[object, tuple[str, float]] = {}
 
 
 class _Guarded(Directory):
@@ -128,6 +134,28 @@ class _Guarded(Directory):
                 f'{path} belongs to user {status.st_uid}, not to root, '
                 f'nova-compute or QEMU, so it is not given out. Correct its '
                 f'owner, or remove it.')
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[tuple[Directory, str]]:
+    """Open the directory of a log, for a call.
+
+    :raises LogError: another call hangs there
+    """
+    where, now = os.path.dirname(path), time.monotonic()
+    if any(begun == where and now - since >= HANGS
+           for begun, since in list(_calls.values())):
+        raise exception.LogError(
+            f'{path} does not answer: what was read there before has not '
+            f'come yet. See to the file system that it is on.')
+    call = object()
+    _calls[call] = where, now
+    try:
+        directory, name = _open(path)
+        with directory:
+            yield directory, name
+    finally:
+        del _calls[call]
 
 
 def _open(path: str) -> tuple[Directory, str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a console log, with no more privilege than its files ask for.
+"""A console log is read with no more privilege than its files ask for.
 
 The process opens what it may itself; where a file that is needed is refused,
 one privileged call opens the log instead. What was opened stays so for a while
@@ -20,7 +20,7 @@ from virtlogd_driver import exception
 from virtlogd_driver.console_log import handover, log, opened, privileged
 from virtlogd_driver.console_log.chain import Segment
 from virtlogd_driver.console_log.descriptor_store import DescriptorStore, Key
-from virtlogd_driver.console_log.directory import Files, open_directory
+from virtlogd_driver.console_log.directory import Files
 from virtlogd_driver.console_log.log import (
     LogRead,
     LogSince,
@@ -45,7 +45,7 @@ _P = ParamSpec('_P')
 _T = TypeVar('_T')
 
 __all__ = ['LogRead', 'LogSince', 'Position', 'can_pass', 'forget',
-           'read_from', 'read_tail']
+           'read_from', 'read_held', 'read_tail']
 
 
 class _NotPassed(Exception):
@@ -92,12 +92,27 @@ def read_from(
     try:
         return _store.read_from(path, position, limit, max_backups, passed)
     except _NotPassed:
-        data, packed, missed, behind = _call(
+        data, packed, missed, behind, parts = _call(
             path, privileged.read_from, path,
             opened.pack_position(position), limit, max_backups,
             None if passed is None else list(passed))
         return LogSince(
-            data, opened.unpack_position(packed), missed, behind)
+            data, opened.unpack_position(packed), missed, behind,
+            tuple((device, inode, version, end, size)
+                  for device, inode, version, end, size in parts))
+
+
+def read_held(path: str, position: Position,
+              limit: int) -> LogSince | None:
+    """Read on in the files of a log that are open, whatever their names.
+
+    :param path: path of the live file, as it was
+    :param position: where the last read ended
+    :param limit: most bytes to return
+    :returns: None: the position is in none of them
+    :raises LogError: a file cannot be read
+    """
+    return _store.read_held(path, position, limit)
 
 
 def forget(directory: str) -> None:
@@ -142,11 +157,7 @@ def _open(path: str, wanted: Wanted,
     """
     if not _is_refused(path):
         with contextlib.suppress(exception.LogRefused):
-            directory_path, _, name = path.rpartition('/')
-            with open_directory(directory_path or '/') as directory:
-                taken = log.take(directory, name, wanted)
-            taken.keep(held, Files())
-            return taken
+            return log.open_log(path, wanted, held)
     return _open_with_privilege(path, wanted, held)
 
 

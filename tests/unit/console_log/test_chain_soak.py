@@ -1,23 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random schedules, as many as asked for: ``--schedules 1000000``.
+"""As many random schedules run as are asked for: ``--schedules 1000000``.
 
 Every other one keeps its log open from read to read, over many rotations.
+Each processor has a process of its own.
 """
 
 import random
 import time
+from concurrent import futures
 
 import pytest
 
 from tests.unit.console_log.schedule import Schedule
 
+#: Schedules that a process runs before it says so.
+BLOCK = 250
+
 
 @pytest.mark.soak
 def test_random_schedules(schedules: int) -> None:
     began = time.monotonic()
+    done = shorter = lost = 0
+    said = 0.0
+    blocks = [range(first, min(first + BLOCK, schedules))
+              for first in range(0, schedules, BLOCK)]
+    with futures.ProcessPoolExecutor() as pool:
+        running = [pool.submit(run, block) for block in blocks]
+        try:
+            for block in futures.as_completed(running):
+                counts = block.result()
+                done += counts[0]
+                shorter += counts[1]
+                lost += counts[2]
+                seconds = time.monotonic() - began
+                if seconds - said > 30 or done == schedules:
+                    said = seconds
+                    left = seconds / done * (schedules - done)
+                    print(f'{done} schedules, 0 wrong, {shorter} shorter, '
+                          f'{lost} positions rotated away, {seconds:.0f} s, '
+                          f'{left:.0f} s left')
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def run(seeds: range) -> tuple[int, int, int]:
+    """Run these schedules: how many, shorter answers, lost positions."""
     shorter = lost = 0
-    every = max(schedules // 50, 1)
-    for seed in range(schedules):
+    for seed in seeds:
         schedule = Schedule(
             random.Random(seed),  # noqa: S311
             kept=bool(seed % 2))
@@ -33,9 +63,4 @@ def test_random_schedules(schedules: int) -> None:
         except BaseException:
             print(f'\nschedule {seed}')
             raise
-        if (seed + 1) % every == 0:
-            seconds = time.monotonic() - began
-            left = seconds / (seed + 1) * (schedules - seed - 1)
-            print(f'{seed + 1} schedules, 0 wrong, {shorter} shorter, '
-                  f'{lost} positions rotated away, {seconds:.0f} s, '
-                  f'{left:.0f} s left')
+    return len(seeds), shorter, lost

@@ -1,20 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logs that stay open: what is asked of the system, and what is closed."""
+"""Logs stay open between reads, and every file is closed in the end."""
 
+import contextlib
 import os
 import pathlib
 import random
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
 
+import hypothesis
 import pytest
+from hypothesis import strategies
 
 from tests.unit import descriptors
 from tests.unit.console_log.rotating import MemoryDirectory, Rotator
 from tests.unit.console_log.schedule import Schedule
 from virtlogd_driver import exception
-from virtlogd_driver.console_log import chain, descriptor_store, log
+from virtlogd_driver.console_log import (
+    chain,
+    descriptor_store,
+    generation,
+    log,
+)
 from virtlogd_driver.console_log.chain import Segment
 from virtlogd_driver.console_log.descriptor_store import DescriptorStore, Key
 from virtlogd_driver.console_log.directory import Files, open_directory
@@ -158,6 +167,36 @@ def test_a_history_that_comes(store: DescriptorStore,
     assert (read.data, read.exact) == (b'oldnew', True)
     assert store.read_from(str(first), None, 99).data == b'old'
     store.close()
+
+
+#: What may come beside a log of generation 3 while it is read.
+COMES = [*(generation.live_name(0, number) for number in range(3)),
+         *(generation.history_name(0, number) for number in range(4))]
+
+
+@hypothesis.given(strategies.permutations(COMES),
+                  strategies.integers(0, len(COMES)))
+@hypothesis.settings(max_examples=200)
+def test_whatever_comes_it_is_read_as_if_it_had_been_there(
+        names: list[str], there: int) -> None:
+    with (tempfile.TemporaryDirectory() as directory,
+          contextlib.closing(DescriptorStore(
+              Opener(), sweeper=False)) as store):
+        live = pathlib.Path(directory, 'console.g3.log')
+
+        def come(name: str) -> None:
+            chain.begin(str(live.with_name(name)))
+            append(live.with_name(name), name.encode())
+
+        for name in (*names[:there], live.name):
+            come(name)
+        store.read_tail(str(live), 999)
+        for name in names[there:]:
+            come(name)
+            held = store.read_tail(str(live), 999)
+            with open_directory(directory) as opened:
+                anew = log.read_tail(opened, live.name, 999)
+            assert held.data == anew.data
 
 
 def test_a_file_that_is_truncated(store: DescriptorStore,
@@ -336,3 +375,66 @@ def test_many_threads(opener: Opener, live: pathlib.Path) -> None:
     assert failures == []
     store.close()
     assert descriptors.below(live.parent) == []
+
+
+class Hanging:
+    """The file system of a guest hangs as a thread closes its log."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch,
+                 path: pathlib.Path) -> None:
+        self.go = threading.Event()
+        self.waits = threading.Event()
+        close = descriptor_store._Held.close
+
+        def wait(held: descriptor_store._Held) -> None:
+            if (held._path == str(path) and threading.current_thread()
+                    is not threading.main_thread()):
+                self.waits.set()
+                assert self.go.wait(60)
+            close(held)
+
+        monkeypatch.setattr(descriptor_store._Held, 'close', wait)
+
+
+@pytest.fixture
+def others(live: pathlib.Path) -> list[pathlib.Path]:
+    """Logs of other guests."""
+    found = [live.parent.parent / name / 'console.log'
+             for name in ('a', 'b', 'c')]
+    for path in found:
+        path.parent.mkdir()
+        path.write_bytes(b'1')
+    return found
+
+
+def test_nobody_waits_to_have_another_log_closed(
+        store: DescriptorStore, live: pathlib.Path,
+        others: list[pathlib.Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging = Hanging(monkeypatch, live)
+    monkeypatch.setattr(descriptor_store, 'MOST', 1)
+    store.read_tail(str(live), 10)
+    for path in others:
+        assert store.read_tail(str(path), 10).data == b'1'
+    assert hanging.waits.wait(60)
+    assert list(store._held) == [str(others[-1])]
+    hanging.go.set()
+
+
+def test_others_are_swept_beside_one_that_hangs(
+        opener: Opener, live: pathlib.Path, others: list[pathlib.Path],
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging = Hanging(monkeypatch, live)
+    monkeypatch.setattr(descriptor_store, 'IDLE', 0.0)
+    monkeypatch.setattr(descriptor_store, 'SWEEP', 0.01)
+    monkeypatch.setattr(descriptor_store, 'LONGEST_SWEEP', 0.1)
+    store = DescriptorStore(opener)
+    store.read_tail(str(live), 10)
+    assert hanging.waits.wait(60)
+    time.sleep(0.1)
+    for path in others:
+        store.read_tail(str(path), 10)
+    deadline = time.monotonic() + 60
+    while store._held:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    hanging.go.set()

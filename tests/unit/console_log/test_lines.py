@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The end of a log, on a log in memory."""
+"""The end of a log is read, on a log in memory."""
 
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from virtlogd_driver.console_log import lines, log
@@ -62,7 +62,6 @@ def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.usefixtures('small')
 def test_the_last_lines() -> None:
-    @settings(deadline=None)
     @given(_TEXT, st.integers(0, 12))
     def check(data: bytes, count: int) -> None:
         whole = Log(data)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole logs on real files: what is joined, and what a position finds."""
+"""Whole logs on real files are joined, and a position finds its place."""
 
 import os
 import pathlib
@@ -478,7 +478,7 @@ class TestPosition:
                 files.since(at)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     max_backups=st.integers(0, 5),
     sizes=st.lists(st.integers(1, 40), max_size=12),

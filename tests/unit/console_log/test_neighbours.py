@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is told of two files by their times, and by real files."""
+"""Times of two files, made up or real, tell whether they are neighbours."""
 
 import os
 import pathlib
@@ -20,10 +20,11 @@ NEWER = Times(size=5, changed=MINUTE + 1, written=2 * MINUTE, born=MINUTE)
 
 
 def verdict(older: Times = OLDER, newer: Times = NEWER, *,
-            renamed: int = 0, missing: bool = False,
-            bounded: bool = False) -> Verdict:
+            renamed: int = 0, filled: int = 2 * MINUTE,
+            missing: bool = False, bounded: bool = False) -> Verdict:
     return neighbours.verdict(
-        older, newer, renamed=renamed, missing=missing, bounded=bounded)
+        older, newer, renamed=renamed, filled=filled, missing=missing,
+        bounded=bounded)
 
 
 def changed(times: Times, **values: int | None) -> Times:
@@ -48,6 +49,13 @@ def test_neighbours(bounded: bool) -> None:
     changed(OLDER, written=30 * MINUTE, changed=30 * MINUTE)])
 def test_leftovers(older: Times, bounded: bool) -> None:
     assert verdict(older, renamed=MINUTE, bounded=bounded) is Verdict.NO
+
+
+def test_however_long_renames_take() -> None:
+    """The disk was slow, or a crash came between, and a move long after."""
+    for filled in (MINUTE - SECOND, MINUTE):
+        assert verdict(renamed=60 * MINUTE, filled=filled) is Verdict.YES
+    assert verdict(renamed=60 * MINUTE, filled=MINUTE + 1) is Verdict.NO
 
 
 @pytest.mark.parametrize('times', [
@@ -119,6 +127,29 @@ def test_older_files_that_are_not_joined(
         read = reader.read_tail(str(live), 99, max_backups=max_backups)
         assert (read.data, read.exact) == (b'def', False)
         assert reader.read_tail(str(live), 3, max_backups=max_backups).exact
+
+
+@pytest.mark.parametrize('at', range(5))
+def test_a_rotation_pauses(at: int, tmp_path: pathlib.Path,
+                           monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two renames of files that are full, on a host that is slow."""
+    for number in range(9):
+        write(tmp_path / 'console.log', b'%d' % number * 1024)
+        if number == 8:
+            renames = 0
+
+            def rename(here: pathlib.Path, there: pathlib.Path) -> None:
+                nonlocal renames
+                if renames == at:
+                    time.sleep(neighbours.ROTATION_NS / 1e9 * 1.2)
+                renames += 1
+                os.rename(here, there)
+            monkeypatch.setattr(pathlib.Path, 'rename', rename)
+        rotate(tmp_path, 5)
+    assert renames == 5
+    read = reader.read_tail(
+        str(tmp_path / 'console.log'), 9999, max_backups=5)
+    assert (read.data[::1024], read.exact) == (b'45678', True)
 
 
 def test_a_log_in_use_is_whole(tmp_path: pathlib.Path) -> None:

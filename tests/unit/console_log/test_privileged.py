@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading through a real privsep daemon, of files that this process can't."""
+"""A real privsep daemon reads files that this process can't."""
 
 import contextlib
 import errno
+import importlib.util
 import os
 import pathlib
+import pwd
 import shlex
 import shutil
 import socket
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 
 import pytest
 from oslo_config import cfg
@@ -432,3 +437,115 @@ def test_no_daemon(
         finally:
             cfg.CONF.clear_override(
                 'helper_command', group='virtlogd_privileged')
+
+
+# In this process, where all of it is seen
+
+@pytest.mark.parametrize(('path', 'reason'), [
+    ('console.log', 'absolute path of a file'),
+    ('/r/guest\0/console.log', 'absolute path of a file'),
+    ('/r/guest/', 'absolute path of a file'),
+    ('/r/guest/.', 'absolute path of a file'),
+    ('/r/guest/..', 'absolute path of a file'),
+    ('/etc/console.log', r'\(/l, /m\)'),
+    ('/r/guest/disk', r'\(/l, /m\)')])
+def test_why_a_path_is_none(path: str, reason: str,
+                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(privileged, 'roots', lambda: ('/r', '/l', '/m'))
+    with pytest.raises(exception.LogRefused, match=reason):
+        privileged._open(path)
+
+
+def test_where_there_is_no_other_directory(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(privileged, 'roots', lambda: ('/r',))
+    with pytest.raises(exception.LogRefused, match=r'\(none\)'):
+        privileged._open('/etc/console.log')
+
+
+@pytest.mark.parametrize(('nova', 'instances'), [
+    (None, '/var/lib/nova/instances'),
+    (ModuleSpec('nova', None), '/var/lib/nova/instances'),
+    (ModuleSpec('nova', None, origin='/site/nova/__init__.py'),
+     '/site/instances')])
+def test_the_instances_path_where_no_file_says_it(
+        nova: ModuleSpec | None, instances: str, tmp_path: pathlib.Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """As nova has it, which is beside its code where it was not packaged."""
+    (tmp_path / 'nova.conf.d').mkdir()
+    (tmp_path / 'nova.conf').touch()
+    (tmp_path / 'nova.conf.d/logs.conf').write_text(
+        '[virtlogd]\nlog_directories = /logs\n')
+    options = {'config_file': [str(tmp_path / 'nova.conf')],
+               'config_dir': [str(tmp_path / 'nova.conf.d')]}
+    monkeypatch.setattr(privileged, '_option', options.get)
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: nova)
+    assert privileged._roots_of_files.__wrapped__() == (instances, '/logs')
+
+
+def test_the_caller_is_at_its_own_socket(
+        tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / 'privsep')
+    monkeypatch.setattr(privileged, '_option', lambda name: path)
+    monkeypatch.setattr(
+        handover, 'credentials_at',
+        lambda channel: (7, 8) if channel.getpeername() == path else (1, 1))
+    other, end = socket.socketpair()
+    with (other, end, socket.socket(socket.AF_UNIX) as listening,
+          socket.socket(socket.AF_UNIX) as channel):
+        assert privileged._caller.__wrapped__() == (0, 0)
+        listening.bind(path)
+        listening.listen()
+        channel.connect(path)
+        assert privileged._caller.__wrapped__() == (7, 8)
+
+
+def test_whose_files_are_given_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root's, the caller's, and those of the user that QEMU runs as here."""
+    monkeypatch.setattr(privileged, '_caller', lambda: (1, 4711))
+    users = {'qemu': pwd.struct_passwd(('qemu', 'x', 107, 107, '', '/', ''))}
+    monkeypatch.setattr(pwd, 'getpwnam', users.__getitem__)
+    assert privileged._owners.__wrapped__() == {0, 4711, 107}
+
+
+def test_what_takes_long_does_not_hang_yet(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, 'monotonic', lambda: now)
+    monkeypatch.setattr(privileged, '_open', lambda path: (
+        contextlib.nullcontext(), 'console.log'))
+    with privileged._opened('/instances/guest/console.log'):
+        now += privileged.HANGS - 0.5
+        with privileged._opened('/instances/guest/serial1.log'):
+            now += 0.5
+        with pytest.raises(exception.LogError, match='does not answer'), \
+                privileged._opened('/instances/guest/serial1.log'):
+            pass
+
+
+def test_a_directory_that_hangs_takes_one_call(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    go, begun = threading.Event(), threading.Event()
+
+    def hang(path: str) -> tuple[contextlib.nullcontext[None], str]:
+        if '/hangs/' in path:
+            begun.set()
+            assert go.wait(60)
+        return contextlib.nullcontext(), 'console.log'
+
+    def call(name: str) -> None:
+        with privileged._opened(f'/instances/{name}'):
+            pass
+
+    monkeypatch.setattr(privileged, '_open', hang)
+    thread = threading.Thread(target=call, args=('hangs/console.log',))
+    thread.start()
+    assert begun.wait(60)
+    monkeypatch.setattr(privileged, 'HANGS', 0.0)
+    with pytest.raises(exception.LogError, match='does not answer'):
+        call('hangs/serial1.log')
+    call('other/console.log')
+    go.set()
+    thread.join(60)
+    call('hangs/console.log')
+    assert privileged._calls == {}
