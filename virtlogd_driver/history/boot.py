@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a guest was started, and where in its logs that was.
+"""A boot is noted: when a guest was started, and where in its logs that was.
 
 A log that is appended to runs the boots of a guest together. Nothing is
 written into the guest's bytes; one JSON line for each start goes into a small
 file beside the log::
 
-    {"time": 1790000000.123, "positions": {"0": "fe01-c0ffee-1f40-2a"}}
+    {"time": 1790000000.123, "positions": {"0": "fe01-c0ffee-1f40-2a"},
+     "number": 7}
 
 A position is a token (log.Position), which stays valid while the log is
 rotated. When the log goes on at another host, record.py carries it as the
@@ -16,7 +17,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from virtlogd_driver import exception
 from virtlogd_driver.console_log.log import Position
@@ -26,6 +27,9 @@ FILE = 'console.boots'
 
 #: The newest starts that are kept.
 KEPT = 100
+
+#: Starts of a guest are fewer; what a peer has sent may say otherwise.
+_MOST = 1 << 62
 
 #: Bytes of the file that are read at most.
 _MAX_SIZE = 1024 * 1024
@@ -43,6 +47,9 @@ class Boot:
     #: By serial port, where in its log the output of this boot begins. None:
     #: at the beginning of what there is.
     positions: Mapping[int, Position | None]
+    #: Which one it is of the guest's, from 1; 0: the next. It goes on where
+    #: older ones are not kept any more.
+    number: int = field(default=0, compare=False)
 
 
 def read(directory: str) -> list[Boot]:
@@ -55,17 +62,32 @@ def read(directory: str) -> list[Boot]:
     """
     path = os.path.join(directory, FILE)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-                     | os.O_CLOEXEC)
+        lines = files.read(path, _MAX_SIZE, cut=True).splitlines()
     except FileNotFoundError:
         return []
+    except ValueError as e:
+        raise exception.LogRefused(
+            f'{e}, so it is none of nova-compute\'s: remove it. When the '
+            f'guest was started is noted from then on.') from e
     except OSError as e:
         raise exception.LogRefused(
             f'{path} cannot be read ({e.strerror}): run as root, or as the '
             f'user of nova-compute, who writes it.') from e
-    with os.fdopen(fd, 'rb') as file:
-        lines = file.read(_MAX_SIZE).splitlines()
-    return [boot for boot in map(_parse, lines) if boot is not None]
+    return _numbered(boot for boot in map(_parse, lines) if boot is not None)
+
+
+def _numbered(boots: Iterable[Boot]) -> list[Boot]:
+    """Give each its number, which is larger than that of the one before.
+
+    An earlier version has noted none; and where older ones have come to newer
+    ones, which were counted without them, these count on.
+    """
+    found: list[Boot] = []
+    for boot in boots:
+        least = found[-1].number + 1 if found else 1
+        found.append(replace(
+            boot, number=min(_MOST, max(least, boot.number))))
+    return found
 
 
 def _parse(line: bytes) -> Boot | None:
@@ -76,10 +98,14 @@ def _parse(line: bytes) -> Boot | None:
         positions = {
             int(port): None if token is None else Position.parse(token)
             for port, token in values['positions'].items()}
+        number = values.get('number', 0)
+        if isinstance(number, bool) or not isinstance(number, int) or (
+                not 0 <= number <= _MOST):
+            number = 0
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError,
             RecursionError, exception.InvalidPosition):
         return None
-    return Boot(time, positions) if math.isfinite(time) else None
+    return Boot(time, positions, number) if math.isfinite(time) else None
 
 
 def add(directory: str, boot: Boot) -> None:
@@ -130,5 +156,6 @@ def write(directory: str, boots: Iterable[Boot]) -> None:
     files.replace(os.path.join(directory, FILE), ''.join(
         json.dumps({'time': boot.time, 'positions': {
             str(port): None if position is None else str(position)
-            for port, position in boot.positions.items()}}) + '\n'
-        for boot in list(boots)[-KEPT:]).encode('ascii'))
+            for port, position in boot.positions.items()},
+            'number': boot.number}) + '\n'
+        for boot in _numbered(boots)[-KEPT:]).encode('ascii'))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest wrote is never lost: what compute/ says and asks.
+"""A guest's history is kept whatever happens; compute/ calls what is here.
 
 Nothing here fails: what cannot be done is said, and done by what comes next.
 doc/source/contributor/history.rst has the states.
@@ -22,6 +22,7 @@ from virtlogd_driver import exception
 from virtlogd_driver.console_log import chain, generation, reader
 from virtlogd_driver.guest import char_device
 from virtlogd_driver.history import (
+    deleted,
     exclusive,
     files,
     inbox,
@@ -314,6 +315,36 @@ class History:
                 if logs.move(found[0], directory):
                     outbox.discard(found[0])
 
+    def keep_deleted(self, instance: Any, directory: str,
+                     keeping: deleted.Keeping,
+                     about: deleted.About) -> bool:
+        """Keep the logs of a guest that is gone, before nova deletes them.
+
+        :param directory: path of its instance directory
+        :returns: False: not, or not all of them
+        """
+        with errors_logged(instance, NOT_KEPT), self.alone(
+                os.path.basename(directory)):
+            self._wait_until_closed(instance, directory)
+            entry = deleted.keep(keeping, directory, about, time.time())
+            if entry is not None:
+                LOG.info('The console log of the guest is kept in %s for %d '
+                         's: %s', entry.path, keeping.seconds, about.why,
+                         instance=instance)
+            return True
+        return False
+
+    def finish_deleted(self, directory: str,
+                       keeping: deleted.Keeping) -> None:
+        """Go on with what was to be kept when nova-compute was ended.
+
+        :param directory: path of the instance directory
+        """
+        with errors_logged(None, NOT_KEPT), self.guests.guest(
+                os.path.basename(directory), 0) as got:
+            if got:
+                deleted.finish(keeping, directory, time.time())
+
     def remove(self, instance: Any, uuid: str, directory: str) -> None:
         """Remove what lies beside the directory of a deleted instance."""
         with errors_logged(instance):
@@ -355,14 +386,17 @@ class History:
             return True
         return True
 
-    def attempt(self, path: str, where: Where) -> float | None:
+    def attempt(self, path: str, where: Where,
+                patience: float = 0.0) -> float | None:
         """Try once to let a host have what waits for it.
 
         :param path: of the outbox
+        :param patience: seconds to wait for another process that tries just
+            now
         :returns: seconds until the next time; None: it is done
         """
         try:
-            with files.locked(path, 0):
+            with files.locked(path, patience):
                 return self._attempt(path, where)
         except FileNotFoundError:
             return None
@@ -435,11 +469,17 @@ class History:
                 return outbox.State(
                     attempts, False, f'the guest went on to {target.address} '
                     f'before it had followed it')
-            if before.copied and self._is_there(path, target):
-                return outbox.State(
-                    attempts, True, before.reason if attempts < 8 else (
-                        f'it was copied to {target.address}, which has not '
-                        f'put it in place: it may have another driver'))
+            if before.copied:
+                if self._is_there(path, target):
+                    return outbox.State(
+                        attempts, True, before.reason if attempts < 8 else (
+                            f'it was copied to {target.address}, which has '
+                            f'not put it in place: it may have another '
+                            f'driver'))
+                # It may have been put in place between the two questions.
+                if self._received(path, departure, target) == '':
+                    outbox.finish(path, departure)
+                    return None
         staged = outbox.stage(
             path, self.limit,
             lambda log, limit: reader.read_tail(
@@ -666,14 +706,18 @@ def is_pending(directory: str) -> bool:
 
     :param directory: path of an instance directory
     """
-    return (inbox.is_coming(directory)
-            or files.is_directory(logs.aside_directory(directory))
-            or files.is_directory(logs.resized(directory)))
+    return inbox.is_coming(directory) or any(
+        files.is_directory(beside(directory)) for beside in (
+            logs.aside_directory, logs.resized, logs.deleted_directory))
 
 
 _LOST = ('What the guest wrote before is not in its place yet, so its console '
          'log begins later than it should; it is kept, and looked for again '
          'when the guest is next read, started or moved')
+#: Said where the log of a deleted guest is lost.
+NOT_KEPT = ('The console log of a guest whose files nova deletes is not kept '
+            'as [virtlogd] keep_deleted says, or not all of it. See to the '
+            'file system of instances_path')
 
 
 @contextlib.contextmanager

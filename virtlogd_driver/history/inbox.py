@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes from another host, until it is in its place.
+"""The inbox holds what comes from another host, until it is in its place.
 
 The instance directory has one directory for it, whose name says how far it
 is. Each arrow is one rename, and what a crash leaves goes on from there::
@@ -75,7 +75,7 @@ class _Staged:
 
 def is_coming(directory: str) -> bool:
     """Whether something has begun to come, or is not in place yet."""
-    return any(files.is_directory(os.path.join(directory, name))
+    return any(files.is_directory(f'{directory}/{name}')
                for name in (MOVING, ARRIVED, PLACING, PLACED))
 
 
@@ -281,21 +281,10 @@ def _place(place: Place) -> None:
     for history in staged.record.histories:
         name = targets[str(history.port)]
         here = os.path.join(staging, staged.names[history.port])
-        if not os.path.lexists(here):
-            continue
-        mode = 0o600
-        if history.whole:
-            mode |= chain.FIRST_OF_CHAIN
-        # Where the copy has made it another user's, that user alone can.
-        with contextlib.suppress(PermissionError):
-            os.chmod(here, mode, follow_symlinks=False)
-        there = os.path.join(directory, name)
-        if files.size(there) == 0:
-            # Of a migration that has failed.
-            os.unlink(there)
-        files.rename(here, there)
+        if os.path.lexists(here):
+            _put(here, os.path.join(directory, name), history)
         if staged.record.stint:
-            _begin_after(directory, history.port)
+            _begin_after(directory, name)
     files.sync_directory(directory)
     if staged.record.boots:
         _place_boots(directory, staged.record, targets)
@@ -307,14 +296,36 @@ def _place(place: Place) -> None:
     files.remove_tree(placed)
 
 
-def _begin_after(directory: str, port: int) -> None:
-    """The guest does not write on in what has come."""
-    newest = max(logs.generations(directory, port))
-    path = os.path.join(directory, generation.live_name(port, newest))
-    if files.size(path) and not logs.is_as_begun(path):
+def _put(here: str, there: str, history: record.History) -> None:
+    """Rename one that has come to its name."""
+    mode = 0o600
+    if history.whole:
+        mode |= chain.FIRST_OF_CHAIN
+    # Where the copy has made it another user's, that user alone can.
+    with contextlib.suppress(PermissionError):
+        fd = files.open_to_read(here)
+        try:
+            os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
+    if files.size(there) == 0:
+        # Of a migration that has failed.
+        os.unlink(there)
+    files.rename(here, there)
+
+
+def _begin_after(directory: str, name: str) -> None:
+    """The guest does not write on in what has come.
+
+    :param name: of the log that has come
+    """
+    file = generation.parse(name)
+    assert file is not None
+    if (file.generation == max(logs.generations(directory, file.port))
+            and files.size(os.path.join(directory, name))):
         with contextlib.suppress(FileExistsError):
-            chain.begin(os.path.join(
-                directory, generation.live_name(port, newest + 1)))
+            chain.begin(os.path.join(directory, generation.live_name(
+                file.port, file.generation + 1)))
 
 
 def _place_boots(directory: str, sent: record.Record,
@@ -330,13 +341,13 @@ def _place_boots(directory: str, sent: record.Record,
         for noted in sent.boots:
             positions = dict(stayed.get(noted.time, {}))
             for port, count in noted.following.items():
-                offset = -1 if count is None else sizes.get(port, -1) - count
-                if offset > 0 or (offset == 0 and sent.stint):
+                size = sizes.get(port)
+                if size is not None and count is not None and count <= size:
                     positions[port] = log.position_at(
-                        opened, targets[str(port)], offset)
+                        opened, targets[str(port)], size - count)
                 else:
                     positions.setdefault(port, None)
-            come.append(boot.Boot(noted.time, positions))
+            come.append(boot.Boot(noted.time, positions, noted.number))
         return boot.joined(come, present)
 
     with open_directory(directory) as opened:
@@ -354,7 +365,7 @@ def _load(staging: str, limit: int) -> _Staged | None:
     except FileNotFoundError:
         return _load_old(staging)
     except (OSError, ValueError) as e:
-        raise record.InvalidRecord(f'{record.FILE}: {e}') from e
+        raise record.InvalidRecord(str(e)) from e
     if not record.is_whole(data):
         return None
     found = record.parse(data, limit)
@@ -388,7 +399,7 @@ def _load_old(staging: str) -> _Staged | None:
             boots = [record.parse_boot(record.load(line))
                      for line in lines.splitlines()[:record.MAX_BOOTS]]
         elif not file.history or file.port in of_port:
-            raise record.InvalidRecord(f'{name[:100]!r} is not expected')
+            raise record.InvalidRecord(f'{name!r} is not expected')
         elif size is None:
             return None
         else:
@@ -415,7 +426,7 @@ def _old_data(staging: str, match: re.Match[str]) -> bytes | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as e:
-        raise record.InvalidRecord(f'{match[0]}: {e}') from e
+        raise record.InvalidRecord(str(e)) from e
     return data if record.digest([data]) == match['digest'] else None
 
 

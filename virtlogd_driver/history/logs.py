@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All files of a guest's logs in a directory, which move by renames alone.
+"""All files of a guest's logs in a directory move by renames alone.
 
 Where nova deletes the instance directory, or takes it away, the logs go aside
 or come along: on one file system each file is renamed, none is read. They lie
@@ -13,6 +13,8 @@ directory             when
                       another driver has begun
 ``<uuid>_resize``     nova's own name for the directory of a guest that is
                       to be resized or moved, until that is confirmed
+``<uuid>_deleted``    nova deletes the instance, and its logs are to be kept
+                      (deleted.py)
 ====================  ====================================================
 
 A crash leaves some files in one directory and the rest in another.
@@ -20,8 +22,9 @@ A crash leaves some files in one directory and the rest in another.
 """
 
 import contextlib
+import itertools
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from virtlogd_driver.console_log import chain, generation
 from virtlogd_driver.history import boot, files
@@ -45,9 +48,14 @@ def resized(directory: str) -> str:
     return f'{directory}_resize'
 
 
+def deleted_directory(directory: str) -> str:
+    """Path of the directory for what is to outlive a deleted instance."""
+    return f'{directory}_deleted'
+
+
 def instance_directory(directory: str) -> str:
     """Path of the instance directory that one of these belongs to."""
-    for suffix in ('_console', '_resize'):
+    for suffix in ('_console', '_resize', '_deleted'):
         directory = directory.removesuffix(suffix)
     return directory
 
@@ -71,8 +79,12 @@ def names(directory: str) -> list[str]:
 
 def ports(directory: str) -> list[int]:
     """Serial ports that there are logs of, the first one first."""
-    return sorted({file.port for file in map(
-        generation.parse, files.names(directory)) if file is not None})
+    return _ports(files.names(directory))
+
+
+def _ports(found: Iterable[str]) -> list[int]:
+    return sorted({file.port for file in map(generation.parse, found)
+                   if file is not None})
 
 
 def written(directory: str) -> list[str]:
@@ -101,6 +113,25 @@ def move(here: str, there: str) -> bool:
     return _join(here, there, idle=False)
 
 
+def gather(directories: Iterable[str], there: str) -> None:
+    """Rename all logs of a guest that is gone to one directory.
+
+    To do so again, after it was cut off, is to go on. What cannot be renamed
+    holds up nothing else.
+
+    :param directories: their paths, that of the newest logs first
+    :raises OSError: some have not been renamed
+    """
+    failed: OSError | None = None
+    for here in directories:
+        try:
+            _join(here, there, idle=True)
+        except OSError as e:
+            failed = failed or e
+    if failed is not None:
+        raise failed
+
+
 def recover(directory: str, *, idle: bool,
             log_names: Collection[str] | None = None) -> bool:
     """Put together what lies beside an instance directory, once it is there.
@@ -114,10 +145,15 @@ def recover(directory: str, *, idle: bool,
     if not files.is_directory(directory):
         return True
     whole = True
-    for older in (resized(directory), aside_directory(directory)):
+    for older in (resized(directory), aside_directory(directory),
+                  deleted_directory(directory)):
         if files.is_directory(older):
             whole = _join(older, directory, idle=idle,
                           log_names=log_names) and whole
+    kept = deleted_directory(directory)
+    if whole and files.is_directory(kept):
+        # The guest was not deleted in the end.
+        files.remove_tree(kept)
     older = aside_directory(directory)
     if whole and files.is_directory(older):
         staged = os.path.join(older, MOVING)
@@ -223,45 +259,89 @@ def _joins(older: str, newer: str, port: int, *, idle: bool) -> bool:
     A log there of the same name is another driver's. It becomes the
     generation after the older ones, as soon as nobody writes it.
     """
-    if not any(
-            file.port == port for file in map(
-                generation.parse,
-                set(files.names(older)) & set(files.names(newer)))
-            if file is not None):
+    half = _half_renumbered(older, newer, port)
+    shared = set(files.names(older)) & set(files.names(newer))
+    if half is None and port not in _ports(shared):
         return True
     if not idle:
         return False
-    following = max(generations(older, port), default=0) + 1
-    present = generations(newer, port)
-    low = [number for number in present if number < following]
-    if len(low) == 1 and present[1:] in ([], [following]):
-        # Also where a crash has left the half of it.
-        _renumber(newer, port, low[0], following)
-    else:
-        # Out of the way of each other first.
-        first = max([*present, following]) + 1
-        for number in reversed(present):
-            _renumber(newer, port, number, first + number)
-        for index, number in enumerate(present):
-            _renumber(newer, port, first + number, following + index)
+    if half is not None:
+        _renumber(newer, port, *half)
+        files.sync_directory(newer)
+        return _joins(older, newer, port, idle=idle)
+    following = max(generation.generations(files.names(older), port)) + 1
+    present = sorted(generation.generations(written(newer), port))
+    raised: dict[int, int] = {}
+    match [number for number in present if number < following]:
+        case [old] if _is_one(newer, port, old, following):
+            raised[old] = following
+        case _:
+            for number in present:
+                if number < following:
+                    raised[number] = following
+                following = max(number, following) + 1
+    for old, new in reversed(raised.items()):
+        _renumber(newer, port, old, new)
     files.sync_directory(newer)
     return True
 
 
-def _renumber(directory: str, port: int, old: int, new: int) -> None:
-    """Make another generation of a chain that nobody writes.
+def _half_renumbered(older: str, newer: str,
+                     port: int) -> tuple[int, int] | None:
+    """The generation that a crash has half renumbered, and its new number.
 
-    At each point what is older has the lower number: the newest file is
-    renamed first to a higher one, and last to a lower one.
+    The file of the name that was in the way has another one already. The rest
+    is no part of the older generation: it was written later. Nor was what has
+    the new number begun for a guest here.
     """
-    order = generation.files_of(files.names(directory), port, old)
-    for name in reversed(order) if new > old else order:
-        file = generation.parse(name)
-        assert file is not None
-        there = str(generation.FileName(
-            port, new, file.backup, file.history))
+    here, there = files.names(older), files.names(newer)
+    for old, new in itertools.pairwise(
+            sorted(generation.generations(there, port))):
+        before = generation.files_of(here, port, old)
+        rest = generation.files_of(there, port, old)
+        if (before and _is_one(newer, port, old, new)
+                and _written(newer, rest[0]) >= _written(older, before[-1])
+                and not is_first(os.path.join(
+                    newer, generation.files_of(there, port, new)[0]))):
+            return old, new
+    return None
+
+
+def _written(directory: str, name: str) -> int:
+    return os.lstat(os.path.join(directory, name)).st_mtime_ns
+
+
+def _is_one(directory: str, port: int, old: int, new: int) -> bool:
+    """Whether a generation can be given a number, or a crash has left half.
+
+    The rest goes before what has that number, and under other names.
+    """
+    found = files.names(directory)
+    rest = [_renumbered(name, new)
+            for name in generation.files_of(found, port, old)]
+    there = generation.files_of(found, port, new)
+    return (set(rest).isdisjoint(there)
+            and generation.files_of([*rest, *there], port, new) == [
+                *rest, *there])
+
+
+def _renumbered(name: str, number: int) -> str:
+    """The name of a log's file in another generation."""
+    file = generation.parse(name)
+    assert file is not None
+    return str(generation.FileName(
+        file.port, number, file.backup, file.history))
+
+
+def _renumber(directory: str, port: int, old: int, new: int) -> None:
+    """Make a later generation of a chain that nobody writes.
+
+    At each point what is older has the lower number.
+    """
+    for name in reversed(generation.files_of(
+            files.names(directory), port, old)):
         files.rename(os.path.join(directory, name),
-                     os.path.join(directory, there))
+                     os.path.join(directory, _renumbered(name, new)))
 
 
 def _is_novas(live: str) -> bool:
@@ -292,8 +372,8 @@ def live_generation(directory: str, port: int) -> int:
     """
     here = generation.newest(files.names(directory), port)
     beside = generation.newest(
-        [*files.names(aside_directory(directory)),
-         *files.names(resized(directory))], port)
+        [name for older in (aside_directory, resized, deleted_directory)
+         for name in files.names(older(directory))], port)
     if beside is not None and (here is None or here <= beside):
         return beside + 1
     return here or 0
@@ -333,8 +413,8 @@ def next_log(directory: str, port: int, here: str | None,
         number = next_generation(directory, port)
         file = None if here is None else generation.parse(
             os.path.basename(here))
-        if here is not None:
-            number = max(number, 1 + (file.generation if file else 0))
+        if file is not None:
+            number = max(number, file.generation + 1)
     there = os.path.join(directory, generation.live_name(port, number))
     if shared:
         # Less is joined without, and the guest moves all the same.
@@ -386,16 +466,14 @@ def cut(directory: str, limit: int) -> None:
     """
     found = files.names(directory)
     for port in ports(directory):
-        newest = generation.newest(found, port) or 0
+        present = generation.generations(found, port)
+        newest = max(present)
         # It is there only once the guest has one.
         if generation.live_name(port, newest) not in found:
             continue
-        older = []
-        for number in range(newest + 1):
-            older += [name for name in generation.files_of(
-                found, port, number) if number < newest or (
-                    (file := generation.parse(name)) is not None
-                    and file.history and number > 0)]
+        older = [name for number in sorted(present)
+                 for name in generation.files_of(found, port, number)
+                 if number < newest or name.endswith('.history')]
         counted = 0
         for name in reversed(older):
             path = os.path.join(directory, name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest wrote here, until the host that it has gone to has it.
+"""The outbox keeps what a guest wrote here until its new host has it.
 
 A directory beside the instance directory, ``<uuid>_leaving.<departure>``:
 
@@ -35,6 +35,8 @@ LEAVING = '_leaving.'
 
 _DEPARTURE = 'departure.json'
 _STATE = 'state.json'
+#: Of departure.json.
+_VERSION = 1
 _NAME = re.compile(r'(?P<guest>[0-9a-f-]{36})_leaving\.(?P<departure>.+)')
 
 #: Gives the newest bytes of the log with a path, at most so many.
@@ -170,7 +172,7 @@ def address(path: str, departure: Departure) -> None:
     new = os.path.join(path, f'{_DEPARTURE}{files.NEW}')
     files.remove(new)
     files.write(new, json.dumps({
-        'version': 1, 'id': departure.id, 'guest': departure.guest,
+        'version': _VERSION, 'id': departure.id, 'guest': departure.guest,
         'address': departure.address, 'host': departure.host,
         'directory': departure.directory,
         'generations': departure.generations, 'stint': departure.stint,
@@ -184,6 +186,8 @@ def load(path: str) -> Departure | None:
     try:
         values = record.load(files.read(
             os.path.join(path, _DEPARTURE), record.MAX_SIZE))
+        if values['version'] != _VERSION:
+            return None
         return Departure(
             str(values['id']), str(values['guest']), str(values['address']),
             str(values['host']), str(values['directory']),
@@ -284,7 +288,7 @@ def is_delivered(resized: str) -> bool:
             resized, generation.live_name(port, last)))
         and not generation.files_of(names, port, last - 1)
         for port in logs.ports(resized)
-        if (last := generation.newest(names, port) or 0) > 1)
+        if (last := generation.newest(names, port)) is not None and last > 1)
 
 
 def remove_delivered(resized: str) -> None:
@@ -380,14 +384,12 @@ def stage(path: str, limit: int, read: Read,
 
 def _paths(here: str, port: int, departure: Departure) -> list[str]:
     """Paths of what is to go, the oldest first."""
-    found = files.names(here)
-    last = generation.newest(found, port) or 0
-    first = 0 if departure.stint is None else departure.stint.get(port, 0)
+    found, stint = files.names(here), departure.stint
     return [os.path.join(here, name)
-            for number in range(first, last + 1)
+            for number in sorted(generation.generations(found, port))
+            if stint is None or number >= stint.get(port, number)
             for name in generation.files_of(found, port, number)
-            if departure.stint is None
-            or not name.endswith('.history')]
+            if stint is None or not name.endswith('.history')]
 
 
 def _boots(here: str, lives: dict[int, str],
@@ -403,7 +405,7 @@ def _boots(here: str, lives: dict[int, str],
 
     return tuple(record.Boot(noted.time, {
         port: count(port, position)
-        for port, position in noted.positions.items()})
+        for port, position in noted.positions.items()}, noted.number)
         for noted in boot.read(here)[-record.MAX_BOOTS:])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one host tells another of the histories that it sends.
+"""A record tells another host of the histories that this one sends.
 
 One JSON file, which is staged beside them. Its bytes come from another host,
 so :func:`parse` is the one place that looks at them, and gives checked
@@ -8,7 +8,6 @@ values or an error.
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -61,6 +60,8 @@ class Boot:
     #: By serial port, the bytes of the log that follow it; None: it is at
     #: the beginning of what there is, or before.
     following: dict[int, int | None]
+    #: As of boot.Boot; 0: not known, as an earlier version has sent it.
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,8 @@ class Record:
                 'digest': h.digest, 'whole': h.whole}
                 for h in self.histories],
             'boots': [{'time': b.time, 'following': {
-                str(port): count for port, count in b.following.items()}}
-                for b in self.boots]}).encode()
+                str(port): count for port, count in b.following.items()},
+                'number': b.number} for b in self.boots]}).encode()
         return digest([text]).encode() + b'\n' + text
 
 
@@ -154,14 +155,15 @@ def parse_boot(value: Any) -> Boot:
     try:
         time, following = value['time'], value['following']
         if (isinstance(time, bool) or not isinstance(time, (int, float))
-                or not math.isfinite(time) or not 0 <= time < 1e12
+                or not 0 <= time < 1e12
                 or not isinstance(following, dict)
                 or len(following) > MAX_PORTS):
             raise InvalidRecord('a start of the guest is not as it should')
         return Boot(float(time), {
             _port(_parse_int(port)):
                 None if count is None else _number(count, 1 << 62)
-            for port, count in following.items()})
+            for port, count in following.items()},
+            _number(value.get('number', 0), 1 << 62))
     except (KeyError, TypeError, ValueError) as e:
         raise InvalidRecord(f'a start of the guest: {e}') from e
 

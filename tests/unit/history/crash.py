@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that is stopped, or fails, at one of its changing system calls."""
+"""A process is stopped, or fails, at one of its changing system calls."""
 
 import errno
 import os
@@ -9,8 +9,8 @@ from unittest import mock
 
 #: Calls that change a disk; those of them that need room there.
 CHANGING = ('rename', 'replace', 'unlink', 'remove', 'link', 'symlink',
-            'mkdir', 'rmdir', 'write', 'fsync', 'chmod', 'truncate',
-            'ftruncate')
+            'mkdir', 'rmdir', 'write', 'fsync', 'chmod', 'fchmod',
+            'truncate', 'ftruncate')
 NEEDS_ROOM = ('mkdir', 'write', 'open', 'fsync', 'symlink')
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC

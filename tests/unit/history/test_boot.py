@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import concurrent.futures
+import json
 import os
 import pathlib
 import shutil
@@ -8,7 +9,7 @@ import pytest
 
 from virtlogd_driver import exception
 from virtlogd_driver.console_log import chain, reader
-from virtlogd_driver.history import boot, inbox, logs, outbox
+from virtlogd_driver.history import boot, inbox, logs, outbox, record
 
 GUEST = '6ba7b810-9dad-11d1-80b4-00c04fd430c8'
 
@@ -122,6 +123,37 @@ def test_bounded(tmp_path) -> None:
     assert os.listdir(tmp_path) == [boot.FILE]
 
 
+def test_the_number_goes_on(tmp_path) -> None:
+    directory = str(tmp_path)
+    for number in range(boot.KEPT + 20):
+        boot.add(directory, boot.Boot(float(number), {}))
+    noted = boot.read(directory)
+    assert [one.number for one in noted] == list(range(21, boot.KEPT + 21))
+    assert [one.time + 1 for one in noted] == [one.number for one in noted]
+
+
+def test_an_earlier_version_has_noted_no_numbers(tmp_path) -> None:
+    file = tmp_path / boot.FILE
+    file.write_text('{"time": 1.0, "positions": {}}\n' * 2)
+    assert [one.number for one in boot.read(str(tmp_path))] == [1, 2]
+    boot.add(str(tmp_path), boot.Boot(3.0, {}))
+    assert [one.number for one in boot.read(str(tmp_path))] == [1, 2, 3]
+    # It reads what this one has written: it takes what it knows.
+    assert all({'time', 'positions'} <= json.loads(line).keys()
+               for line in file.read_text().splitlines())
+
+
+def test_older_ones_that_come_are_counted_before(tmp_path) -> None:
+    for name, times in (('older', range(150)), ('newer', (200, 201))):
+        (tmp_path / name).mkdir()
+        for time in times:
+            boot.add(str(tmp_path / name), boot.Boot(float(time), {}))
+    boot.merge(str(tmp_path / 'older'), str(tmp_path / 'newer'))
+    noted = boot.read(str(tmp_path / 'newer'))
+    assert [(one.number, one.time) for one in noted[-3:]] == [
+        (150, 149.0), (151, 200.0), (152, 201.0)]
+
+
 def test_none_was_noted(tmp_path) -> None:
     assert boot.read(str(tmp_path)) == []
     assert boot.read(str(tmp_path / 'gone')) == []
@@ -154,6 +186,35 @@ def test_a_link_is_not_followed(tmp_path) -> None:
     assert victim.read_text() == '{"time": 1, "positions": {}}'
 
 
+@pytest.mark.parametrize('make', [pathlib.Path.mkdir, os.mkfifo])
+def test_what_is_no_file_of_ours(tmp_path, make) -> None:
+    """It is refused at once, and nothing stays open."""
+    make(tmp_path / boot.FILE)
+    before = os.listdir('/proc/self/fd')
+    with pytest.raises(exception.LogRefused, match='remove it'):
+        boot.read(str(tmp_path))
+    assert os.listdir('/proc/self/fd') == before
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch) -> None:
+    def closed(*_: object, **__: object) -> bytes:
+        raise PermissionError(13, 'Permission denied')
+    monkeypatch.setattr(boot.files, 'read', closed)
+    with pytest.raises(exception.LogRefused,
+                       match=r'console\.boots cannot.*denied.*run as root'):
+        boot.read(str(tmp_path))
+
+
+def test_of_a_file_that_has_grown_the_beginning_is_read(tmp_path) -> None:
+    """It is written anew with the next start."""
+    boot.add(str(tmp_path), boot.Boot(1.5, {0: None}))
+    with (tmp_path / boot.FILE).open('ab') as file:
+        file.write(b'x' * (boot._MAX_SIZE + 1))
+    boot.add(str(tmp_path), boot.Boot(2.5, {0: None}))
+    assert [noted.time for noted in boot.read(str(tmp_path))] == [1.5, 2.5]
+    assert (tmp_path / boot.FILE).stat().st_size < 1000
+
+
 def test_starts_that_are_noted_at_once(tmp_path) -> None:
     """A guest is started while its history comes."""
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
@@ -161,3 +222,19 @@ def test_starts_that_are_noted_at_once(tmp_path) -> None:
             pool.submit(boot.add, str(tmp_path), boot.Boot(time, {0: None}))
     assert {noted.time for noted in boot.read(str(tmp_path))} == set(
         range(boot.KEPT))
+
+
+@pytest.mark.parametrize('number', [
+    '"7"', 'true', '-1', '1.5', 'null', str(1 << 62), str(1 << 63),
+    '1' * 4000])
+def test_a_number_that_is_none_takes_no_start_along(
+        tmp_path, number: str) -> None:
+    """Nor one that is too large for the record of a history."""
+    (tmp_path / boot.FILE).write_text(
+        f'{{"time": 1.0, "positions": {{}}, "number": {number}}}\n')
+    boot.add(str(tmp_path), boot.Boot(2.0, {}))
+    noted = boot.read(str(tmp_path))
+    assert [one.time for one in noted] == [1.0, 2.0]
+    for one in noted:
+        record.parse_boot({
+            'time': one.time, 'following': {}, 'number': one.number})

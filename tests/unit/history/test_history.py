@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is kept is tried again until the other host has it."""
+"""A copy is tried again until the other host has the history."""
 
 import os
 import pathlib
@@ -29,6 +29,7 @@ from virtlogd_driver.console_log import chain
 from virtlogd_driver.history import (
     carrier,
     exclusive,
+    files,
     history,
     inbox,
     logs,
@@ -90,6 +91,25 @@ class TestDeparture:
         assert delays == sorted(delays)
         assert delays[-1] == history.LONGEST
 
+    def test_by_hand_it_is_tried_after_who_tries_just_now(self, pair) -> None:
+        """That may have begun before what is wrong was mended."""
+        refuse(pair.source)
+        live(pair)
+        (path,) = outbox.paths(str(pair.source.path))
+        del pair.source.copy
+        pair.source.restart()
+        kept, before = pair.source.kept, outbox.load_state(path)
+        with files.locked(path, 0):
+            assert kept.attempt(path, to()) == history.RETRY
+            by_hand = threading.Thread(
+                target=kept.attempt, args=(path, to(), 60.0))
+            by_hand.start()
+            by_hand.join(0.2)
+            assert outbox.load_state(path) == before
+        by_hand.join()
+        assert (before.copied, outbox.load_state(path).copied) == (
+            False, True)
+
     def test_nova_has_another_driver_there(self, pair) -> None:
         """It is copied once, and asked for."""
         pair.destination.place = lambda directory=None: inbox.Place(
@@ -127,6 +147,32 @@ class TestDeparture:
         pair.source.attempt(to())
         assert waiting(pair.source) == []
         assert pair.destination.text() == BEFORE + THERE
+
+    def test_it_is_put_in_place_while_it_is_asked_for(self, pair) -> None:
+        """It is not copied again, to lie there for nothing."""
+        pair.destination.place = lambda directory=None: inbox.Place(
+            '/none', 1)
+        live(pair)
+        copied = []
+        copy = pair.source.copy
+
+        def upgraded(source: str, *args: object, **kwargs: object) -> None:
+            if not kwargs.get('receive'):
+                copied.append(source)
+            elif logs.MOVING in source:
+                del pair.destination.place
+                pair.destination.kept.receive(
+                    None, GUEST, pair.destination.place())
+            copy(source, *args, **kwargs)
+        pair.source.copy = upgraded
+        pair.source.restart()
+        (path,) = outbox.paths(str(pair.source.path))
+        assert pair.source.kept.attempt(path, to()) is None
+        assert copied == []
+        assert waiting(pair.source) == []
+        assert pair.destination.text() == BEFORE + THERE
+        assert not os.path.lexists(
+            os.path.join(pair.destination.directory, logs.MOVING))
 
     def test_the_instance_is_deleted(self, pair) -> None:
         refuse(pair.source)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.history import staged
 from virtlogd_driver.console_log import chain, reader
-from virtlogd_driver.history import boot, inbox, logs, record
+from virtlogd_driver.history import boot, files, inbox, logs, record
 
 GUEST = '6ba7b810-9dad-11d1-80b4-00c04fd430c8'
 LIMIT = 1000
@@ -70,6 +70,13 @@ class TestPutInPlace:
         assert receive(there) == []
         assert text(there) == b'thennow'
 
+    def test_in_place_of_an_empty_history(self, there) -> None:
+        begin(there)
+        (there / 'console.g1.history').touch()
+        staged.as_now(there, {0: b'then'})
+        assert receive(there) == []
+        assert text(there) == b'thennow'
+
     def test_a_log_of_another_driver_stays(self, there) -> None:
         (there / 'console.log').write_bytes(b'now')
         staged.as_now(there, {0: b'then'})
@@ -84,14 +91,31 @@ class TestPutInPlace:
         staged.as_now(there, {0: b'between'}, stint=True)
         assert receive(there) == []
         assert text(there, 'console.g2.log') == b'beforebetweenafter'
+        assert names(there) == [
+            'console.g1.log', 'console.g2.log', 'console.log']
 
     def test_a_stint_before_the_guest_starts(self, there) -> None:
         """It does not go on in that file."""
         begin(there, 'console.log', b'before')
-        staged.as_now(there, {0: b'between'}, stint=True)
+        staged.as_now(there, {0: b'between'}, stint=True, generation=7)
         assert receive(there) == []
         assert logs.live_generation(str(there), 0) == 2
         assert text(there, 'console.g2.log') == b'beforebetween'
+
+    def test_an_empty_stint_before_the_guest_starts(self, there) -> None:
+        """It does go on in that file."""
+        begin(there, 'console.log', b'before')
+        staged.as_now(there, {0: b''}, stint=True)
+        assert receive(there) == []
+        assert names(there) == ['console.g1.log', 'console.log']
+        assert logs.live_generation(str(there), 0) == 1
+        assert text(there) == b'before'
+
+    def test_a_stint_and_what_was_before_is_gone(self, there) -> None:
+        staged.as_now(there, {0: b'between'}, stint=True, generation=7)
+        assert receive(there) == []
+        assert names(there) == ['console.g7.log', 'console.g8.log']
+        assert text(there, 'console.g8.log') == b'between'
 
     def test_a_stint_of_a_guest_that_went_on(self, there) -> None:
         begin(there, 'console.log', b'before, after')
@@ -138,13 +162,56 @@ class TestPutInPlace:
         begin(there)
         boot.write(str(there), [boot.Boot(5.0, {0: None})])
         staged.as_now(there, {0: b'1st2nd'}, boots=[
+            record.Boot(50.0, {0: 7, 1: 0}),
             record.Boot(100.0, {0: None}), record.Boot(200.0, {0: 3})])
         receive(there)
-        noted = boot.read(str(there))
+        # Of what was cut off, and of a port that nothing has come of.
+        before, *noted = boot.read(str(there))
+        assert before.positions == {0: None, 1: None}
         assert [one.time for one in noted] == [100.0, 200.0, 5.0]
         position = noted[1].positions[0]
         assert reader.read_from(
             str(there / 'console.g1.log'), position, LIMIT).data == b'2nd'
+
+    @pytest.mark.parametrize('stint', [False, True])
+    def test_a_boot_at_the_beginning_of_what_has_come(
+            self, there, stint) -> None:
+        """It begins there, whatever is older."""
+        begin(there, 'console.log', b'before') if stint else begin(there)
+        staged.as_now(there, {0: b'then'}, stint=stint, boots=[
+            record.Boot(100.0, {0: 4})])
+        assert receive(there) == []
+        (noted,) = boot.read(str(there))
+        assert noted.positions[0] is not None
+        live = logs.newest(str(there))[0]
+        assert reader.read_from(
+            str(there / live), noted.positions[0], LIMIT).data == b'then'
+
+    def test_it_is_on_the_disk_before_it_has_come(
+            self, there, monkeypatch) -> None:
+        """Each file, and the names, before the rename that says so."""
+        synced: list[str] = []
+        fsync, rename = os.fsync, os.rename
+
+        def synced_first(here: str, to: str) -> None:
+            if to.endswith(inbox.PLACING):
+                arrived = there / inbox.ARRIVED
+                assert {str(path) for path in arrived.iterdir()} | {
+                    str(arrived)} <= set(synced)
+            if to.endswith(inbox.PLACED):
+                assert str(there) in synced
+                assert logs.received(str(there)) != {}
+            synced.clear()
+            rename(here, to)
+
+        def noted(fd: int) -> None:
+            synced.append(os.readlink(f'/proc/self/fd/{fd}'))
+            fsync(fd)
+        monkeypatch.setattr(os, 'fsync', noted)
+        monkeypatch.setattr(os, 'rename', synced_first)
+        staged.as_now(there, {0: b'then', 1: b'port 1'})
+        assert receive(there) == []
+        assert len(names(there)) == 2
 
     def test_as_earlier_versions_staged_it(self, there) -> None:
         begin(there)
@@ -157,6 +224,8 @@ class TestPutInPlace:
         assert receive(there) == []
         assert text(there) == b'thennow'
         assert [one.time for one in boot.read(str(there))] == [1.5]
+        # It does not say whether it has all that was ever written.
+        assert not logs.is_first(str(there / 'console.g1.history'))
 
 
 class TestStillComing:
@@ -174,6 +243,36 @@ class TestStillComing:
             assert not is_complete(there)
             path.write_bytes(whole)
         assert is_complete(there)
+
+    def test_half_of_what_an_earlier_version_sends(self, there) -> None:
+        """It says no size: it is whole once it has its digest."""
+        staged.as_old(there, {'console.g1.history': b'then'}, [
+            {'time': 1.5, 'following': {'0': 2}}])
+        for path in (there / 'console.moving').iterdir():
+            whole = path.read_bytes()
+            for part in (b'', whole[:-1], bytes(len(whole))):
+                path.write_bytes(part)
+                assert not is_complete(there)
+                assert receive(there) == []
+            path.unlink()
+            assert not is_complete(there)
+            assert receive(there) == []
+            path.write_bytes(whole)
+        assert is_complete(there)
+
+    @pytest.mark.parametrize('name', [
+        inbox.ARRIVED, inbox.PLACING, inbox.PLACED])
+    def test_what_is_put_in_place_has_come(self, there, name) -> None:
+        """Whatever more is coming."""
+        assert not is_complete(there)
+        assert not inbox.is_coming(str(there))
+        (there / name).mkdir()
+        (there / inbox.MOVING).mkdir()
+        assert is_complete(there)
+        assert inbox.is_coming(str(there))
+        (there.parent / 'f81d4fae-7dec-11d0-a765-00a0c91e6bf6').mkdir()
+        (there.parent / 'other' / name).mkdir(parents=True)
+        assert inbox.coming(str(there.parent)) == [GUEST]
 
     @pytest.mark.parametrize('lost', ['record.json', 'history.0'])
     def test_what_had_begun_to_come_when_the_power_was_cut(
@@ -193,6 +292,34 @@ class TestStillComing:
         assert not inbox.discard_incomplete(inbox.Place(str(there), LIMIT))
         assert names(there) == ['console.moving']
 
+    def test_what_cannot_be_read_has_not_come(self, there,
+                                              monkeypatch) -> None:
+        staged.as_now(there, {0: b'then'})
+
+        def broken(path: str) -> int:
+            raise OSError(5, path)
+        monkeypatch.setattr(files, 'open_to_read', broken)
+        (said,) = receive(there)
+        assert 'as it was sent' in said
+        assert names(there) == []
+
+    @pytest.mark.parametrize('stage', [
+        lambda there: staged.as_now(there, {0: b'then'}),
+        lambda there: staged.as_old(there, {'console.g1.history': b'then'})])
+    def test_a_record_that_cannot_be_read(self, there, monkeypatch,
+                                          stage) -> None:
+        path = stage(there)
+        read = files.read
+
+        def broken(name: str, limit: int) -> bytes:
+            if os.path.basename(name) == path.name:
+                raise OSError(5, 'broken disk')
+            return read(name, limit)
+        monkeypatch.setattr(files, 'read', broken)
+        (said,) = receive(there)
+        assert 'broken disk' in said
+        assert names(there) == []
+
     def test_a_hole(self, there) -> None:
         """It is sent again: nothing is noted."""
         staged.as_now(there, {0: b'then'})
@@ -207,9 +334,9 @@ class TestStillComing:
 class TestUntrusted:
 
     def test_a_port_that_the_guest_does_not_have(self, there) -> None:
-        staged.as_now(there, {0: b'then', 3: b'more'})
+        staged.as_now(there, {0: b'then', 2: b'more'})
         (said,) = receive(there, ports=2)
-        assert 'no serial port 3' in said
+        assert 'no serial port 2' in said
         assert names(there) == []
 
     @pytest.mark.parametrize('bad', [
@@ -235,6 +362,17 @@ class TestUntrusted:
         assert len(receive(there)) == 1
         assert names(there) == []
 
+    @pytest.mark.parametrize(('ports', 'refused'), [
+        (record.MAX_PORTS, 0), (record.MAX_PORTS + 1, 1)])
+    def test_the_longest_list_of_an_earlier_version(
+            self, there, ports, refused) -> None:
+        """A history of each port, and the starts."""
+        staged.as_old(there, {
+            f'console{f".port{port}" if port else ""}.g1.history': b'then'
+            for port in range(ports)}, [{'time': 1.5, 'following': {}}])
+        assert len(receive(there, ports=999)) == refused
+        assert len(names(there)) == (0 if refused else ports + 1)
+
     @pytest.mark.parametrize('name', ['history.0', 'record.json'])
     def test_a_link(self, there, tmp_path, name) -> None:
         staged.as_now(there, {0: b'then'})
@@ -244,6 +382,50 @@ class TestUntrusted:
         receive(there)
         assert not (there / 'console.g1.history').exists()
         assert (tmp_path / 'victim').exists()
+
+    @pytest.mark.parametrize('listed', [
+        ['console.g1.history', 'console.g2.history'], ['console.g1.log'],
+        ['console.g1.history', 'console.g1.log.0']])
+    def test_another_list_than_an_earlier_version_makes(
+            self, there, listed) -> None:
+        """One history of each port, and no log that would be written."""
+        staged.as_old(there, dict.fromkeys(listed, b'then'))
+        (said,) = receive(there)
+        assert 'not expected' in said
+        assert names(there) == []
+
+    def test_a_list_that_is_a_link(self, there, tmp_path) -> None:
+        path = staged.as_old(there, {'console.g1.history': b'then'})
+        path.rename(tmp_path / 'victim')
+        path.symlink_to(tmp_path / 'victim')
+        (said,) = receive(there)
+        assert 'no regular file' in said
+        assert names(there) == []
+
+    def test_a_link_with_the_digest_of_what_it_leads_to(
+            self, there, tmp_path) -> None:
+        staged.as_old(there, {'console.g1.history': b'then'})
+        (path,) = (there / 'console.moving').glob('console.g1*')
+        path.rename(tmp_path / 'victim')
+        path.symlink_to(tmp_path / 'victim')
+        assert not is_complete(there)
+        assert receive(there) == []
+        assert names(there) == ['console.moving']
+
+    def test_a_link_that_was_put_there_after_the_check(
+            self, there, tmp_path) -> None:
+        staged.as_now(there, {0: b'then'})
+        staging = there / inbox.PLACING
+        (there / inbox.MOVING).rename(staging)
+        (staging / 'targets').write_text('{"0": "console.g1.history"}')
+        victim = tmp_path / 'victim'
+        victim.write_bytes(b'then')
+        victim.chmod(0o644)
+        (staging / 'history.0').unlink()
+        (staging / 'history.0').symlink_to(victim)
+        with pytest.raises(OSError, match='symbolic links'):
+            receive(there)
+        assert victim.stat().st_mode & 0o7777 == 0o644
 
     @pytest.mark.parametrize('name', [
         'console.moving', 'console.arrived', 'console.placing'])

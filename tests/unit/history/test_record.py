@@ -63,7 +63,7 @@ def changed(path: str, value: object) -> bytes:
     ('histories.0.size', 1.5), ('histories.0.digest', 'x'),
     ('histories.0.whole', 'yes'), ('boots', [GOOD['boots'][0]] * 101),
     ('boots.0.time', '1'), ('boots.0.time', -1), ('boots.0.time', 1e300),
-    ('boots.0.time', True), ('boots.0.following', []),
+    ('boots.0.time', True), ('boots.0.time', 1e12), ('boots.0.following', []),
     ('boots.0.following', {'x': 1}), ('boots.0.following', {'64': 1}),
     ('boots.0.following', {'0': -1}), ('boots.0.following', {'0': 1.5}),
     ('boots.0.following', {str(n): 1 for n in range(65)})])
@@ -135,3 +135,10 @@ def test_the_longest_text_that_is_read() -> None:
     assert len(record.load(text)) == record.MAX_SIZE - 2
     with pytest.raises(record.InvalidRecord, match='bytes'):
         record.load(text[:-1] + b'x"')
+
+
+def test_the_digest_that_other_hosts_make() -> None:
+    """As b2sum -l 128 does; in however many pieces it is read."""
+    expected = '11d33ab7390e3b446b44e81b79fdb510'
+    assert record.digest([b'then', b'now']) == expected
+    assert record.digest([b'thennow']) == expected

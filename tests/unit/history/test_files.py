@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A disk is changed by few system calls, which survive what may happen."""
+
+import errno
+import fcntl
+import os
+import pathlib
+import socket
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from virtlogd_driver.history import files
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of what was synced, in order."""
+    found: list[str] = []
+    fsync = os.fsync
+
+    def noting(fd: int) -> None:
+        found.append(os.path.basename(os.readlink(f'/proc/self/fd/{fd}')))
+        fsync(fd)
+    monkeypatch.setattr(os, 'fsync', noting)
+    return found
+
+
+@pytest.fixture
+def victim(tmp_path: pathlib.Path) -> pathlib.Path:
+    """What is no business of whoever puts links to it."""
+    path = tmp_path / 'victim'
+    path.mkdir()
+    (path / 'file').write_bytes(b'x')
+    return path
+
+
+def no_regular_file(path: pathlib.Path, kind: str,
+                    victim: pathlib.Path) -> None:
+    if kind == 'link':
+        path.symlink_to(victim / 'file')
+    elif kind == 'directory':
+        path.mkdir()
+    elif kind == 'fifo':
+        os.mkfifo(path)
+    else:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(path))
+
+
+KINDS = ['link', 'directory', 'fifo', 'socket']
+
+
+class TestLook:
+
+    def test_names(self, victim, tmp_path) -> None:
+        for name in ('c', 'a', 'b'):
+            (tmp_path / name).touch()
+        assert files.names(str(tmp_path)) == ['a', 'b', 'c', 'victim']
+        assert files.names(str(tmp_path / 'gone')) == []
+        assert files.names(str(victim / 'file')) == []
+
+    def test_a_directory(self, victim, tmp_path) -> None:
+        (tmp_path / 'link').symlink_to(victim)
+        (tmp_path / 'dangling').symlink_to(tmp_path / 'gone')
+        assert files.is_directory(str(victim))
+        for path in (tmp_path / 'link', tmp_path / 'dangling',
+                     tmp_path / 'gone', victim / 'file'):
+            assert not files.is_directory(str(path))
+
+    def test_it_goes_away_meanwhile(self, tmp_path, monkeypatch) -> None:
+        monkeypatch.setattr(os, 'access', lambda *_, **__: True)
+        assert not files.is_directory(str(tmp_path / 'gone'))
+
+    @pytest.mark.parametrize('kind', KINDS)
+    def test_size(self, victim, tmp_path, kind) -> None:
+        no_regular_file(tmp_path / 'x', kind, victim)
+        assert files.size(str(tmp_path / 'x')) is None
+        assert files.size(str(tmp_path / 'gone')) is None
+        assert files.size(str(victim / 'file')) == 1
+
+
+class TestRead:
+
+    def test_a_bound(self, victim) -> None:
+        (victim / 'file').write_bytes(b'four')
+        path = str(victim / 'file')
+        assert files.read(path, 4) == b'four'
+        with pytest.raises(ValueError, match='more than 3 bytes'):
+            files.read(path, 3)
+        assert files.read(path, 3, cut=True) == b'fou'
+
+    @pytest.mark.parametrize('kind', KINDS)
+    def test_no_regular_file(self, victim, tmp_path, kind) -> None:
+        """It is refused at once, and nothing stays open."""
+        no_regular_file(tmp_path / 'x', kind, victim)
+        before = os.listdir('/proc/self/fd')
+        with pytest.raises(ValueError, match='is no regular file'):
+            files.read(str(tmp_path / 'x'), 100)
+        assert os.listdir('/proc/self/fd') == before
+
+    def test_there_is_none(self, tmp_path) -> None:
+        with pytest.raises(FileNotFoundError):
+            files.read(str(tmp_path / 'gone'), 100)
+
+    def test_another_error(self, tmp_path) -> None:
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - by its number
+            files.read(str(tmp_path / ('x' * 300)), 100)
+        assert caught.value.errno == errno.ENAMETOOLONG
+
+    def test_a_link_is_not_opened(self, victim, tmp_path) -> None:
+        (tmp_path / 'x').symlink_to(victim / 'file')
+        for call in (files.open_to_read, files.sync):
+            with pytest.raises(OSError, match='symbolic links'):
+                call(str(tmp_path / 'x'))
+
+
+class TestWrite:
+
+    def test_to_the_disk(self, tmp_path, synced) -> None:
+        path = tmp_path / 'x'
+        files.write(str(path), b'data')
+        assert path.read_bytes() == b'data'
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert synced == ['x']
+        with pytest.raises(FileExistsError):
+            files.write(str(path), b'other')
+        assert path.read_bytes() == b'data'
+
+    def test_bit_by_bit(self, tmp_path, monkeypatch) -> None:
+        """A system call may write less than it was given."""
+        write = os.write
+        monkeypatch.setattr(os, 'write', lambda fd, data: write(
+            fd, data[:2]))
+        files.write(str(tmp_path / 'x'), b'12345')
+        assert (tmp_path / 'x').read_bytes() == b'12345'
+
+    @pytest.mark.parametrize('call', ['write', 'fsync'])
+    def test_a_full_disk(self, tmp_path, monkeypatch, call) -> None:
+        """Nothing is left, and what was there is."""
+        (tmp_path / 'x').write_bytes(b'older')
+
+        def full(*_: Any) -> None:
+            raise OSError(errno.ENOSPC, 'full')
+        monkeypatch.setattr(os, call, full)
+        for function, name in ((files.write, 'y'), (files.replace, 'x')):
+            with pytest.raises(OSError, match='full'):
+                function(str(tmp_path / name), b'newer')
+        assert os.listdir(tmp_path) == ['x']
+        assert (tmp_path / 'x').read_bytes() == b'older'
+
+    def test_instead_of_another(self, tmp_path, synced) -> None:
+        """What a crash has left half written is in nobody's way."""
+        path = tmp_path / 'x'
+        path.write_bytes(b'older')
+        (tmp_path / 'x.new').write_bytes(b'half')
+        files.replace(str(path), b'newer')
+        assert path.read_bytes() == b'newer'
+        assert synced == ['x.new', tmp_path.name]
+        assert os.listdir(tmp_path) == ['x']
+
+    def test_a_directory(self, tmp_path, synced) -> None:
+        path = tmp_path / 'x'
+        for _ in range(2):
+            files.make_directory(str(path))
+            assert path.stat().st_mode & 0o777 == 0o700
+        assert synced == [tmp_path.name]
+        (tmp_path / 'file').touch()
+        with pytest.raises(NotADirectoryError):
+            files.sync_directory(str(tmp_path / 'file'))
+
+
+class TestRename:
+
+    def test_to_a_new_name(self, victim) -> None:
+        files.rename(str(victim / 'file'), str(victim / 'new'))
+        assert os.listdir(victim) == ['new']
+
+    @pytest.mark.parametrize('there', ['other', 'dangling'])
+    def test_nothing_is_replaced(self, victim, there) -> None:
+        (victim / 'other').write_bytes(b'other')
+        (victim / 'dangling').symlink_to('gone')
+        with pytest.raises(FileExistsError) as caught:
+            files.rename(str(victim / 'file'), str(victim / there))
+        assert caught.value.filename == str(victim / there)
+        assert len(os.listdir(victim)) == 3
+
+
+class TestRemove:
+
+    def test_with_all_that_is_in_it(self, victim, tmp_path) -> None:
+        """But nothing that a link in it leads to."""
+        path = tmp_path / 'x'
+        (path / 'below/deeper').mkdir(parents=True)
+        (path / 'below/file').touch()
+        (path / 'link').symlink_to(victim)
+        os.mkfifo(path / 'fifo')
+        files.remove_tree(str(path))
+        assert os.listdir(tmp_path) == ['victim']
+        assert (victim / 'file').exists()
+
+    def test_one_file_or_nothing(self, victim) -> None:
+        for _ in range(2):
+            files.remove_tree(str(victim / 'file'))
+        files.remove(str(victim / 'file'))
+        assert os.listdir(victim) == []
+
+
+def is_free(path: pathlib.Path, seconds: float = 0) -> bool:
+    try:
+        with files.locked(str(path), seconds):
+            return True
+    except BlockingIOError:
+        return False
+
+
+class TestLocked:
+
+    def test_one_after_the_other(self, tmp_path) -> None:
+        order = []
+        with files.locked(str(tmp_path), 60):
+            def other() -> None:
+                with files.locked(str(tmp_path), 60):
+                    order.append('other')
+            thread = threading.Thread(target=other)
+            thread.start()
+            assert not is_free(tmp_path)
+            order.append('first')
+        thread.join()
+        assert order == ['first', 'other']
+        assert os.listdir(tmp_path) == []
+
+    def test_it_is_not_waited_for_longer(self, tmp_path,
+                                         monkeypatch) -> None:
+        """By the clock, whoever has it."""
+        now, waits = [100.0], []
+        monkeypatch.setattr(time, 'monotonic', lambda: now[0])
+
+        def sleep(seconds: float) -> None:
+            waits.append(seconds)
+            now[0] += 1.0
+        monkeypatch.setattr(time, 'sleep', sleep)
+        with files.locked(str(tmp_path), 5):
+            assert not is_free(tmp_path, 3)
+        assert 3 <= len(waits) <= 4
+        assert all(0 < wait < 1 for wait in waits)
+
+    @pytest.mark.parametrize('number', [errno.EBADF, errno.EINVAL])
+    def test_a_directory_that_cannot_be_locked(
+            self, tmp_path, monkeypatch, number) -> None:
+        """NFS: a file in it is."""
+        flock = fcntl.flock
+        locked = []
+
+        def nfs(fd: int, operation: int) -> None:
+            path = os.readlink(f'/proc/self/fd/{fd}')
+            if path == str(tmp_path):
+                raise OSError(number, 'no')
+            locked.append(os.path.basename(path))
+            flock(fd, operation)
+        monkeypatch.setattr(fcntl, 'flock', nfs)
+        before = os.listdir('/proc/self/fd')
+        for _ in range(2):
+            with files.locked(str(tmp_path), 60):
+                assert not is_free(tmp_path)
+        assert set(locked) == {'console.lock'}
+        assert (tmp_path / 'console.lock').stat().st_mode & 0o777 == 0o600
+        assert os.listdir('/proc/self/fd') == before
+
+    def test_another_error_is_not_waited_out(
+            self, tmp_path, monkeypatch) -> None:
+        def fail(*_: object) -> None:
+            raise OSError(errno.ENOLCK, 'no locks')
+        monkeypatch.setattr(fcntl, 'flock', fail)
+        before = os.listdir('/proc/self/fd')
+        with pytest.raises(OSError, match='no locks'):
+            is_free(tmp_path, 60)
+        assert os.listdir('/proc/self/fd') == before
