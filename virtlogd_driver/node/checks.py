@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be wrong with a compute node's consoles, as checks.
+"""Each check finds one thing that can be wrong with a node's consoles.
 
 ``Survey`` holds all that is known about the host; each check is a function
 from it to a result, and ``CHECKS`` lists them. Every result but a success
@@ -21,6 +21,7 @@ from virtlogd_driver.node.release import Support
 from virtlogd_driver.node.selinux import OF_MODULE, Denial
 from virtlogd_driver.virtlogd import health, settings
 from virtlogd_driver.virtlogd.health import DaemonState, LogState, Report
+from virtlogd_driver.virtlogd.port import HELD_REMEDY
 from virtlogd_driver.virtlogd.settings import StdioHandler, VirtlogdSettings
 
 #: The driver's module, as nova finds it.
@@ -76,6 +77,24 @@ class FileSystem:
     over_bound: tuple[OverBound, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class KeptLogs:
+    """The logs of deleted guests that this host keeps."""
+
+    count: int
+    #: Bytes of them, and those that they may take.
+    size: int
+    limit: int
+    #: Seconds since the oldest of them was deleted; None: there is none.
+    age: float | None
+    #: Those that are to be kept, which has failed until now.
+    late: int
+    #: Those that were not kept, or not whole, as far as that is known.
+    failed: int
+    #: Why none can be kept, and what to do; '': they can be.
+    fault: str
+
+
 #: What is wrong with a file of libvirt's: libvirt refuses it, or nobody can
 #: read it.
 ConfError = exception.InvalidConfFile | str
@@ -104,8 +123,6 @@ class Survey:
     report: Report
     #: Names of running guests whose ``<log>`` has append="off".
     not_appended: tuple[str, ...]
-    #: Paths of logs of guests that are off, which virtlogd has open.
-    held: tuple[str, ...]
     file_systems: tuple[FileSystem, ...]
     #: ``[serial_console] enabled``.
     serial_console: bool
@@ -113,9 +130,6 @@ class Survey:
     port_range: str
     #: What is wrong with ``[serial_console] proxyclient_address``, or empty.
     address_error: str
-    #: Names of running guests that listen for the relay, where nobody
-    #: listens for their viewers; None: the kernel does not tell.
-    unrelayed: tuple[str, ...] | None
     #: ``[virtlogd] health_interval``, in seconds.
     health_interval: float
     #: ``[virtlogd] metrics_file``.
@@ -126,6 +140,8 @@ class Survey:
     selinux: Denial | None = None
     #: What has not followed guests that have left this host, and why.
     waiting: tuple[str, ...] = ()
+    #: None: ``[virtlogd] keep_deleted`` is 0, and none are left.
+    kept: KeptLogs | None = None
 
 
 def _success(details: str | None = None) -> Result:
@@ -361,13 +377,13 @@ def logs_alive(host: Survey) -> Result:
             'A viewer that does not read stops '
             f'{_count(len(found), "guest")}: {_some(found)}. Disconnect it, '
             'or set [virtlogd] viewer_timeout.')
-    if host.held:
+    held = [str(log.port) for log in report.logs
+            if log.state is LogState.HELD]
+    if held:
         return _warning(
-            f'Still open at virtlogd, of a guest that is off: '
-            f'{_some(host.held)}. Another process holds its pipe, and the '
-            'guest cannot be started (Device or resource busy). Find it as '
-            'root with lsof -E -p $(pidof virtlogd), and end it; never '
-            'restart virtlogd.')
+            'The log is open at virtlogd though the guest is off, which keeps '
+            f'it from starting ("Device or resource busy"): {_some(held)}. '
+            f'{HELD_REMEDY}')
     if report.unopened:
         closed = [str(one.port) for one in report.unopened]
         return _warning(
@@ -437,16 +453,13 @@ def ports(host: Survey) -> Result:
         allowed = PortRange.parse(host.port_range)
     except exception.InvalidOption as e:
         return _failure(f'{e} Correct it.')
-    if host.unrelayed:
+    unrelayed = sorted({one.port.name for one in host.report.unrelayed})
+    if unrelayed:
         return _failure(
             'Nobody can look at the serial consoles of '
-            f'{_count(len(host.unrelayed), "guest")}: {_some(host.unrelayed)}.'
+            f'{_count(len(unrelayed), "guest")}: {_some(unrelayed)}.'
             ' They are relayed, and the relay does not run, or cannot listen. '
             'Start virtlogd-console-relay.service, and see its log.')
-    if host.unrelayed is None:
-        return _warning(
-            'It is not known whether the relay runs: the kernel does not tell '
-            'who listens. Load its module tcp_diag.')
     used = {log.port.listener[1] for log in host.report.logs
             if log.port.listener is not None}
     free = len(allowed) - sum(port in allowed for port in used)
@@ -484,6 +497,31 @@ def histories(host: Survey) -> Result:
     return _success()
 
 
+def kept_logs(host: Survey) -> Result:
+    """Check that logs of deleted guests are kept, where that is wished."""
+    kept = host.kept
+    if kept is None:
+        return _success('[virtlogd] keep_deleted is 0')
+    if kept.fault:
+        return _warning(f'Logs of deleted guests cannot be kept: '
+                        f'{kept.fault}')
+    if kept.failed:
+        return _warning(
+            f'{_count(kept.failed, "log")} of deleted guests could not be '
+            'kept, or not whole, since nova-compute was started. See its log '
+            'for "is not kept", and the file system of instances_path.')
+    if kept.late:
+        return _warning(
+            f'{_count(kept.late, "log")} of deleted guests could not be put '
+            'where they are kept, which is tried again. See the log of '
+            'nova-compute for "is not kept", and the file system of '
+            'instances_path.')
+    oldest = ('' if kept.age is None else
+              f', the oldest of {kept.age / 3600:.1f} hours ago')
+    return _success(f'{_count(kept.count, "log")}, {_size(kept.size)} of '
+                    f'{_size(kept.limit)}{oldest}')
+
+
 Check = Callable[[Survey], Result]
 
 CHECKS: tuple[tuple[str, Check], ...] = (
@@ -499,4 +537,5 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ('Serial ports', ports),
     ('Health pass', health_pass),
     ('Histories', histories),
+    ('Kept logs', kept_logs),
 )

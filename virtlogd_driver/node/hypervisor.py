@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This hypervisor host: libvirt's view of it, and its network addresses.
+"""libvirt tells of this host and its guests, the kernel of its addresses.
 
 libvirt's errors become this project's here, and nowhere else.
 """
@@ -216,6 +216,17 @@ _NOT_BOOTED = {
 }
 
 
+def is_booted(domain: libvirt.virDomain) -> bool:
+    """Tell whether a running guest was started, as far as can be known.
+
+    False where it goes on from where it was: it is migrated here, or restored.
+
+    :raises libvirtError: it is gone, or libvirt does not answer
+    """
+    state, reason = domain.state()
+    return reason not in _NOT_BOOTED.get(state, ())
+
+
 def booted_xml(connection: libvirt.virConnect, uuid: str) -> str | None:
     """Give the domain XML of a guest that libvirt has just started.
 
@@ -226,8 +237,7 @@ def booted_xml(connection: libvirt.virConnect, uuid: str) -> str | None:
     """
     with translated():
         domain = connection.lookupByUUIDString(uuid)
-        state, reason = domain.state()
-        if reason in _NOT_BOOTED.get(state, ()):
+        if not is_booted(domain):
             return None
         xml: str = domain.XMLDesc()
     return xml

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks at a compute node, for the checks.
+"""The survey looks at a compute node, for the checks.
 
 Nothing here raises or hangs for what is wrong with the host: that is what is
 to be found out.
 """
 
+import contextlib
 import dataclasses
 import functools
 import glob
@@ -27,6 +28,7 @@ from virtlogd_driver.node.checks import (
     LOCAL,
     ConfError,
     FileSystem,
+    KeptLogs,
     OverBound,
     Survey,
 )
@@ -70,9 +72,10 @@ class Options:
     metrics_file: str | None
     #: What has not followed guests that have left this host, and why.
     waiting: tuple[str, ...] = ()
-    #: The numeric addresses that relayed guests listen on, and where the
-    #: relay does for their viewers; None: the latter cannot be told.
-    relay: tuple[str, str] | None = None
+    #: Where the relay listens; None: that cannot be told.
+    relay: watch.Relay | None = None
+    #: Looks at the logs of deleted guests; DiskStalled, as files may.
+    kept: Callable[[], KeptLogs | None] = lambda: None
 
 
 def survey(options: Options, connect: Callable[[], Any],
@@ -88,15 +91,17 @@ def survey(options: Options, connect: Callable[[], Any],
     found: list[Port] = []
 
     def list_ports() -> Sequence[Port]:
-        found[:] = _of_libvirt(lambda: watch.list_ports(connect()))
+        found[:] = _of_libvirt(lambda: watch.list_ports(
+            connect(), off=True, relay=options.relay))
         return found
 
     report = _with_closed_ptys(health.examine(
         list_ports, options.virtlogd_socket, options.health_timeout,
-        list_viewers=viewer.viewers, listening=viewer.listening,
+        list_viewers=viewer.viewers, confirm_after=_ENDING,
+        listening=viewer.listening,
         find=health.find_unlinked(options.virtlogd_socket,
                                   options.health_timeout)))
-    guests = _guests(report, connect)
+    running = [port for port in found if port.active]
     helper_error = _helper_error(options, report) if with_nova else ''
     return Survey(
         nova_version=_nova_version(),
@@ -111,20 +116,32 @@ def survey(options: Options, connect: Callable[[], Any],
         qemu_conf_error=_qemu_conf_error(options.qemu_conf),
         rotation=rotation,
         report=report,
-        not_appended=tuple(_not_appended(guests)),
-        held=tuple(_held(guests, options, report, connect)),
+        not_appended=tuple(_not_appended(_guests(report, connect))),
         file_systems=tuple(_file_systems(
-            [port.log for port in found if port.log],
+            [port.log for port in running if port.log],
             options.instances_path, _bound(rotation))),
         serial_console=options.serial_console,
         port_range=options.port_range,
         address_error=_address_error(options.proxyclient_address),
-        unrelayed=_unrelayed(found, options.relay),
         health_interval=options.health_interval,
         metrics_file=options.metrics_file,
         last_pass_age=_last_pass_age(options.metrics_file),
         selinux=_selinux(options.instances_path),
-        waiting=options.waiting)
+        waiting=options.waiting,
+        kept=_kept(options))
+
+
+def _kept(options: Options) -> KeptLogs | None:
+    """Give what is kept of deleted guests, with what is known of the rest."""
+    try:
+        found = options.kept()
+    except exception.DiskStalled as e:
+        return KeptLogs(0, 0, 0, None, 0, 0, str(e))
+    failed = 0
+    if found is not None and options.metrics_file:
+        with contextlib.suppress(OSError, ValueError):
+            failed = metrics.not_kept(options.metrics_file)
+    return found and dataclasses.replace(found, failed=failed)
 
 
 def _within(seconds: float, function: Callable[[], _T]) -> _T:
@@ -232,26 +249,6 @@ def _files_passed() -> bool | None:
         return None
 
 
-def _unrelayed(found: Sequence[Port],
-               relay: tuple[str, str] | None) -> tuple[str, ...] | None:
-    """Give names of guests that wait for the relay, which is not there.
-
-    :param relay: as of Options
-    :returns: None: the kernel does not tell
-    """
-    if relay is None:
-        return ()
-    inner, outer = relay
-    relayed = {(outer, port.listener[1]): port.name for port in found
-               if port.listener is not None and port.listener[0] == inner}
-    try:
-        listening = viewer.listening(relayed)
-    except OSError:
-        return None
-    return tuple(sorted({name for address, name in relayed.items()
-                         if address not in listening}))
-
-
 def _rotation(path: str) -> settings.VirtlogdSettings | ConfError:
     try:
         return conf_files.virtlogd_settings(path)
@@ -307,33 +304,6 @@ def _not_appended(guests: Sequence[hypervisor.Guest]) -> Iterator[str]:
                 device.log is not None and not device.log.append
                 for device in _devices(guest)):
             yield guest.name
-
-
-def _held(guests: Sequence[hypervisor.Guest], options: Options,
-          report: Report, connect: Callable[[], Any]) -> Iterator[str]:
-    """Give logs of guests that are off which virtlogd still has open.
-
-    Looked at twice, as one may just have ended.
-    """
-    if report.daemon is not DaemonState.UP:
-        return
-    logs = _open(guests, options)
-    if logs:
-        time.sleep(_ENDING)
-        again = _open(_guests(report, connect), options)
-        yield from sorted(logs & again)
-
-
-def _open(guests: Sequence[hypervisor.Guest], options: Options) -> set[str]:
-    logs = [(guest.name, device.log_file)
-            for guest in guests if not guest.active
-            for device in _devices(guest) if device.log_file]
-    if not logs:
-        return set()
-    _, _, answers = health.ask(
-        options.virtlogd_socket, logs, options.health_timeout)
-    return {log for (_, log), answer in zip(logs, answers, strict=False)
-            if answer == virtlogd_privileged.OPEN}
 
 
 def _address_error(address: str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether virtlogd answers, and whether each guest's log is alive.
+"""A report tells whether virtlogd answers, and whether each log is alive.
 
 Exact, not guessed from sizes: virtlogd itself says which logs it writes, the
 kernel which viewer stops a guest. ``examine`` makes one report of what was
@@ -108,6 +108,10 @@ class Unopened:
     #: Time of the pass that found it first.
     since: float
 
+    def lasts(self, now: float) -> bool:
+        """Tell whether it is so for long, and not just for now."""
+        return now - self.since >= CLOSED_AFTER
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -124,6 +128,9 @@ class Report:
     viewers: str = ''
     #: Ports without an interactive console, if they stay so.
     unopened: tuple[Unopened, ...] = ()
+    #: Ports that listen for the relay alone, which listens for none of their
+    #: viewers, if it stays so.
+    unrelayed: tuple[Unopened, ...] = ()
     #: Why the files of some logs were not looked at.
     stalled: tuple[str, ...] = ()
     #: Time of the pass, in seconds since the epoch.
@@ -143,7 +150,16 @@ class Report:
         another moment while its log is brought back.
         """
         return tuple(one.port for one in self.unopened
-                     if self.time - one.since >= CLOSED_AFTER)
+                     if one.lasts(self.time))
+
+    @property
+    def without_relay(self) -> tuple[Port, ...]:
+        """Give ports that nobody can look at, and not just for now.
+
+        The relay listens a moment after QEMU does.
+        """
+        return tuple(one.port for one in self.unrelayed
+                     if one.lasts(self.time))
 
 
 def ask(socket_path: str, logs: list[tuple[str, str]],
@@ -268,6 +284,7 @@ def examine(list_ports: Callable[[], Sequence[Port]], socket_path: str,
                  else state) for port, state in seen]
     stuck: tuple[Stuck, ...] = ()
     unopened: Sequence[Port] = ()
+    unrelayed: Sequence[Port] = ()
     viewers = ''
     if list_viewers is not None:
         try:
@@ -275,6 +292,7 @@ def examine(list_ports: Callable[[], Sequence[Port]], socket_path: str,
                                  list_viewers))
             if listening is not None:
                 unopened = _unopened(seen, listening)
+                unrelayed = _unrelayed([port for port, _ in seen], listening)
         except OSError as e:
             viewers = (f'The kernel does not tell who is connected ({e}). '
                        'Load its modules inet_diag and tcp_diag.')
@@ -282,7 +300,8 @@ def examine(list_ports: Callable[[], Sequence[Port]], socket_path: str,
     return Report(daemon, reason, libvirt,
                   tuple(Log(port, state) for port, state in seen), stuck,
                   viewers, tuple(Unopened(port, now) for port in unopened),
-                  stalled, now, time.monotonic() - start)
+                  tuple(Unopened(port, now) for port in unrelayed), stalled,
+                  now, time.monotonic() - start)
 
 
 def _stuck(ports: Sequence[Port],
@@ -306,6 +325,21 @@ def _unopened(seen: _Seen,
         # Guests listen in another network namespace than this process.
         return []
     return [port for port, listener in wanted.items() if listener not in found]
+
+
+def _unrelayed(ports: Sequence[Port],
+               listening: Callable[[list[Address]], set[Address]]
+               ) -> list[Port]:
+    """Give ports that wait for the relay, which does not listen."""
+    relayed = {port: port.relay for port in ports
+               if port.active and port.listener is not None
+               and port.relay is not None}
+    found = listening([address for port, relay in relayed.items()
+                       for address in (port.listener, relay) if address])
+    # One that does not listen itself is another matter, or is in another
+    # network namespace.
+    return [port for port, relay in relayed.items()
+            if port.listener in found and relay not in found]
 
 
 #: May be so for a moment, while a guest starts or ends.
@@ -365,6 +399,9 @@ class Changes:
     #: Ports that have no interactive console, and that have one again.
     closed: tuple[Port, ...] = ()
     opened: tuple[Port, ...] = ()
+    #: Ports that the relay does not listen for, and does again.
+    unrelayed: tuple[Port, ...] = ()
+    relayed: tuple[Port, ...] = ()
     #: Ports whose log is in a file that is not at its path.
     unlinked: tuple[Port, ...] = ()
     #: Ports of guests that are off, whose log is open all the same.
@@ -412,6 +449,12 @@ def changes(before: Report | None, now: Report) -> Changes:
         opened=tuple(log.port for log in now.logs
                      if before and log.port in before.closed
                      and log.port not in known.closed),
+        unrelayed=tuple(port for port in known.without_relay
+                        if before is None
+                        or port not in before.without_relay),
+        relayed=tuple(log.port for log in now.logs
+                      if before and log.port in before.without_relay
+                      and log.port not in known.without_relay),
         unlinked=became(LogState.UNLINKED),
         held=became(LogState.HELD),
         unclear=tuple(log.port for log in now.logs
@@ -434,17 +477,22 @@ def remember(before: Report | None, now: Report) -> Report:
         return dataclasses.replace(now, logs=before.logs, stuck=before.stuck,
                                    viewers=before.viewers,
                                    unopened=before.unopened,
+                                   unrelayed=before.unrelayed,
                                    stalled=before.stalled)
     if now.viewers:
         now = dataclasses.replace(now, stuck=before.stuck,
-                                  unopened=before.unopened)
-    since = {one.port: one for one in before.unopened}
+                                  unopened=before.unopened,
+                                  unrelayed=before.unrelayed)
+    closed = {one.port: one for one in before.unopened}
+    waiting = {one.port: one for one in before.unrelayed}
     old = {log.port: log for log in before.logs}
     return dataclasses.replace(
         now, logs=tuple(
             old.get(log.port, log) if log.state is LogState.UNKNOWN else log
             for log in now.logs),
-        unopened=tuple(since.get(one.port, one) for one in now.unopened))
+        unopened=tuple(closed.get(one.port, one) for one in now.unopened),
+        unrelayed=tuple(waiting.get(one.port, one)
+                        for one in now.unrelayed))
 
 
 def free_space(log: str, disks: Disks = DISKS) -> int | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The health pass, again and again beside nova-compute's work.
+"""The health pass is made again and again beside nova-compute's work.
 
 It runs on ``threading``'s threads, native or eventlet's, whichever the
 process has. What it is given to call may block a thread, but under eventlet
@@ -87,18 +87,21 @@ class HealthTask:
     :param publish: gets each report, for metrics; may raise OSError, or
         DiskStalled
     :param disks: asks file systems
+    :param clean: removes what each pass is to remove
     """
 
     def __init__(self, settings: Settings,
                  list_ports: Callable[[], Sequence[Port]],
                  reattach: Callable[[Port], str] | None = None,
                  publish: Callable[[Report, Totals], None] | None = None,
-                 disks: Disks | None = None) -> None:
+                 disks: Disks | None = None,
+                 clean: Callable[[], None] | None = None) -> None:
         self._settings = settings
         self._list_ports = list_ports
         self._reattach = reattach
         self._publish = publish
         self._disks = disks or Disks()
+        self._clean = clean
         self._calls = Calls()
         self._totals = Totals()
         self._report: Report | None = None
@@ -106,6 +109,7 @@ class HealthTask:
         self._healable = True
         self._disconnectable = True
         self._publishable = True
+        self._cleanable = True
         # A pass that hung may end while another report is taken.
         self._lock = threading.Lock()
         # Reports that passes made, and when one got on, by time.monotonic.
@@ -192,7 +196,8 @@ class HealthTask:
                 duration=last.duration if last else 0.0), made)
 
     def run_once(self) -> Report:
-        """Make one pass: look, say, heal, publish."""
+        """Make one pass: clean, look, say, heal, publish."""
+        self._clean_up()
         found = self._examine()
         self._take(found)
         if not self._stop.is_set():
@@ -201,6 +206,20 @@ class HealthTask:
                 found = self._examine()
                 self._take(found)
         return self._report or found
+
+    def _clean_up(self) -> None:
+        """First, as the rest may wait for libvirt."""
+        if self._clean is None:
+            return
+        try:
+            self._clean()
+            self._cleanable = True
+        except Exception as e:
+            # The rest of the pass is for guests that live.
+            if self._cleanable:
+                LOG.error('Logs of deleted guests stay longer than [virtlogd] '
+                          'keep_deleted says: %s', e)
+            self._cleanable = False
 
     def _examine(self) -> Report:
         socket_path = self._settings.socket_path
@@ -461,6 +480,17 @@ def _say(changes: health.Changes, found: Report, disks: Disks) -> None:
     for port in changes.opened:
         LOG.info('%s has its interactive console again.', port,
                  instance_uuid=port.guest)
+    if changes.unrelayed:
+        LOG.error(
+            'Nobody can look at %d interactive consoles (%s): they are '
+            'relayed, and the relay does not run, or cannot listen for their '
+            'viewers. Start virtlogd-console-relay.service, and see its log; '
+            'the guests and their logs go on.', len(changes.unrelayed),
+            _some([port.name for port in changes.unrelayed]))
+    if changes.relayed:
+        LOG.info('The relay listens for the viewers of %d interactive '
+                 'consoles again (%s).', len(changes.relayed),
+                 _some([port.name for port in changes.relayed]))
     if changes.unrotated:
         LOG.warning(
             'QEMU writes %d console logs itself, without bound (%s): set '
@@ -469,6 +499,13 @@ def _say(changes: health.Changes, found: Report, disks: Disks) -> None:
             len(changes.unrotated),
             _some([str(port.log) for port in changes.unrotated]))
     for stuck in changes.stuck:
+        if stuck.port.relay is not None:
+            LOG.error(
+                'The relay has not read what %s writes for %.0f s: the guest '
+                'and its log wait for it. Restart '
+                'virtlogd-console-relay.service.', stuck.port,
+                stuck.viewer.silent, instance_uuid=stuck.port.guest)
+            continue
         LOG.warning(
             'Viewer %s:%s of %s has not read for %.0f s: the output of the '
             'guest, and its log, wait for it. Disconnect it, or see '

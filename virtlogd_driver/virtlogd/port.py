@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The serial ports of a guest, as far as their logs are concerned."""
+"""A serial port of a guest is described as far as its log is concerned."""
 
 import ipaddress
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Address = tuple[str, int]
 
 #: What to do about a log that is held.
 HELD_REMEDY = (
-    'A process that is not QEMU has the log\'s pipe: look for it with "lsof '
-    '+E -p $(pidof virtlogd)", and end it. Do not restart virtlogd: all other '
-    'logs would be dead.')
+    'A process that is not QEMU has the log\'s pipe. Find it as root with '
+    '"lsof +E -p $(pidof virtlogd)", and end it. Do not restart virtlogd: all '
+    'other logs would be dead.')
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,9 @@ class Port:
     active: bool = True
     #: What of the port, or of its guest, is not understood; empty: all is.
     unclear: str = ''
+    #: Where the relay is to listen for its viewers; None: it is not relayed,
+    #: or that is not known just now.
+    relay: Address | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f'guest {self.guest} ({self.name}), serial port {self.number}'

@@ -38,12 +38,10 @@ GOOD = Survey(
     report=Report(DaemonState.UP,
                   logs=logs(LogState.ALIVE, LogState.ALIVE)),
     not_appended=(),
-    held=(),
     file_systems=(FileSystem('/var', 'ext4', 100 * MIB, 2, 3 * MIB),),
     serial_console=True,
     port_range='10000:10019',
     address_error='',
-    unrelayed=(),
     health_interval=60,
     metrics_file='/virtlogd.prom',
     last_pass_age=30.0)
@@ -62,6 +60,11 @@ def report(daemon: DaemonState = DaemonState.UP,
     return {'report': Report(daemon, **{
         'reason': '' if daemon is DaemonState.UP else 'Not up. Start it.',
         **changes})}
+
+
+def kept(**changes: Any) -> dict[str, Any]:
+    return {'kept': dataclasses.replace(checks.KeptLogs(
+        3, 5 * MIB, 1024 * MIB, 5400.0, 0, 0, ''), **changes)}
 
 
 # What is wrong, the check that says so, how badly, what is wrong, the remedy.
@@ -152,8 +155,9 @@ BROKEN: list[tuple[dict[str, Any], str, Code, str, str]] = [
     (report(logs=logs(LogState.ALIVE, LogState.DEAD)),
      'Logs', Code.FAILURE, 'uuid-1 (guest1)',
      '"virtlogd-console reattach GUEST" brings it back'),
-    ({'held': ('/a/console.log',)},
-     'Logs', Code.WARNING, 'Still open at virtlogd', 'lsof -E'),
+    (report(logs=(Log(dataclasses.replace(PORTS[0], active=False),
+                      LogState.HELD),)),
+     'Logs', Code.WARNING, '): guest uuid-0 (guest0)', 'lsof'),
     ({'not_appended': ('guest1', 'guest2')},
      'Logs', Code.WARNING, '2 guests lose the log', 'Reboot them hard'),
     (report(logs=logs(LogState.ALIVE, LogState.UNLINKED)),
@@ -201,10 +205,8 @@ BROKEN: list[tuple[dict[str, Any], str, Code, str, str]] = [
     ({'selinux': Denial('/instances', 'virtlogd_t', 'nfs_t', ())},
      'Log directories', Code.FAILURE, '(nfs_t)',
      'with nfs_t in place of nova_var_lib_t'),
-    ({'unrelayed': None}, 'Serial ports', Code.WARNING,
-     'not known whether the relay runs', 'Load its module'),
-    ({'unrelayed': ('guest1',)},
-     'Serial ports', Code.FAILURE, 'consoles of 1 guest: guest1',
+    (report(unrelayed=(health.Unopened(PORTS[0], 0),)),
+     'Serial ports', Code.FAILURE, 'consoles of 1 guest: guest0',
      'Start virtlogd-console-relay.service'),
     ({'address_error': 'No such address: set it'},
      'Serial ports', Code.WARNING,
@@ -221,7 +223,24 @@ BROKEN: list[tuple[dict[str, Any], str, Code, str, str]] = [
      'Health pass', Code.FAILURE, '200 s ago', 'See whether nova-compute'),
     ({'waiting': ('6ba7b810 (the copy to host2: refused)',)},
      'Histories', Code.WARNING, 'refused', 'See "virtlogd-console history'),
+    (kept(fault='/x is full. Free some space.'),
+     'Kept logs', Code.WARNING, 'cannot be kept: /x is full', 'Free'),
+    (kept(failed=2),
+     'Kept logs', Code.WARNING, '2 logs of deleted guests could not be kept',
+     'See its log'),
+    (kept(late=1),
+     'Kept logs', Code.WARNING, '1 log of deleted guests could not be put',
+     'See the log'),
 ]
+
+
+def test_what_is_kept_of_deleted_guests() -> None:
+    for changes, details in (
+            ({}, '[virtlogd] keep_deleted is 0'),
+            (kept(), '3 logs, 5 MiB of 1 GiB, the oldest of 1.5 hours ago'),
+            (kept(count=0, size=0, age=None), '0 logs, 0 bytes of 1 GiB')):
+        result = checks.kept_logs(dataclasses.replace(GOOD, **changes))
+        assert (result.code, result.details) == (Code.SUCCESS, details)
 
 
 @pytest.mark.parametrize(('changes', 'check', 'code', 'fault', 'remedy'),

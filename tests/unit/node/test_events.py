@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guests as libvirt tells of them, while it fails for one."""
+"""libvirt's events tell of guests, also while libvirt fails for one."""
 
+import asyncio
+import threading
+import time
 from typing import Any
+from unittest import mock
 
 import libvirt
 import pytest
 
 from tests.unit import fake_libvirt
 from virtlogd_driver import exception
+from virtlogd_driver.node import events
 from virtlogd_driver.node.events import Report, Running, Watch
 
 
@@ -18,6 +23,7 @@ class Domain:
         self._uuid = uuid
         self.code: int | None = None
         self.run = 1
+        self.persistent = 1
 
     def UUIDString(self) -> str:
         return self._uuid
@@ -33,6 +39,13 @@ class Domain:
     def XMLDesc(self) -> str:
         return '<domain/>'
 
+    def state(self) -> tuple[int, int]:
+        return (libvirt.VIR_DOMAIN_RUNNING,
+                libvirt.VIR_DOMAIN_RUNNING_BOOTED)
+
+    def isPersistent(self) -> int:
+        return self.persistent
+
 
 class Connection:
     def __init__(self, *domains: Domain) -> None:
@@ -43,7 +56,7 @@ class Connection:
         return self.alive
 
     def listAllDomains(self, flags: int) -> list[Domain]:
-        assert flags == libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
+        assert flags in (0, libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
         return list(self._domains.values())
 
     def lookupByUUIDString(self, uuid: str) -> Domain:
@@ -84,11 +97,162 @@ def test_one_that_libvirt_fails_for_stays_as_it_was(watch, reports) -> None:
     assert reports[-1].looked_at == {'1', '2', 'gone'}
 
 
+@pytest.fixture
+def all_watched(reports: list[Report]) -> Watch:
+    return Watch('test:///default', 60, reports.append, everything=True)
+
+
+STOPPED = libvirt.VIR_DOMAIN_EVENT_STOPPED
+
+
+def test_one_that_was_migrated_away_is_here_no_more(
+        all_watched, reports) -> None:
+    """libvirt has it for a moment, or for ever, and then says nothing."""
+    moved, stopped = Domain('1'), Domain('2')
+    moved.run = stopped.run = -1
+    connection = Connection(moved, stopped)
+    all_watched._happened(None, moved, STOPPED,
+                          libvirt.VIR_DOMAIN_EVENT_STOPPED_MIGRATED, None)
+    all_watched._happened(None, stopped, STOPPED,
+                          libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN, None)
+    all_watched._look_at_changed(connection)
+    assert _runs(reports) == {'2': -1}
+    all_watched._look_at_all(connection)
+    assert _runs(reports) == {'2': -1}
+    assert reports[-1].unknown == frozenset()
+    # It comes back.
+    moved.run = 4
+    all_watched._happened(None, moved, libvirt.VIR_DOMAIN_EVENT_STARTED,
+                          libvirt.VIR_DOMAIN_EVENT_STARTED_BOOTED, None)
+    all_watched._look_at_changed(connection)
+    moved.run = -1
+    all_watched._look_at_all(connection)
+    assert _runs(reports) == {'1': -1, '2': -1}
+
+
+def test_who_was_migrated_away_is_not_kept_for_ever(all_watched) -> None:
+    all_watched._happened(None, Domain('1'), STOPPED,
+                          libvirt.VIR_DOMAIN_EVENT_STOPPED_MIGRATED, None)
+    all_watched._look_at_all(Connection())
+    assert not all_watched._moved
+
+
+def test_one_that_is_not_persistent_has_gone_when_it_stops(
+        all_watched, reports) -> None:
+    """As on a host to which a migration has failed."""
+    guest = Domain('1')
+    guest.persistent = 0
+    all_watched._look_at_all(Connection(guest))
+    assert _runs(reports) == {'1': 1}
+    guest.run = -1
+    all_watched.look_at('1')
+    all_watched._look_at_changed(Connection(guest))
+    assert _runs(reports) == {}
+
+
+def test_one_that_libvirt_fails_for_is_looked_at_again(
+        watch, reports, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, '_PAUSE', 0.01)
+    guest = Domain('1')
+    guest.code = libvirt.VIR_ERR_OPERATION_TIMEOUT
+
+    async def follow() -> None:
+        watch._wake = asyncio.Event()
+        watch._loop = asyncio.get_running_loop()
+        later = mock.patch.object(watch._loop, 'call_later',
+                                  wraps=watch._loop.call_later)
+        with later as asked:
+            for _ in range(3):
+                watch._look_at_all(Connection(guest))
+        # However often it fails meanwhile.
+        assert asked.call_count == 1
+        guest.code = None
+        await watch._wake.wait()
+        watch._look_at_changed(Connection(guest))
+    asyncio.run(asyncio.wait_for(follow(), 60))
+    assert _runs(reports) == {'1': 1}
+
+
 def test_one_that_was_never_seen_is_left_out(watch, reports) -> None:
     busy = Domain('1')
     busy.code = libvirt.VIR_ERR_OPERATION_TIMEOUT
     watch._look_at_all(Connection(busy, Domain('2')))
     assert _runs(reports) == {'2': 1}
+
+
+class Hanging(Domain):
+    """A guest that libvirt does not answer for, until it may."""
+
+    def __init__(self, uuid: str) -> None:
+        super().__init__(uuid)
+        self.go = threading.Event()
+
+    def XMLDesc(self) -> str:
+        assert self.go.wait(60)
+        return super().XMLDesc()
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libvirt has little time."""
+    monkeypatch.setattr(events, 'PATIENCE', 0.05)
+    monkeypatch.setattr(events, 'LONGEST', 0.2)
+
+
+def test_one_that_libvirt_does_not_answer_for(soon, watch, reports) -> None:
+    """All others are told of; it is as it was, or not known yet."""
+    before = threading.active_count()
+    hung, other = Hanging('1'), Domain('2')
+    connection = Connection(hung, other)
+    for run in (1, 2):
+        other.run = run
+        watch._look_at_all(connection)
+        assert _runs(reports) == {'2': run}
+        assert reports[-1].unknown == {'1'}
+    other.run = 3
+    for uuid in ('1', '2'):
+        watch.look_at(uuid)
+    watch._look_at_changed(connection)
+    assert _runs(reports) == {'2': 3}
+    # The one that waits for it, and the one for the others.
+    assert threading.active_count() <= before + 2
+    hung.go.set()
+    deadline = time.monotonic() + 60
+    while '1' not in _runs(reports):
+        assert time.monotonic() < deadline
+        watch._look_at_changed(connection)
+    assert _runs(reports) == {'1': 1, '2': 3}
+    assert reports[-1].unknown == frozenset()
+    # It is known now, and stays so while it hangs again.
+    hung.go.clear()
+    hung.run, other.run = 9, 4
+    watch._look_at_all(connection)
+    assert _runs(reports) == {'1': 1, '2': 4}
+    assert reports[-1].unknown == frozenset()
+    hung.go.set()
+
+
+def test_one_thread_is_left_with_one_that_hangs(soon, watch) -> None:
+    hung = Hanging('1')
+    connection = Connection(hung, Domain('2'))
+    watch._look_at_all(connection)
+    before = threading.active_count()
+    for _ in range(5):
+        watch.look_at('1')
+        watch._look_at_changed(connection)
+        watch._look_at_all(connection)
+    assert threading.active_count() <= before + 1
+    hung.go.set()
+
+
+def test_libvirt_does_not_answer_at_all(soon, watch, reports) -> None:
+    go = threading.Event()
+    connection = Connection(Domain('1'))
+    connection.listAllDomains = lambda flags: go.wait(60)
+    with pytest.raises(exception.HostError, match='has not answered for'):
+        watch._look_at_all(connection)
+    go.set()
+    assert reports == []
 
 
 def test_libvirt_itself_is_gone(watch, reports) -> None:

@@ -53,6 +53,7 @@ def test_every_metric(tmp_path: pathlib.Path) -> None:
         ('console_log_alive', ('uuid', '1')): 0,
         ('stuck_viewers', ()): 1,
         ('closed_consoles', ()): 1,
+        ('unrelayed_consoles', ()): 0,
         ('libvirt_up', ()): 1,
         ('health_pass_timestamp_seconds', ()): 1792800000.25,
         ('health_pass_duration_seconds', ()): 0.0625,
@@ -62,6 +63,25 @@ def test_every_metric(tmp_path: pathlib.Path) -> None:
         ('viewers_disconnected_total', ()): 2,
     }
     assert metrics.last_pass(str(path)) == 1792800000.25
+
+
+@pytest.mark.parametrize(('oldest', 'count'), [(None, 0), (1e9, 3)])
+def test_logs_of_deleted_guests(tmp_path: pathlib.Path, oldest: float | None,
+                                count: int) -> None:
+    path = tmp_path / 'virtlogd.prom'
+    metrics.write(str(path), REPORT, Totals(), metrics.Kept(
+        count, 4096, oldest, False, 2))
+    assert {name: value for (name, _), value in samples(path).items()
+            if 'deleted' in name} == {
+        'deleted_logs': count,
+        'deleted_logs_bytes': 4096,
+        'deleted_logs_usable': 0,
+        'deleted_logs_not_kept_total': 2,
+        **({} if oldest is None else {
+            'deleted_logs_oldest_timestamp_seconds': oldest})}
+    assert metrics.not_kept(str(path)) == 2
+    metrics.write(str(path), REPORT, Totals())
+    assert metrics.not_kept(str(path)) == 0
 
 
 def test_file_is_replaced_whole_and_others_may_read_it(

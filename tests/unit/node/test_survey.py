@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is looked at, and what is not touched; as a whole: cmd/test_status."""
+"""The survey looks at no more than it has to; as a whole: cmd/test_status."""
 
 import os
 import pathlib
@@ -13,7 +13,7 @@ from virtlogd_driver import exception
 from virtlogd_driver.console_log import privileged, reader
 from virtlogd_driver.node import survey
 from virtlogd_driver.node.checks import FileSystem
-from virtlogd_driver.virtlogd import disk, health, viewer
+from virtlogd_driver.virtlogd import disk, health
 from virtlogd_driver.virtlogd import privileged as daemon_privileged
 from virtlogd_driver.virtlogd.health import LogState
 from virtlogd_driver.virtlogd.port import Port
@@ -139,32 +139,6 @@ def test_instances_path_that_is_not_there(
 
 OPTIONS = survey.Options(
     '', '/nfs', False, '', '', '', '', '/none', 60, 1, None)
-
-
-RELAY = ('127.0.101.1', '192.0.2.7')
-
-
-def _listeners() -> list[Port]:
-    return [Port(name, name, 0, None, listener) for name, listener in (
-        ('relayed', (RELAY[0], 10000)), ('alone', (RELAY[0], 10001)),
-        ('direct', ('192.0.2.7', 10002)), ('file', None))]
-
-
-def test_guests_that_wait_for_the_relay(
-        monkeypatch: pytest.MonkeyPatch) -> None:
-    """That QEMU listens for the relay is not the relay."""
-    monkeypatch.setattr(viewer, 'listening', lambda asked: set(asked) & {
-        (RELAY[0], 10000), (RELAY[0], 10001), (RELAY[1], 10000)})
-    assert survey._unrelayed(_listeners(), RELAY) == ('alone',)
-    assert survey._unrelayed(_listeners(), None) == ()
-
-
-def test_a_kernel_that_does_not_tell_who_listens(
-        monkeypatch: pytest.MonkeyPatch) -> None:
-    def listening(asked: object) -> None:
-        raise OSError('no sock_diag')
-    monkeypatch.setattr(viewer, 'listening', listening)
-    assert survey._unrelayed(_listeners(), RELAY) is None
 
 
 @pytest.mark.parametrize('error', [

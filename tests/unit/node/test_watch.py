@@ -38,6 +38,19 @@ def test_listener(source: str, listener: tuple[str, int] | None) -> None:
     assert found.listener == listener
 
 
+def test_where_the_relay_listens() -> None:
+    relay = watch.Relay('127.20.0.1', 'fd00:0::7')
+    with fake_libvirt.FakeLibvirt(fake_libvirt.domain_xml(
+            fake_libvirt.serial(0, 10000, host='127.20.0.1')
+            + fake_libvirt.serial(1, 10001)
+            + "<serial type='pty'><target port='2'/></serial>")) as fake:
+        found = watch.list_ports(fake.connection, relay=relay)
+        assert [port.relay for port in found] == [
+            ('fd00::7', 10000), None, None]
+        assert not any(port.relay
+                       for port in watch.list_ports(fake.connection))
+
+
 def test_a_guest_that_does_not_run_has_none() -> None:
     with fake_libvirt.FakeLibvirt(
             fake_libvirt.domain_xml(fake_libvirt.serial())) as fake:

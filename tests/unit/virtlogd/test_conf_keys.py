@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our kinds of values against the getters of the installed libvirt."""
+"""Our kinds of values are those of the getters of the installed libvirt."""
 
 import ctypes
 from collections.abc import Callable
@@ -53,7 +53,7 @@ VALUES = st.one_of(
 
 @pytest.mark.parametrize('kind', KINDS)
 @hypothesis.given(text=VALUES)
-@hypothesis.settings(max_examples=200, deadline=None)
+@hypothesis.settings(max_examples=200)
 def test_a_kind_takes_what_libvirt_takes(kind: str, text: str) -> None:
     value = settings.parse(f'a = {text}\n')['a']
     assert getattr(conf_keys, kind).takes(value) == KINDS[kind](text)

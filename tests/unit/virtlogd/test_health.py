@@ -3,6 +3,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Sequence
+from typing import NoReturn
 
 import pytest
 from oslo_privsep import daemon as privsep
@@ -10,6 +11,7 @@ from oslo_privsep import daemon as privsep
 from tests.unit.virtlogd.fake_virtlogd import FakeVirtlogd, port
 from virtlogd_driver import exception
 from virtlogd_driver.virtlogd import health, privileged, unlinked
+from virtlogd_driver.virtlogd.disk import Disks
 from virtlogd_driver.virtlogd.health import DaemonState, LogState
 from virtlogd_driver.virtlogd.port import Port
 from virtlogd_driver.virtlogd.viewer import STUCK_AFTER, Viewer
@@ -310,12 +312,13 @@ class Listeners:
         self.open = {port(0).listener, port(1).listener}
         self.report: health.Report | None = None
         self._time = 0.0
+        self.ports = [port(0), port(1)]
         monkeypatch.setattr(time, 'time', lambda: self._time)
 
     def next(self, seconds: float = 0) -> health.Changes:
         self._time += seconds
         found = health.examine(
-            lambda: [port(0), port(1)], '/sock', 1, self.virtlogd,
+            lambda: self.ports, '/sock', 1, self.virtlogd,
             lambda listeners: [], 0,
             lambda listeners: {one for one in listeners if one in self.open})
         changes = health.changes(self.report, found)
@@ -342,6 +345,51 @@ def test_port_that_nobody_listens_on_for_long_is_said_once(
     assert passes.next(60) == NOTHING
 
 
+class Relayed(Listeners):
+    """The same, where the first guest is relayed."""
+
+    OUTER = ('192.0.2.7', 10000)
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(monkeypatch)
+        self.virtlogd.open.add('/a/1')
+        self.ports = [dataclasses.replace(port(0), relay=self.OUTER), port(1)]
+        self.open.add(self.OUTER)
+
+
+def test_a_relay_that_does_not_listen_is_said_once(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = Relayed(monkeypatch)
+    assert passes.next() == NOTHING
+    passes.open.remove(passes.OUTER)
+    assert passes.next(60) == NOTHING
+    assert passes.next(health.CLOSED_AFTER).unrelayed == (port(0),)
+    assert passes.next(60) == NOTHING
+    # It is not known where it listens: nothing is said of it.
+    passes.virtlogd.daemon = privileged.HUNG
+    assert passes.next(60).relayed == ()
+    passes.virtlogd.daemon = privileged.UP
+    assert passes.next(60).unrelayed == ()
+    passes.open.add(passes.OUTER)
+    assert passes.next(60).relayed == (port(0),)
+    assert passes.next(60) == NOTHING
+
+
+def test_a_guest_that_does_not_listen_is_no_matter_of_the_relay(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = Relayed(monkeypatch)
+    passes.open -= {passes.OUTER, port(0).listener}
+    passes.next()
+    assert passes.next(60).unrelayed == ()
+    assert passes.report is not None
+    assert passes.report.closed == (port(0),)
+
+
+def test_where_the_relay_is_tells_no_port_from_another() -> None:
+    """A name may not resolve for a while: no log dies again of that."""
+    assert dataclasses.replace(port(0), relay=('192.0.2.7', 1)) == port(0)
+
+
 def test_port_that_is_listened_on_after_a_moment_is_not_said(
         monkeypatch: pytest.MonkeyPatch) -> None:
     passes = Listeners(monkeypatch)
@@ -362,15 +410,84 @@ def test_guests_of_another_network_namespace_are_not_judged(
         assert passes.next(60) == NOTHING
 
 
-def test_a_pass_over_500_guests_is_cheap() -> None:
-    ports = [port(0, guest=str(number)) for number in range(500)]
-    virtlogd = FakeVirtlogd(*[one.log for one in ports[1:] if one.log])
-    report = examine(virtlogd, *ports)
-    assert report.count(LogState.ALIVE) == 499
-    assert report.duration < 0.5
+def test_the_only_guest_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = Listeners(monkeypatch)
+    passes.ports = [port(0)]
+    passes.open.clear()
+    passes.next()
+    assert passes.next(60).closed == (port(0),)
+
+
+def test_a_log_that_virtlogd_does_not_write_is_judged_by_that(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = Listeners(monkeypatch)
+    passes.virtlogd.by_qemu = {'/a/1'}
+    passes.open.remove(port(1).listener)
+    passes.next()
+    assert passes.next(60) == NOTHING
+
+
+def test_a_log_that_seems_dead_is_looked_at_again_soon(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, 'sleep', pauses.append)
+    health.examine(lambda: [port(0)], '/sock', 1, FakeVirtlogd())
+    [pause] = pauses
+    assert 0 < pause < 1
+
+
+def test_a_pass_asks_as_often_for_500_guests_as_for_two() -> None:
+    calls = []
+    for count in (2, 500):
+        ports = [port(0, guest=str(number)) for number in range(count)]
+        virtlogd = FakeVirtlogd(*[one.log for one in ports[1:] if one.log])
+        report = examine(virtlogd, *ports)
+        assert report.count(LogState.ALIVE) == count - 1
+        calls.append(virtlogd.calls)
+    assert calls[0] == calls[1]
+
+
+class Stalled(Disks):
+    """Each file system stalls."""
+
+    def ask(self, path: str, *_: object) -> NoReturn:  # type: ignore[override]
+        raise exception.DiskStalled(f'{path} does not answer.')
+
+
+def test_the_disk_of_a_log_stalls() -> None:
+    assert health.free_space('/a/0', Stalled()) is None
+    with pytest.raises(exception.VirtlogdHung, match='/a/0 does not answer'):
+        health.check_ready('/sock', ['/a/0'], 1, FakeVirtlogd(),
+                           Stalled())
+
+
+def test_the_disk_of_a_log_is_full(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {'/a': health.FULL_BELOW, '/b': health.FULL_BELOW - 1}
+    monkeypatch.setattr(health, '_free', free.__getitem__)
+    assert health.free_space('/b/0') == free['/b']
+    health.check_ready('/sock', ['/a/0'], 1, FakeVirtlogd())
+    with pytest.raises(exception.LogDiskFull, match='/b is full'):
+        health.check_ready('/sock', ['/a/0', '/b/0'], 1, FakeVirtlogd())
 
 
 class TestWaitUntilClosed:
+
+    def test_as_long_as_it_may(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A last time when the time is over, however long virtlogd takes."""
+        now, timeouts, pauses = 100.0, [], []
+        monkeypatch.setattr(time, 'monotonic', lambda: now)
+        monkeypatch.setattr(time, 'sleep', pauses.append)
+
+        def probe(path: str, logs: list[tuple[str, str]],
+                  timeout: float) -> tuple[str, str, Sequence[str]]:
+            nonlocal now
+            now += 2.5
+            timeouts.append(timeout)
+            return privileged.UP, '', [privileged.OPEN]
+        assert not health.wait_until_closed('/sock', ['/a/0'], 5, probe)
+        assert timeouts == [5.0, 2.5, 0.1]
+        assert all(0 < pause < 0.1 for pause in pauses)
 
     def test_none_is_open(self) -> None:
         assert health.wait_until_closed('/sock', ['/a/0'], 1, FakeVirtlogd())
@@ -475,11 +592,17 @@ def test_dead_logs_are_not_looked_for() -> None:
     assert asked == ['/a/0']
 
 
-def test_what_virtlogd_does_not_answer_hides_logs() -> None:
+@pytest.mark.parametrize('given', [False, True])
+def test_what_virtlogd_does_not_answer_hides_logs(
+        given: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> Sequence[tuple[int, int]]:
         raise exception.VirtlogdHung('no')
 
-    found = health.find_unlinked('/s', 1, positions=refuse)
+    def other(*_: object) -> Sequence[tuple[int, int]]:
+        raise AssertionError
+    monkeypatch.setattr(privileged, 'positions', other if given else refuse)
+    found = health.find_unlinked(
+        '/s', 1, positions=refuse if given else None)
     here = str(pathlib.Path(__file__))
     assert found([here]).unseen == {here}
 

