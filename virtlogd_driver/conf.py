@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of group ``[virtlogd]``.
+"""Group ``[virtlogd]`` consists of these options.
 
 ``[serial_console]`` and ``[libvirt]`` are nova's and are reused as they are.
 """
@@ -105,6 +105,48 @@ Possible values:
 
 * Any integer from 1.
 """),
+    cfg.Opt(
+        'keep_deleted',
+        type=_Integer(min=0),
+        default=0,
+        help="""
+Seconds that the console log of a deleted server is kept on its host; 0 is not
+at all.
+
+So is the log of a server whose boot failed on this host, wherever nova boots
+it next. They are renamed to ``deleted_console_logs`` in ``instances_path``,
+which nova-compute's user and root alone may read; ``virtlogd-console list
+--deleted`` lists them. Whoever promises that what is deleted is deleted leaves
+this at 0.
+
+Possible values:
+
+* 0: nothing is kept. What was is removed when nova-compute starts.
+* Any number of seconds.
+
+Related options:
+
+* ``keep_deleted_bytes``
+* ``health_interval``: each health pass removes what was kept for so long.
+"""),
+    cfg.Opt(
+        'keep_deleted_bytes',
+        type=_Integer(min=0),
+        default=1024 * 1024 * 1024,
+        help="""
+The most bytes of logs of deleted servers that this host keeps.
+
+The oldest go first, before their time; a log that is larger by itself is not
+kept. Each counts 12 KiB more than it has, for its directory.
+
+Possible values:
+
+* Any integer from 0.
+
+Related options:
+
+* ``keep_deleted``
+"""),
     cfg.BoolOpt(
         'upgrade_on_migration',
         default=False,
@@ -202,7 +244,8 @@ Possible values:
 Related options:
 
 * ``health_timeout``
-* ``reattach``, ``viewer_timeout`` and ``metrics_file``: what else a pass does.
+* ``reattach``, ``viewer_timeout``, ``metrics_file`` and ``keep_deleted``: what
+  else a pass does.
 * ``[virtlogd_privileged_daemon]``: how the privileged helper is started.
 """),
     cfg.FloatOpt(
@@ -346,7 +389,9 @@ Related options:
         choices=[
             ('all', 'each viewer may type'),
             ('first', 'the viewer that has been there longest may type, the '
-                      'others only watch until it has left'),
+                      'others only watch until it has left, or they take '
+                      'its turn with "virtlogd-console attach '
+                      '--take-over"'),
         ],
         help="""
 Who of several viewers of a serial port may type.
@@ -409,6 +454,23 @@ The most viewers of all serial ports of this host.
 Possible values:
 
 * Any integer from 1. Each may take ``relay_buffer_bytes`` of memory.
+"""),
+    cfg.StrOpt(
+        'relay_socket',
+        default='/run/virtlogd-console-relay/socket',
+        help="""
+Where the relay is asked who may type: by ``virtlogd-console attach``, with
+``--take-over`` or ``--watch``.
+
+Possible values:
+
+* An absolute path, of a Unix socket that the relay makes, for its own user and
+  root alone. Its directory has to be writable for the relay: the unit of
+  systemd makes the default's. The relay heeds it when it is started.
+
+Related options:
+
+* ``relay_writers``
 """),
     cfg.StrOpt(
         'relay_metrics_file',

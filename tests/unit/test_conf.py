@@ -42,6 +42,17 @@ def test_defaults() -> None:
     assert found.virtlogd.fallback_device == 'file'
 
 
+def test_the_unit_of_the_relay_makes_the_directory_of_its_socket() -> None:
+    found = _registered()
+    found([], project='nova')
+    unit = (SAMPLE.parents[1] / 'systemd/virtlogd-console-relay.service'
+            ).read_text().splitlines()
+    (name,) = [line.partition('=')[2] for line in unit
+               if line.startswith('RuntimeDirectory=')]
+    assert pathlib.Path(found.virtlogd.relay_socket).parent == (
+        pathlib.Path('/run') / name)
+
+
 @pytest.mark.parametrize(('line', 'value'), [
     ('max_console_bytes = 0', '0'),
     ('max_console_bytes = -5', '-5'),

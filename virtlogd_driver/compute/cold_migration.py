@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resize, cold migration, revert, rebuild and evacuation: the history of a
-guest goes along.
+"""A guest's history goes along when it is resized, moved, rebuilt, evacuated.
 
 In the order in which nova calls it.
 """
@@ -10,7 +9,6 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
 from nova.compute import power_state, task_states
@@ -18,26 +16,23 @@ from nova.objects import fields
 from nova.virt.libvirt.utils import get_instance_path
 
 from virtlogd_driver.compute.consoles import Consoles
-from virtlogd_driver.compute.histories import Histories, stat_of
+from virtlogd_driver.compute.histories import Histories, look_up, stat_of
 from virtlogd_driver.compute.nova_edge import nova_errors
 from virtlogd_driver.compute.options import Options
 from virtlogd_driver.compute.starts import Starts
 from virtlogd_driver.console_log import generation
 from virtlogd_driver.history import history, logs, outbox
 
-#: A guest's log does not outlive these.
-_FOR_GOOD = (task_states.DELETING, task_states.SOFT_DELETING,
-             task_states.SHELVING_OFFLOADING)
-
 
 def is_expected(uuid: str) -> bool:
-    """Whether nova's database has a guest with which something is going on."""
-    try:
-        instance = objects.Instance.get_by_uuid(
-            nova_context.get_admin_context(), uuid)
-    except nova_exception.InstanceNotFound:
-        return False
-    return instance.task_state is not None
+    """Tell whether a guest may still come to this host.
+
+    One that is deleted does not, nor does one with which nothing is going on.
+    One that nova's database does not know may (histories.look_up).
+    """
+    instance = look_up(uuid)
+    return instance is None or not (
+        instance.deleted or instance.task_state is None)
 
 
 class ColdMigration:
@@ -218,14 +213,11 @@ class ColdMigration:
 
     def _save(self, context: Any, instance: Any, destroy_disks: bool,
               directory: str) -> None:
-        task = instance.get('task_state', None)
         if destroy_disks:
             self._histories.gone(instance.uuid)
-            if task in _FOR_GOOD:
-                self._histories.deleted(instance, directory)
         # Where the directory that is gone back to is here, come_back sees to
         # it.
-        if (task == task_states.RESIZE_REVERTING
+        if (instance.get('task_state', None) == task_states.RESIZE_REVERTING
                 and os.path.isdir(directory)
                 and not os.path.isdir(logs.resized(directory))):
             self._send_back(context, instance, directory)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compute driver: nova's libvirt driver, with better consoles.
+"""The compute driver is nova's libvirt driver, with better consoles.
 
 A table of contents: each override says what differs from nova, whom it asks,
 and where nova's own method comes in. How it is done is in the modules beside
@@ -31,10 +31,9 @@ conf.register_opts(CONF)
 class VirtlogdDriver(libvirt_driver.LibvirtDriver):
     """nova's libvirt driver gets a log and a serial console at once."""
 
-    _health: periodic.HealthTask | None = None
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._health: periodic.HealthTask | None = None
         with nova_edge.nova_errors():
             seams.announce(nova_version.version_string())
             self._compose(Options(CONF))
@@ -60,7 +59,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
             self._options.check()
             self._consoles.capability()
             self._adopt_guests()
-        self._health = health.start(self._options, self._connection)
+        self._health = health.start(self._options, self._connection,
+                                    self._histories.deletions)
 
     def _adopt_guests(self) -> None:
         self._histories.adopt(self._consoles.adopt(nova_edge.outside_eventlet(
@@ -109,8 +109,7 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def spawn(self, context: Any, instance: Any, image_meta: Any,
               *args: Any, **kwargs: Any) -> None:
-        """Refuse a new guest that could not be logged: nova tries another
-        host."""
+        """Refuse a guest that could not be logged: nova tries elsewhere."""
         with nova_edge.nova_errors():
             wanted = self._consoles.plan(instance.flavor, image_meta)
         self._starts.check_new(instance)
@@ -293,3 +292,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
         with self._moves.saved(context, instance, destroy_disks):
             super().cleanup(context, instance, network_info,
                             block_device_info, destroy_disks, *args, **kwargs)
+
+    def delete_instance_files(self, instance: Any) -> Any:
+        """Keep the log of a guest that is gone, if that is wished."""
+        self._histories.deletions.files(instance)
+        return super().delete_instance_files(instance)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What guests wrote before, as they come to this host and leave it.
+"""What guests wrote before comes to this host and leaves it with them.
 
 Here is what nova's database says of it: where a guest is, whether it still
 exists. How it is kept is in history/.
@@ -17,6 +17,7 @@ from nova.virt.libvirt.utils import get_instance_path
 from oslo_log import log as logging
 
 from virtlogd_driver.compute.consoles import Consoles
+from virtlogd_driver.compute.deletions import Deletions
 from virtlogd_driver.compute.options import Options
 from virtlogd_driver.guest import char_device
 from virtlogd_driver.history import (
@@ -94,6 +95,7 @@ class Histories:
         self._connection = connection
         #: Gives what keeps histories, with today's options.
         self.kept = kept
+        self.deletions = Deletions(options, kept)
         self._arrivals = history.Arrivals()
         self._departures = carrier.Carrier(
             lambda path: self.kept().attempt(path, self._where))
@@ -243,6 +245,7 @@ class Histories:
             return history.Elsewhere(
                 "nova's database does not know the guest now")
         if instance.deleted:
+            self._keep_deleted(instance)
             return None
         here = instance.host == self._options.host
         moving = instance.task_state is not None
@@ -290,6 +293,7 @@ class Histories:
                 'after them until nova-compute starts again; '
                 '"virtlogd-console history" shows it'):
             self._adopt_departures()
+        self.deletions.look_around(starting=True)
 
     def _here(self, in_use: dict[str, list[str]]) -> set[str]:
         if not in_use:
@@ -311,6 +315,7 @@ class Histories:
             with history.errors_logged(None):
                 instance = look_up(uuid)
                 if instance is not None and instance.deleted:
+                    self._keep_deleted(instance)
                     outbox.discard(path)
                 elif instance is None and not outbox.is_filled(path):
                     # Where its logs are to go is not known: the next start
@@ -334,6 +339,7 @@ class Histories:
                 None, 'What has come late of what guests wrote before is not '
                 'in its place yet, and is looked for again in a minute'):
             self._look_around(self._options.instances_path)
+        self.deletions.look_around()
 
     def _look_around(self, instances_path: str) -> None:
         for uuid in inbox.coming(instances_path):
@@ -347,12 +353,14 @@ class Histories:
                 instance = look_up(uuid)
                 if (instance is not None and instance.deleted
                         and path in inbox.orphans(instances_path)):
+                    self._keep_deleted(instance)
                     LOG.info('%s is removed: guest %s is deleted', path, uuid)
                     files.remove_tree(path)
 
-    def deleted(self, instance: Any, directory: str) -> None:
-        """Remove what lies beside the directory of a deleted instance."""
-        self.kept().remove(instance, instance.uuid, directory)
+    def _keep_deleted(self, instance: Any) -> None:
+        """Keep what is left here of a guest that was deleted elsewhere."""
+        self.deletions.keep(instance, self._directory(instance.uuid),
+                            'deleted, on another host')
 
     def stop(self) -> None:
         """Stop waiting and sending: nova-compute ends, the next goes on."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nova's configuration, as far as guests' consoles depend on it.
+"""The options object reads nova's configuration, as far as consoles need it.
 
 The collaborators of the driver are given this object, and read no
 configuration themselves; a test gives them any object with these attributes.
@@ -12,6 +12,7 @@ from oslo_log import log as logging
 
 from virtlogd_driver import exception
 from virtlogd_driver.node import hypervisor
+from virtlogd_driver.node.watch import Relay
 from virtlogd_driver.relay import settings
 
 LOG = logging.getLogger(__name__)
@@ -100,6 +101,24 @@ class Options:
         """
         return (str(self.virtlogd.relay_guest_address)
                 if self.virtlogd.relay else self.proxyclient_address)
+
+    def relay(self) -> Relay | None:
+        """Tell where the relay listens, on both sides.
+
+        A guest may be relayed that was started before ``relay`` was turned
+        off. A name is looked up each time.
+
+        :returns: None: guests have no serial consoles, or the address cannot
+            be told just now
+        """
+        if not self.serial_console:
+            return None
+        with contextlib.suppress(exception.InvalidAddress,
+                                 exception.InvalidOption):
+            return Relay(
+                str(self.virtlogd.relay_guest_address),
+                settings.check_outer(self.proxyclient_address))
+        return None
 
     def viewers_address(self, address: str) -> str:
         """The address that viewers of a guest connect to.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest gets, its ports and its serial console."""
+"""A guest gets its devices, its ports and its serial console."""
 
 import socket
 import types
@@ -21,6 +21,7 @@ from tests.unit.compute.given import (
     image_of,
 )
 from virtlogd_driver.guest import char_device
+from virtlogd_driver.node.watch import Relay
 
 
 class TestWhatAGuestGets:
@@ -252,6 +253,18 @@ class TestRelay:
                 lambda *_: None), pytest.raises(
                 nova_exception.InvalidConfiguration, match=said):
             made.init_host('host')
+
+    def test_what_the_health_pass_knows(self, make_driver, conf) -> None:
+        """A guest may be relayed from before the option was turned off."""
+        conf.config(group='virtlogd', relay=False)
+        conf.config(group='serial_console', proxyclient_address='fd00:0::7')
+        made = make_driver()._options
+        assert made.relay() == Relay('127.20.0.1', 'fd00::7')
+        conf.config(group='serial_console', proxyclient_address='no.invalid')
+        assert made.relay() is None
+        conf.config(group='serial_console', enabled=False,
+                    proxyclient_address='127.0.0.1')
+        assert made.relay() is None
 
     def test_a_guest_that_comes_from_another_host(self, make_driver) -> None:
         data = types.SimpleNamespace(
