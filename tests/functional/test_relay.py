@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""virtlogd-console-relay at real guests: many viewers, and nobody waits."""
+"""virtlogd-console-relay serves many viewers of real guests; nobody waits."""
 
 import contextlib
 import json
+import logging
 import re
 import signal
 import socket
@@ -17,9 +18,12 @@ from tests.functional.by_hand import define, log_of
 from tests.lab import guest
 from tests.lab.command import Console
 from tests.lab.daemons import LibvirtHost
+from tests.lab.other_machine import OtherMachine
 from tests.lab.relay import GUEST_ADDRESS, Relay
 from tests.lab.terminal import Terminal
 from tests.lab.wait import until
+from virtlogd_driver.node import watch
+from virtlogd_driver.virtlogd import health, periodic, privileged, viewer
 
 Use = Callable[[fixtures.Fixture], fixtures.Fixture]
 
@@ -37,15 +41,15 @@ def relayed(host: LibvirtHost, sector: bytes, name: str = 'guest1'
         port, log_of(host, name), address=GUEST_ADDRESS)], name), port
 
 
-def connect(port: int) -> Terminal:
+def connect(port: int, address: str = '127.0.0.1') -> Terminal:
     """A viewer, as soon as the relay lets one in."""
     def listens() -> bool:
         with contextlib.suppress(OSError):
-            socket.create_connection(('127.0.0.1', port), 5).close()
+            socket.create_connection((address, port), 5).close()
             return True
         return False
     until(listens, 'the relay listens')
-    return Terminal('127.0.0.1', port)
+    return Terminal(address, port)
 
 
 def test_two_viewers_and_one_that_never_reads(
@@ -247,6 +251,127 @@ def test_options_that_cannot_be(use: Use, libvirt_host: LibvirtHost,
     assert relay.process.wait(30) == 1
     assert said in relay.said()
     assert len(relay.said().splitlines()) == 1
+
+
+def test_a_host_that_vanishes(use: Use, libvirt_host: LibvirtHost) -> None:
+    """Its viewers are let go, of a guest that writes and of a quiet one."""
+    machine = use(OtherMachine())
+    use(Relay(libvirt_host.uri, machine.address, hasty=True,
+              relay_allowed=machine.other))
+    writing, one = relayed(libvirt_host, guest.boot_sector(
+        interval=0.1, burst=20), 'writing')
+    quiet, two = relayed(libvirt_host, guest.boot_sector(count=1), 'quiet')
+    for domain in (writing, quiet):
+        domain.create()
+    for port in (one, two):
+        with connect(port, machine.address):
+            pass
+
+    def there() -> list[str]:
+        return sorted(found.peer[0] for found in viewer.viewers(
+            (machine.address, port) for port in (one, two)))
+    with Terminal(machine.address, one) as beside_one, Terminal(
+            machine.address, two) as beside_two:
+        machine.connect(one, two)
+        until(lambda: len(there()) == 4, 'all are there')
+        machine.pull()
+
+        def let_go() -> bool:
+            # Who reads goes on meanwhile, and so does the guest.
+            _more(beside_one)
+            return there() == [machine.address] * 2
+        until(let_go, 'the others are let go', 60)
+        beside_two.type(b'still here\r')
+        beside_two.read_until(b'still here\r\n')
+    found = [int(n) for n in re.findall(rb'line (\d{8})\r\n',
+                                        beside_one.seen)]
+    assert found == list(range(found[0], found[0] + len(found)))
+
+
+def test_who_types_is_changed_by_attach(
+        use: Use, libvirt_host: LibvirtHost, console: Console) -> None:
+    """One that only watches keeps nobody from it; another takes over."""
+    relay = use(Relay(libvirt_host.uri, relay_writers='first'))
+    console.command += ['--config-file', str(relay.conf)]
+    domain, port = relayed(libvirt_host, guest.boot_sector(count=1))
+    domain.create()
+    with connect(port):
+        pass
+    watching = console.on_terminal('attach', 'guest1', '--watch')
+    watching.read_until(b'line 00000001')
+    with Terminal('127.0.0.1', port) as first:
+        first.type(b'first\r')
+        first.read_until(b'first\r\n')
+        second = console.on_terminal('attach', 'guest1', '--take-over')
+        first.read_until(b'types now')
+        second.read_until(b'you may type now')
+        first.type(b'not heard\r')
+        second.type(b'second\r')
+        first.read_until(b'second\r\n')
+        # After the guest was started again, too.
+        domain.destroy()
+        first.read_until(b'the guest has stopped')
+        domain.create()
+        second.read_until(b'[connected]')
+        second.type(b'again\r')
+        watching.read_until(b'again\r\n')
+    for terminal in (watching, second):
+        terminal.type(b'\x1d')
+        assert terminal.wait() == 0
+    assert b'not heard' not in log_of(libvirt_host).read_bytes()
+    # No relay that can be asked, and no guest of it.
+    relay.end()
+    nowhere = relay.conf / 'socket'
+    relay.configure(relay_socket=nowhere)
+    relay.start()
+    with connect(port):
+        pass
+    assert f'relay_socket = {nowhere} cannot be listened on' in relay.said()
+    refused = console.on_terminal('attach', 'guest1', '--take-over',
+                                  columns=300)
+    assert refused.wait() == 1
+    assert b'cannot be asked at [virtlogd] relay_socket' in refused.seen
+    watching = console.on_terminal('attach', 'guest1', '--watch', columns=300)
+    watching.read_until(b'relay_socket')
+    watching.read_until(b'line 00000001')
+    watching.type(b'\x1d')
+    assert watching.wait() == 0
+    define(libvirt_host, guest.boot_sector(), [guest.tcp_serial(
+        guest.free_port())], 'direct').create()
+    refused = console.on_terminal('attach', 'direct', '--take-over',
+                                  columns=300)
+    assert refused.wait() == 1
+    assert b'Guest direct is not relayed' in refused.seen
+
+
+def test_nova_compute_says_that_the_relay_is_gone(
+        relay: Relay, libvirt_host: LibvirtHost,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, 'CLOSED_AFTER', 0)
+    monkeypatch.setattr(privileged.virtlogd_context, 'client_mode', False)
+    libvirt_host.make_own()
+    domain, port = relayed(libvirt_host, guest.boot_sector(count=1))
+    domain.create()
+    task = watch.health_task(
+        libvirt_host.connect, periodic.Settings(
+            str(libvirt_host.virtlogd_socket), 60, 30),
+        relay=lambda: watch.Relay(GUEST_ADDRESS, '127.0.0.1'))
+
+    def said(text: str) -> bool:
+        task.run_once()
+        return any(text in message for message in caplog.messages)
+    caplog.set_level(logging.INFO)
+    with connect(port):
+        pass
+    assert not said('relay')
+    relay.end()
+    until(lambda: said('Nobody can look at 1 interactive consoles (guest1)'),
+          'it is gone', pause=0.5)
+    relay.start()
+    with connect(port):
+        pass
+    assert said('The relay listens for the viewers of 1')
 
 
 def test_viewers_are_counted_and_one_is_disconnected(

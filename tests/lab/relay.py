@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``virtlogd-console-relay`` as a service of a host, ended by its pid."""
+"""``virtlogd-console-relay`` runs as a service of a host until it is ended."""
 
 import os
 import signal
@@ -12,6 +12,15 @@ import fixtures
 from tests.lab.wait import until
 
 _MODULE = 'virtlogd_driver.cmd.relay'
+_HASTY = """
+import sys
+from socket import TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL
+from virtlogd_driver.cmd import relay
+from virtlogd_driver.relay import viewer
+viewer._KEEPALIVE = (TCP_KEEPIDLE, 1), (TCP_KEEPINTVL, 1), (TCP_KEEPCNT, 2)
+viewer._UNACKNOWLEDGED = 3000
+sys.exit(relay.main())
+"""
 _ROOT = str(Path(__file__).parents[2])
 #: Where its guests listen.
 GUEST_ADDRESS = '127.20.0.1'
@@ -20,24 +29,30 @@ GUEST_ADDRESS = '127.20.0.1'
 class Relay(fixtures.Fixture):
     """A relay that runs.
 
+    :ivar conf: path of its nova.conf.
+    :ivar socket: path of its own socket.
     :ivar messages: path of what it says.
     :ivar metrics: path of its metrics file.
 
     :param uri: of libvirt
     :param address: ``[serial_console] proxyclient_address``
+    :param hasty: a host that is silent counts as gone after three seconds,
+        not after two minutes
     :param options: further ones of ``[virtlogd]``
     """
 
     def __init__(self, uri: str, address: str = '127.0.0.1',
-                 **options: object) -> None:
+                 hasty: bool = False, **options: object) -> None:
         super().__init__()
+        self._program = ['-c', _HASTY] if hasty else ['-m', _MODULE]
         self._uri = uri
         self._address = address
         self._options = options
 
     def _setUp(self) -> None:
         directory = Path(self.useFixture(fixtures.TempDir()).path)
-        self._conf = directory / 'nova.conf'
+        self.conf = directory / 'nova.conf'
+        self.socket = directory / 'socket'
         self.messages = directory / 'messages'
         self.metrics = directory / 'relay.prom'
         self.configure(**self._options)
@@ -46,11 +61,12 @@ class Relay(fixtures.Fixture):
 
     def configure(self, **options: object) -> None:
         """Write its options anew, for the next start or SIGHUP."""
-        self._conf.write_text(
+        self.conf.write_text(
             f'[libvirt]\nconnection_uri = {self._uri}\n'
             '[serial_console]\nenabled = true\n'
             f'proxyclient_address = {self._address}\n'
             '[virtlogd]\nrelay = true\n'
+            f'relay_socket = {self.socket}\n'
             f'relay_metrics_file = {self.metrics}\n' + ''.join(
                 f'{name} = {value}\n' for name, value in options.items()))
 
@@ -58,8 +74,8 @@ class Relay(fixtures.Fixture):
         """Start it; systemd would be told that it is ready."""
         with self.messages.open('ab') as messages:
             self.process = subprocess.Popen(
-                [sys.executable, '-W', 'ignore', '-m', _MODULE,
-                 '--config-file', str(self._conf)],
+                [sys.executable, '-W', 'ignore', *self._program,
+                 '--config-file', str(self.conf)],
                 stdin=subprocess.DEVNULL, stdout=messages, stderr=messages,
                 env={**os.environ, 'PYTHONPATH': _ROOT})
 

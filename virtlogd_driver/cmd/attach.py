@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``virtlogd-console attach``."""
+"""``virtlogd-console attach`` connects to an interactive console."""
 
 import contextlib
 import os
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from virtlogd_driver import exception
@@ -21,6 +22,7 @@ from virtlogd_driver.cmd.host import (
     serial_port,
 )
 from virtlogd_driver.cmd.telnet import Telnet
+from virtlogd_driver.relay import control
 from virtlogd_driver.virtlogd.port import text
 
 #: Seconds for a connection on this host.
@@ -31,10 +33,9 @@ _LOOPBACK = {'0.0.0.0': ('127.0.0.1',),  # noqa: S104
 
 
 def run(host: Host, arguments: Any) -> int:
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise exception.HostError(
-            'attach needs a terminal: use "follow" to read, and connect to '
-            'the address that "list" shows to write.')
+    on_terminal = sys.stdout.isatty()
+    pipe = (None if sys.stdin.isatty()
+            else interactive.Pipe(watch=arguments.watch))
     port = serial_port(host.guest(arguments.guest), arguments.port)
     label = control_sequences.visible(port.label)
     keys, screen = sys.stdin.fileno(), sys.stdout.fileno()
@@ -42,17 +43,43 @@ def run(host: Host, arguments: Any) -> int:
         colour=terminal.has_colour(sys.stdout), screen=True)
 
     def shown(data: bytes) -> bytes:
-        return data if arguments.raw else neutral.text(data).encode()
+        return (data if arguments.raw or not on_terminal
+                else neutral.text(data).encode())
+
+    def say(text: str) -> None:
+        print(f'virtlogd-console: {control_sequences.visible(text)}',
+              file=sys.stderr, flush=True)
+
+    def tell_relay(connected: socket.socket) -> None:
+        if not (arguments.take_over or arguments.watch):
+            return
+        try:
+            control.ask(host.relay_socket, control.Request(
+                'take' if arguments.take_over else 'give',
+                connected.getsockname()[:2], connected.getpeername()[1]))
+        except exception.HostError as error:
+            if arguments.take_over:
+                raise
+            # It watches all the same.
+            say(f'{error} With relay_writers = first nobody types while '
+                f'this viewer is the first.')
 
     def connect() -> interactive.Console:
-        return _connect(host, port.guest.uuid, port.number)
+        return _connect(host, port.guest.uuid, port.number, tell_relay)
 
     # Said before anything else is.
     _check(port)
+    if arguments.take_over and not _is_relayed(host, port):
+        raise exception.HostError(
+            f'Guest {port.guest.name} is not relayed: QEMU serves one viewer, '
+            f'who types. "virtlogd-console viewers {port.guest.name}" shows '
+            f'who that is, and disconnects it.')
     _say_others(host, port)
-    print(f'{label}: ' + ('what is typed is not sent; ' if arguments.watch
-                          else '')
-          + f'{_key(arguments.escape)} leaves.', flush=True)
+    if pipe is None:
+        print(f'{label}: ' + ('what is typed is not sent; '
+                              if arguments.watch else '')
+              + f'{_key(arguments.escape)} leaves.', flush=True,
+              file=sys.stdout if on_terminal else sys.stderr)
     # The relay shows the last lines itself.
     with contextlib.suppress(exception.LogError):
         for data in () if _is_relayed(host, port) else show.last_lines(
@@ -60,15 +87,20 @@ def run(host: Host, arguments: Any) -> int:
             _write(screen, shown(data or b''))
     try:
         left = interactive.run(connect, shown, arguments.escape, keys, screen,
-                               watch=arguments.watch)
+                               watch=arguments.watch, pipe=pipe,
+                               say=None if on_terminal else say)
     except OSError as error:
         raise exception.HostError(
             f'The console of guest {port.guest.name} cannot be reached: '
             f'{error.strerror or error}.') from error
     finally:
-        _write(screen, control_sequences.RESET_SCREEN.encode())
-    print(f'\r\nleft {label}' if left else
-          f'\r\n{label} is on this host no more: it was migrated, or deleted')
+        if on_terminal:
+            _write(screen, control_sequences.RESET_SCREEN.encode())
+    gone = f'{label} is on this host no more: it was migrated, or deleted'
+    if on_terminal:
+        print(f'\r\nleft {label}' if left else f'\r\n{gone}')
+    elif not left:
+        say(gone)
     return 0
 
 
@@ -93,7 +125,8 @@ def _say_others(host: Host, port: SerialPort) -> None:
         for other in host.viewers([port])[0]:
             print(f'{text(other.peer)} is at this console' + (
                 ', too.' if host.is_relayed(listens)
-                else ': nothing comes until it leaves.'))
+                else ': nothing comes until it leaves.'),
+                file=sys.stdout if sys.stdout.isatty() else sys.stderr)
 
 
 def _is_relayed(host: Host, port: SerialPort) -> bool:
@@ -131,9 +164,12 @@ def _check(port: SerialPort) -> None:
             f'{what} is of type {device.type}: it is not interactive.')
 
 
-def _connect(host: Host, uuid: str, number: int) -> interactive.Console:
+def _connect(host: Host, uuid: str, number: int,
+             tell_relay: Callable[[socket.socket], None]
+             ) -> interactive.Console:
     """Connect to a port of a guest as it is now.
 
+    :param tell_relay: is given the connection where it is one to the relay
     :raises GuestNotFound: it is gone
     :raises HostError: it does not run, or has no interactive console
     :raises OSError: nothing listens
@@ -154,8 +190,14 @@ def _connect(host: Host, uuid: str, number: int) -> interactive.Console:
     telnet = Telnet() if device.protocol == 'telnet' else None
     if device.address is not None:
         address, service = device.address
-        return interactive.Console(
-            _connect_tcp(host.viewers_address(address), service), telnet)
+        connected = _connect_tcp(host.viewers_address(address), service)
+        try:
+            if host.is_relayed(address):
+                tell_relay(connected)
+        except BaseException:
+            connected.close()
+            raise
+        return interactive.Console(connected, telnet)
     if device.socket_path is not None:
         return interactive.Console(_connect_unix(device.socket_path), telnet)
     return interactive.Console(

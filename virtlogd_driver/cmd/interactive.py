@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest's interactive console in this terminal."""
+"""An operator's terminal is connected to a guest's interactive console."""
 
 import contextlib
+import functools
 import os
 import select
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from virtlogd_driver import exception
@@ -15,6 +17,10 @@ from virtlogd_driver.cmd.telnet import Telnet
 
 #: Seconds between two attempts to be connected again.
 _PAUSE = 0.5
+#: Seconds without output after which one leaves whose input has ended.
+_QUIET = 1.0
+#: Bytes of a pipe that are kept for a guest that does not take them.
+_MOST_TYPED = 1 << 16
 #: Seconds without a guest until it has left; a hard reboot may fall in it.
 _PATIENCE = 10.0
 
@@ -45,11 +51,26 @@ def parse_escape(text: str) -> bytes:
 
 
 class _Left(Exception):
-    """The operator typed the escape key."""
+    """The operator typed the escape key, or the input has ended."""
+
+
+@dataclass(slots=True)
+class Pipe:
+    """What is typed comes from a pipe or a file: no key leaves, its end does.
+
+    It ends once all of it was sent and the guest is quiet.
+    """
+
+    #: Nothing of it is sent, so it is not read.
+    watch: bool = False
+    #: It was read to its end.
+    ended: bool = False
 
 
 def run(connect: Connect, show: Callable[[bytes], bytes], escape: bytes,
-        keys: int, screen: int, *, watch: bool = False) -> bool:
+        keys: int, screen: int, *, watch: bool = False,
+        pipe: Pipe | None = None,
+        say: Callable[[str], None] | None = None) -> bool:
     """Be at the console until the escape key is typed, or the guest is gone.
 
     A guest that is stopped closes it; it is opened again when it is there
@@ -60,20 +81,28 @@ def run(connect: Connect, show: Callable[[bytes], bytes], escape: bytes,
     :param keys: descriptor of the terminal that is typed on
     :param screen: descriptor of the terminal that is written to
     :param watch: nothing that is typed is sent
+    :param pipe: keys are no terminal's; None: they are
+    :param say: says what the guest did not write; None: on the screen
     :returns: False: the guest is on this host no more
     """
     # Also, so that a first refusal is said on a terminal as it was.
     console = connect()
-    with terminal.raw(keys), contextlib.suppress(_Left):
+    if say is None:
+        say = functools.partial(_say, screen)
+    with (terminal.raw(keys) if pipe is None else contextlib.nullcontext(),
+          contextlib.suppress(_Left)):
         while True:
             with console.socket:
-                _talk(console, show, escape, keys, screen, watch=watch)
-            _say(screen, 'closed: waiting for the guest')
-            again = _again(connect, escape, keys, screen)
+                _talk(console, show, escape, keys, screen, watch=watch,
+                      pipe=pipe)
+            if pipe is not None and pipe.ended:
+                break
+            say('closed: waiting for the guest')
+            again = _again(connect, escape, None if pipe else keys, say)
             if again is None:
                 return False
             console = again
-            _say(screen, 'connected')
+            say('connected')
     return True
 
 
@@ -85,7 +114,7 @@ def _say(screen: int, text: str) -> None:
 
 def _talk(console: Console, show: Callable[[bytes], bytes],
           escape: bytes, keys: int, screen: int, *,
-          watch: bool = False) -> None:
+          watch: bool = False, pipe: Pipe | None = None) -> None:
     """Hand on bytes both ways until the console is closed.
 
     What a guest does not take is kept, and its output is read meanwhile: a
@@ -96,10 +125,18 @@ def _talk(console: Console, show: Callable[[bytes], bytes],
     there = line.fileno()
     typed = b''
     while True:
+        is_read = pipe is None or not (
+            pipe.watch or pipe.ended or len(typed) >= _MOST_TYPED)
         readable, writable, _ = select.select(
-            [there, keys], [there] if typed else [], [])
+            [there, keys] if is_read else [there], [there] if typed else [],
+            [], _QUIET if pipe and pipe.ended and not typed else None)
+        if not readable and not writable:
+            raise _Left
         if keys in readable:
-            data = _typed(escape, keys)
+            data = (_typed(escape, keys) if pipe is None
+                    else os.read(keys, 4096))
+            if not data and pipe is not None:
+                pipe.ended = True
             if not watch:
                 typed += telnet.typed(data) if telnet else data
         if there in readable:
@@ -136,15 +173,20 @@ def _typed(escape: bytes, keys: int) -> bytes:
     return data
 
 
-def _again(connect: Connect, escape: bytes, keys: int, screen: int
-           ) -> Console | None:
-    """Give the console when it is there again; None: the guest has left."""
+def _again(connect: Connect, escape: bytes, keys: int | None,
+           say: Callable[[str], None]) -> Console | None:
+    """Give the console when it is there again; None: the guest has left.
+
+    :param keys: None: nothing is typed that could leave
+    """
     gone_since: float | None = None
     reason = ''
     while True:
         deadline = time.monotonic() + _PAUSE
         while (left := deadline - time.monotonic()) > 0:
-            if select.select([keys], [], [], left)[0]:
+            if keys is None:
+                time.sleep(left)
+            elif select.select([keys], [], [], left)[0]:
                 _typed(escape, keys)
         try:
             return connect()
@@ -157,7 +199,7 @@ def _again(connect: Connect, escape: bytes, keys: int, screen: int
         except exception.VirtlogdDriverError as error:
             if str(error) != reason:
                 reason = str(error)
-                _say(screen, reason)
+                say(reason)
         except OSError:
             # It starts, and does not listen yet.
             pass

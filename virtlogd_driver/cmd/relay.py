@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``virtlogd-console-relay``: the service that lets many look at a console.
+"""``virtlogd-console-relay`` is a service that lets many look at a console.
 
 It reads what nova-compute reads: nova.conf and its group ``[virtlogd]``.
 """
@@ -13,14 +13,15 @@ import signal
 import sys
 
 from oslo_config import cfg
-from oslo_privsep import priv_context
 
 from virtlogd_driver import exception
 from virtlogd_driver.cmd import configuration
-from virtlogd_driver.console_log import privileged
+from virtlogd_driver.console_log import log
+from virtlogd_driver.console_log.directory import open_directory
+from virtlogd_driver.console_log.log import LogRead
 from virtlogd_driver.node.events import Watch
 from virtlogd_driver.relay import settings
-from virtlogd_driver.relay.service import Relay
+from virtlogd_driver.relay.service import ReadTail, Relay
 from virtlogd_driver.relay.settings import Settings
 
 LOG = logging.getLogger(__name__)
@@ -48,14 +49,37 @@ def _settings(config: cfg.ConfigOpts) -> Settings:
         host_viewers=own.relay_host_viewers)
 
 
-def _start_helper(config: cfg.ConfigOpts) -> None:
-    """Have logs read by the helper that nova-compute uses.
+def _read_tail(path: str, limit: int) -> LogRead:
+    """Read the newest bytes of a log that this user may read.
 
-    Where it does not start, as under NoNewPrivileges, viewers see what was
-    written since the relay was connected.
+    :raises LogError: see :func:`log.read_tail`
     """
+    directory, name = os.path.split(path)
+    with open_directory(directory) as opened:
+        return log.read_tail(opened, name, limit)
+
+
+def _log_reader(config: cfg.ConfigOpts) -> ReadTail:
+    """Give what reads logs: with the helper of nova-compute, if it starts.
+
+    It does not under NoNewPrivileges, as the service has it: then viewers see
+    what was written since the relay was connected, and of older output what
+    this user may read.
+    """
+    if os.geteuid() == 0 or _has_no_new_privileges():
+        return _read_tail
+    # It takes 25 MiB.
+    from oslo_privsep import priv_context
+
+    from virtlogd_driver.console_log import reader
     priv_context.init(root_helper=configuration.root_helper(config))
-    privileged.context.set_client_mode(os.geteuid() != 0)
+    return reader.read_tail
+
+
+def _has_no_new_privileges() -> bool:
+    """Tell whether sudo gives this process none: proc(5)."""
+    with open('/proc/self/status') as status:
+        return 'NoNewPrivs:\t1\n' in status
 
 
 def _more_files() -> None:
@@ -65,7 +89,8 @@ def _more_files() -> None:
 
 
 async def _serve(config: cfg.ConfigOpts, checked: Settings) -> None:
-    relay = Relay(checked, config.virtlogd.relay_metrics_file)
+    relay = Relay(checked, config.virtlogd.relay_metrics_file,
+                  config.virtlogd.relay_socket, _log_reader(config))
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -107,7 +132,6 @@ def main() -> int:
         print(f'virtlogd-console-relay: {error}', file=sys.stderr)
         return 1
     _more_files()
-    _start_helper(config)
     asyncio.run(_serve(config, checked))
     return 0
 

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the relay does as a text file for Prometheus.
+"""What the relay does is written as a text file for Prometheus.
 
 node_exporter's textfile collector reads it. It is replaced as a whole.
 """
 
+import copy
 import os
 import stat
 from collections.abc import Sequence
+from typing import Any
 
 import prometheus_client
 from prometheus_client.core import (
@@ -70,14 +72,32 @@ class _Collected:
         return found
 
 
-def write(path: str, consoles: Sequence[Console], past: Counts) -> None:
-    """Write the metrics file, readable for node_exporter's user.
+class File:
+    """The file is written again and again.
 
-    :param past: the counts of consoles that are gone
-    :raises OSError: it cannot be written
+    Where nothing has changed it is only touched: that tells that the relay
+    lives, and many quiet consoles cost nothing.
     """
-    registry = prometheus_client.CollectorRegistry()
-    registry.register(_Collected(consoles, past))
-    prometheus_client.write_to_textfile(path, registry)
-    mode = stat.S_IMODE(os.stat(path).st_mode)
-    os.chmod(path, mode | stat.S_IRGRP | stat.S_IROTH)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._written: list[Any] = []
+
+    def write(self, consoles: Sequence[Console], past: Counts) -> None:
+        """Write the metrics file, readable for node_exporter's user.
+
+        :param past: the counts of consoles that are gone
+        :raises OSError: it cannot be written
+        """
+        now = [copy.copy(past), *(
+            (one.port, copy.copy(one.counts), len(one.viewers), one.dropped)
+            for one in consoles)]
+        if now == self._written and os.path.exists(self.path):
+            os.utime(self.path)
+            return
+        registry = prometheus_client.CollectorRegistry()
+        registry.register(_Collected(consoles, past))
+        prometheus_client.write_to_textfile(self.path, registry)
+        mode = stat.S_IMODE(os.stat(self.path).st_mode)
+        os.chmod(self.path, mode | stat.S_IRGRP | stat.S_IROTH)
+        self._written = now

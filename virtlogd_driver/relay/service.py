@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The relay of one host: a console for each serial port of its guests."""
+"""The relay of one host has a console for each serial port of its guests."""
 
 import asyncio
 import contextlib
@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable
 
 from virtlogd_driver import exception
-from virtlogd_driver.console_log import reader
 from virtlogd_driver.console_log.log import LogRead
 from virtlogd_driver.guest import char_device
 from virtlogd_driver.node.events import Report, Running, Watch
-from virtlogd_driver.relay import metrics
+from virtlogd_driver.relay import control, metrics
 from virtlogd_driver.relay.console import Console, Counts, SerialPort, Shared
 from virtlogd_driver.relay.notify import notify, watchdog_interval
 from virtlogd_driver.relay.settings import Settings
@@ -24,6 +23,13 @@ LOG = logging.getLogger(__name__)
 #: next.
 _LOOK = 1.0
 _METRICS = 15.0
+#: Seconds to wait for a viewer that has connected, as it says, and has not
+#: been seen yet; and between two looks for it.
+_SEEN, _PAUSE = 2.0, 0.02
+
+#: Reads the newest bytes of a log, given its path and how many; LogError where
+#: it cannot.
+ReadTail = Callable[[str, int], LogRead]
 
 
 class _Reads:
@@ -33,13 +39,14 @@ class _Reads:
     relay's end waits for none, either (as asyncio's own threads would).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, read_tail: ReadTail) -> None:
+        self._read_tail = read_tail
         self._under_way: set[str] = set()
 
     async def read(self, path: str, limit: int) -> LogRead:
         """Read the newest bytes of a log.
 
-        :raises LogError: see :func:`reader.read_tail`; or the read before has
+        :raises LogError: see :func:`log.read_tail`; or the read before has
             not returned
         """
         if path in self._under_way:
@@ -61,7 +68,7 @@ class _Reads:
         def run() -> None:
             read, error = None, None
             try:
-                read = reader.read_tail(path, limit)
+                read = self._read_tail(path, limit)
             except Exception as e:
                 error = e
             # The relay may have ended.
@@ -83,16 +90,25 @@ async def _live(interval: float) -> None:
 class Relay:
     """The relay has all consoles of a host."""
 
-    def __init__(self, settings: Settings, metrics_file: str | None) -> None:
+    def __init__(self, settings: Settings, metrics_file: str | None,
+                 control_socket: str, read_tail: ReadTail) -> None:
         """
         :param metrics_file: path of the file for Prometheus; None: there is
             none
+        :param control_socket: path of what it is asked through
+        :param read_tail: reads the newest bytes of a log, and may block
         """
-        self._metrics_file = metrics_file
-        self._shared = Shared(settings, _Reads().read, self._is_there)
+        self._control_socket = control_socket
+        self._metrics = (None if metrics_file is None
+                         else metrics.File(metrics_file))
+        self._shared = Shared(settings, _Reads(read_tail).read,
+                              self._is_there)
         self._consoles: dict[SerialPort, Console] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ports: frozenset[SerialPort] = frozenset()
+        # By UUID; what libvirt says of one guest is read once, not with each
+        # report of another.
+        self._guests: dict[str, tuple[Running, list[SerialPort]]] = {}
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._watch: Watch | None = None
         self._error = ''
@@ -119,8 +135,12 @@ class Relay:
         interval = watchdog_interval()
         if interval is not None:
             keeping.append(loop.create_task(_live(interval)))
-        if self._metrics_file is not None:
-            keeping.append(loop.create_task(self._measure()))
+        if self._metrics is not None:
+            keeping.append(loop.create_task(self._measure(self._metrics)))
+        made = control.listen(self._control_socket)
+        if made is not None:
+            keeping.append(loop.create_task(
+                control.serve(made, self._turn)))
         notify('READY=1')
         ended = loop.create_task(ending.wait())
         try:
@@ -161,14 +181,21 @@ class Relay:
         if self._error:
             LOG.info('libvirt answers again')
         self._error = ''
+        self._guests = {uuid: self._know(guest)
+                        for uuid, guest in found.guests.items()}
         self._ports = frozenset(
-            port for guest in found.guests.values()
-            for port in _ports(guest, self._shared.settings.guest_address))
+            port for _, ports in self._guests.values() for port in ports)
         for port in self._ports - self._consoles.keys():
             self._begin(port)
         for uuid in list(self._waiting):
             if found.looked_at is None or uuid in found.looked_at:
                 self._waiting.pop(uuid).set_result(None)
+
+    def _know(self, guest: Running) -> tuple[Running, list[SerialPort]]:
+        known = self._guests.get(guest.uuid)
+        if known is not None and known[0] == guest:
+            return known
+        return guest, _ports(guest, self._shared.settings.guest_address)
 
     async def _is_there(self, port: SerialPort) -> bool:
         """Ask libvirt anew; wait until it answers."""
@@ -204,6 +231,21 @@ class Relay:
         """Give those that there are now."""
         return list(self._consoles.values())
 
+    async def _turn(self, request: control.Request) -> None:
+        """Do what is asked for: see :mod:`control`.
+
+        :raises HostError: there is no such viewer
+        """
+        deadline = time.monotonic() + _SEEN
+        while not any(console.turn(request.viewer, request.turn == 'take')
+                      for console in self.consoles
+                      if console.port.service == request.port):
+            if time.monotonic() > deadline:
+                raise exception.HostError(
+                    f'{request.viewer[0]} (port {request.viewer[1]}) is not '
+                    f'at the console at TCP port {request.port}')
+            await asyncio.sleep(_PAUSE)
+
     # What is done all the time
 
     async def _look(self) -> None:
@@ -213,17 +255,16 @@ class Relay:
             for console in self.consoles:
                 console.look(now)
 
-    async def _measure(self) -> None:
+    async def _measure(self, file: metrics.File) -> None:
         while True:
             try:
-                metrics.write(str(self._metrics_file), self.consoles,
-                              self._past)
+                file.write(self.consoles, self._past)
                 self._failed_metrics = False
             except OSError as error:
                 if not self._failed_metrics:
                     LOG.error('[virtlogd] relay_metrics_file = %s cannot be '
                               'written (%s): see to its directory. It is '
-                              'tried again', self._metrics_file,
+                              'tried again', file.path,
                               error.strerror)
                 self._failed_metrics = True
             await asyncio.sleep(_METRICS)

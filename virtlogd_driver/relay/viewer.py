@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One viewer's connection to the relay."""
+"""A viewer is one connection to the relay."""
 
 import asyncio
 import math
@@ -51,6 +51,7 @@ class Viewer(asyncio.Protocol):
         self._console = console
         self._buffer = Buffer(buffer_size)
         self._writable = True
+        self._reading = True
         self._ending = False
         self._waiting = 0
         self._progress = time.monotonic()
@@ -129,6 +130,7 @@ class Viewer(asyncio.Protocol):
         """Take what the viewer types, or leave it with it for now."""
         if self._transport.is_closing():
             return
+        self._reading = on
         if on:
             self._transport.resume_reading()
         else:
@@ -159,6 +161,8 @@ class Viewer(asyncio.Protocol):
         """Tell whether its side of the connection is open, and to stay."""
         if self._ending:
             return False
+        if self._reading and not self._transport.is_closing():
+            return True
         # While it is not read from, asyncio does not see that it goes.
         state = self._socket.getsockopt(
             socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of a console's viewers may type."""
+"""All of a console's viewers may type, or only the first one."""
 
 from collections.abc import Hashable
 from typing import Generic, TypeVar
@@ -10,10 +10,10 @@ V = TypeVar('V', bound=Hashable)
 
 
 class Writers(Generic[V]):
-    """The viewers of a serial port are kept in the order they came.
+    """The viewers of a serial port that would type are kept in order.
 
     With "all" each of them may type, with "first" only who has been there
-    longest, until it leaves.
+    longest, until it leaves, or another takes its turn.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -26,7 +26,7 @@ class Writers(Generic[V]):
         self._order.append(viewer)
 
     def leave(self, viewer: V) -> V | None:
-        """Note that a viewer has gone.
+        """Note that a viewer has gone, or only watches from now on.
 
         :returns: who may type now and might not before
         """
@@ -34,6 +34,17 @@ class Writers(Generic[V]):
         if viewer in self._order:
             self._order.remove(viewer)
         return self.writer if self.writer is not before else None
+
+    def take(self, viewer: V) -> V | None:
+        """Let a viewer type now, whoever came before it.
+
+        :returns: who might type before and may not now
+        """
+        before = self.writer
+        if viewer in self._order:
+            self._order.remove(viewer)
+        self._order.insert(0, viewer)
+        return before if before is not viewer else None
 
     @property
     def writer(self) -> V | None:

@@ -6,6 +6,7 @@ import select
 import socket
 import threading
 import time
+from unittest import mock
 
 import pytest
 
@@ -26,6 +27,56 @@ def test_escape(text: str, key: bytes) -> None:
 def test_no_escape(text: str) -> None:
     with pytest.raises(ValueError, match='neither a character'):
         interactive.parse_escape(text)
+
+
+def test_a_pipe_is_sent_and_ends_once_the_guest_is_quiet() -> None:
+    console, guest = socket.socketpair()
+    keys, typed = os.pipe()
+    screen, shown = os.pipe()
+    # No key leaves.
+    os.write(typed, b'a\x1dcommand\n')
+    os.close(typed)
+
+    def answer() -> None:
+        assert guest.recv(100) == b'a\x1dcommand\n'
+        for _ in range(3):
+            time.sleep(interactive._QUIET / 2)
+            guest.sendall(b'answer\n')
+
+    answering = threading.Thread(target=answer)
+    answering.start()
+    assert interactive.run(
+        lambda: interactive.Console(console), bytes, b'\x1d', keys, shown,
+        pipe=interactive.Pipe())
+    answering.join()
+    assert os.read(screen, 100) == b'answer\n' * 3
+    guest.close()
+    for fd in (keys, screen, shown):
+        os.close(fd)
+
+
+def test_a_pipe_of_one_who_watches_is_not_read() -> None:
+    console, guest = socket.socketpair()
+    keys, typed = os.pipe()
+    screen, shown = os.pipe()
+    os.close(typed)
+    said: list[str] = []
+
+    def connect() -> interactive.Console:
+        if said:
+            raise exception.GuestNotFound('gone')
+        return interactive.Console(console)
+
+    guest.sendall(b'seen\n')
+    threading.Timer(2 * interactive._QUIET, guest.close).start()
+    with mock.patch.object(interactive, '_PATIENCE', 0.1):
+        assert not interactive.run(
+            connect, bytes, b'\x1d', keys, shown,
+            pipe=interactive.Pipe(watch=True), say=said.append)
+    assert os.read(screen, 100) == b'seen\n'
+    assert said == ['closed: waiting for the guest']
+    for fd in (keys, screen, shown):
+        os.close(fd)
 
 
 def test_a_guest_that_does_not_read_is_read_all_the_same() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One console with its viewers, over real connections of this host.
+"""One console serves its viewers, over real connections of this host.
 
 QEMU is played by a server of the test.
 """
@@ -275,6 +275,35 @@ def test_who_does_not_read_stops_nobody() -> None:
             assert seen.count(b'bytes are missing here') >= 1
             for part in seen.split(b'\r\n'):
                 assert part.startswith((b'line ', b'[console relay: ', b''))
+    run(test)
+
+
+def test_bytes_that_come_one_by_one_are_gathered(monkeypatch) -> None:
+    """The first is shown at once, as the echo of a key is."""
+    text = bytes(range(65, 91)) * 20
+    passed: list[bytes] = []
+    written = Console.written
+
+    def counted(self: Console, data: bytes) -> None:
+        passed.append(data)
+        written(self, data)
+    monkeypatch.setattr(Console, 'written', counted)
+    # Longer than this machine may be busy.
+    monkeypatch.setattr(console, '_GATHER', 0.5)
+
+    async def test() -> None:
+        async with lab() as it:
+            reader, _ = await it.connect()
+            await until(lambda: it.console.viewers, 'it is there')
+            sock = it.qemu.client.get_extra_info('socket')
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            it.qemu.write(text[:1])
+            assert await reader.readexactly(1) == text[:1]
+            for place in range(1, len(text)):
+                it.qemu.write(text[place:place + 1])
+                await asyncio.sleep(0)
+            assert await reader.readexactly(len(text) - 1) == text[1:]
+            assert len(passed) < 20
     run(test)
 
 

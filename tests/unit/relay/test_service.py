@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The relay of a host, with a libvirt that the test plays."""
+"""The relay of a host runs with a libvirt that the test plays."""
 
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -14,9 +15,12 @@ from tests.unit import fake_libvirt
 from tests.unit.relay.test_console import INNER, OUTER, Qemu, run, until
 from tests.unit.relay.test_settings import made
 from virtlogd_driver import exception
+from virtlogd_driver.console_log.log import LogRead
+from virtlogd_driver.guest import char_device
 from virtlogd_driver.node.events import Report, Running
-from virtlogd_driver.relay import metrics
+from virtlogd_driver.relay import control, metrics
 from virtlogd_driver.relay import service as service_module
+from virtlogd_driver.relay.console import Counts
 from virtlogd_driver.relay.service import Relay
 
 
@@ -45,10 +49,16 @@ class Watch:
                 fake_libvirt.serial(0, service, host, log=None)))
 
 
+def no_log(path: str, limit: int) -> LogRead:
+    raise exception.LogNotFound(path)
+
+
 @contextlib.asynccontextmanager
-async def service(metrics_file: str | None = None
+async def service(metrics_file: str | None = None,
+                  control_socket: str = '/dev/null/socket', **settings: Any
                   ) -> AsyncIterator[tuple[Relay, Watch]]:
-    relay = Relay(made(address=OUTER, guest_address=INNER), metrics_file)
+    relay = Relay(made(address=OUTER, guest_address=INNER, **settings),
+                  metrics_file, control_socket, no_log)
     watches: list[Watch] = []
 
     def watch(report: Callable[[Report], None]) -> Watch:
@@ -105,6 +115,32 @@ def test_only_guests_that_listen_where_the_relay_looks() -> None:
     run(test)
 
 
+def test_a_report_of_one_guest_costs_nothing_for_the_others(
+        monkeypatch, caplog) -> None:
+    read: list[str] = []
+    parse = char_device.parse
+
+    def counted(xml: str) -> Any:
+        read.append(xml)
+        return parse(xml)
+    monkeypatch.setattr(service_module.char_device, 'parse', counted)
+
+    async def test() -> None:
+        async with service() as (_, libvirt):
+            for number in range(20):
+                libvirt.add(str(number), 10000 + number, host='127.0.0.1')
+            libvirt.guests['odd'] = Running('odd', 'odd', 1, '<domain')
+            libvirt.all()
+            for _ in range(10):
+                libvirt.look_at('1')
+            await until(lambda: len(read) == 21, 'all are read')
+            libvirt.add('1', 10001, number=2, host='127.0.0.1')
+            libvirt.all()
+            await until(lambda: len(read) == 22, 'the one that is new')
+    run(test)
+    assert len([m for m in caplog.messages if 'odd' in m]) == 1
+
+
 def test_libvirt_is_down(caplog) -> None:
     """It is said once; who is there stays, and is heard."""
     async def test() -> None:
@@ -157,8 +193,7 @@ def test_one_console_that_fails_is_one(caplog, monkeypatch) -> None:
     run(test)
 
 
-def test_stalled_disks_keep_no_other_log_from_being_read(
-        monkeypatch) -> None:
+def test_stalled_disks_keep_no_other_log_from_being_read() -> None:
     """However many, and the relay ends all the same."""
     goes_on = threading.Event()
 
@@ -168,11 +203,10 @@ def test_stalled_disks_keep_no_other_log_from_being_read(
         if path == '/gone':
             raise exception.LogNotFound('no log')
         return path, limit
-    monkeypatch.setattr(service_module.reader, 'read_tail', read)
     many = 100
 
     async def test() -> None:
-        reads = service_module._Reads()
+        reads = service_module._Reads(read)
         stalled = [asyncio.create_task(reads.read(f'/stalled/{n}', 1))
                    for n in range(many)]
         await asyncio.sleep(0)
@@ -186,6 +220,50 @@ def test_stalled_disks_keep_no_other_log_from_being_read(
             task.cancel()
     run(test)
     goes_on.set()
+
+
+def test_a_turn_is_taken_and_given(tmp_path) -> None:
+    path = str(tmp_path / 'socket')
+
+    async def test() -> None:
+        qemu = Qemu()
+        port = await qemu.listen()
+        async with service(control_socket=path, writers='first') as (
+                relay, libvirt):
+            libvirt.add('a', port)
+            libvirt.all()
+            await until(lambda: relay.consoles and relay.consoles[0]._server,
+                        'it listens')
+            one, two = [await asyncio.open_connection(OUTER, port)
+                        for _ in range(2)]
+
+            async def ask(turn: control.Turn, writer: asyncio.StreamWriter,
+                          port: int = port) -> None:
+                await asyncio.to_thread(control.ask, path, control.Request(
+                    turn, writer.get_extra_info('sockname'), port))
+            await ask('take', two[1])
+            assert b'types now' in await one[0].readuntil(b'now]\r\n')
+            assert b'you may type now' in await two[0].readuntil(b'now]\r\n')
+            one[1].write(b'one')
+            two[1].write(b'two')
+            await until(lambda: qemu.got == b'two', 'only the second types')
+            await ask('give', two[1])
+            await one[0].readuntil(b'you may type now]\r\n')
+            two[1].write(b'two')
+            one[1].write(b'one')
+            await until(lambda: qemu.got == b'twoone', 'the first does again')
+            # It is not at that console, or is nowhere.
+            with pytest.raises(exception.HostError, match='is not at the'):
+                await ask('take', two[1], port=9)
+            two[1].close()
+            await until(lambda: len(relay.consoles[0].viewers) == 1, 'gone')
+            with pytest.raises(exception.HostError, match='is not at the'):
+                await asyncio.to_thread(control.ask, path, control.Request(
+                    'take', (OUTER, 9), port))
+            one[1].close()
+        qemu.stop()
+        assert not os.path.exists(path)
+    run(test)
 
 
 def test_metrics(tmp_path) -> None:
@@ -203,7 +281,8 @@ def test_metrics(tmp_path) -> None:
             await until(lambda: relay.consoles[0].viewers, 'it is there')
             writer.write(b'abc')
             await until(lambda: qemu.got == b'abc', 'it is typed')
-            metrics.write(str(path), relay.consoles, relay._past)
+            file = metrics.File(str(path))
+            file.write(relay.consoles, relay._past)
             text = path.read_text()
             assert ('virtlogd_driver_relay_viewers{guest="a",port="0"} 1.0\n'
                     in text)
@@ -214,10 +293,27 @@ def test_metrics(tmp_path) -> None:
             qemu.stop()
             del libvirt.guests['a']
             await until(lambda: not relay.consoles, 'it is gone')
-            metrics.write(str(path), relay.consoles, relay._past)
+            file.write(relay.consoles, relay._past)
             assert ('virtlogd_driver_relay_host_typed_bytes_total 3.0\n'
                     in path.read_text())
     run(test)
+
+
+def test_metrics_that_have_not_changed_are_only_touched(tmp_path) -> None:
+    path = tmp_path / 'relay.prom'
+    file, past = metrics.File(str(path)), Counts()
+    file.write([], past)
+    os.utime(path, (0, 0))
+    inode = path.stat().st_ino
+    file.write([], past)
+    assert path.stat().st_mtime > 0
+    assert path.stat().st_ino == inode
+    past.typed = 1
+    file.write([], past)
+    assert 'host_typed_bytes_total 1.0' in path.read_text()
+    path.unlink()
+    file.write([], past)
+    assert path.exists()
 
 
 def test_metrics_that_cannot_be_written(tmp_path, caplog) -> None:
