@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nova's configuration, as nova-compute reads it, for the commands.
+"""The commands read nova's configuration, as nova-compute reads it.
 
 nova itself is not imported: the commands work where it does not, to say why,
 and it takes seconds.
@@ -9,6 +9,7 @@ import importlib.util
 import itertools
 import os
 import shlex
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ def _beside_nova() -> str:
 _NOVA: dict[str | None, list[cfg.Opt]] = {
     None: [
         cfg.StrOpt('compute_driver'),
+        cfg.HostDomainOpt('host', default=socket.gethostname()),
         cfg.StrOpt('state_path', default=_beside_nova()),
         cfg.StrOpt('instances_path', default='$state_path/instances'),
         cfg.StrOpt('rootwrap_config', default='/etc/nova/rootwrap.conf'),

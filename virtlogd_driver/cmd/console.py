@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``virtlogd-console``: the consoles of this host's guests, by hand.
+"""``virtlogd-console`` shows and opens the consoles of this host's guests.
 
 It works on any libvirt host. Where there is a nova.conf, its libvirt
 connection and group ``[virtlogd]`` are heeded.
@@ -28,7 +28,9 @@ from virtlogd_driver.cmd import (
     reattach,
     show,
     standard_streams,
+    stream,
     viewers,
+    when,
 )
 from virtlogd_driver.cmd.host import Host
 
@@ -101,10 +103,35 @@ def _port(parser: argparse.ArgumentParser, default: int | None = 0) -> None:
              + ('(0)' if default == 0 else '(all)'))
 
 
-def _raw(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def _raw(parser: argparse.ArgumentParser, plain: bool = True) -> None:
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
         '--raw', action='store_true',
         help='pass control sequences on to the terminal')
+    if plain:
+        _plain(group)
+
+
+def _plain(parser: Any) -> None:
+    parser.add_argument(
+        '--plain', action='store_true',
+        help='leave control sequences out, and show a line that was written '
+             'over as it was in the end')
+
+
+def _begin(group: Any) -> None:
+    group.add_argument('--boot', type=int, metavar='N',
+                       help='of what came after a start of the guest: 1 is '
+                            'the first, 0 the last, -1 the one before it')
+    group.add_argument('--since', type=when.parse_time, metavar='TIME',
+                       help='of what came since a time: RFC 3339, 12:00, or '
+                            '5m, 2h, 1d, for how long ago')
+
+
+def _deleted(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--deleted', action='store_true',
+        help='of a deleted guest (found by itself where none is here)')
 
 
 def _lines(parser: argparse.ArgumentParser, default: int) -> None:
@@ -125,6 +152,8 @@ def _add_commands(subparsers: Any) -> None:
                       help='print JSON, for programs')
     form.add_argument('--names', action='store_true',
                       help='print names and UUIDs alone, one a line')
+    parser.add_argument('--deleted', action='store_true',
+                        help='list kept logs of deleted guests')
 
     parser = add('show', show.run, 'show what a guest wrote',
                  'All of it, through PAGER on a terminal.')
@@ -137,8 +166,13 @@ def _add_commands(subparsers: Any) -> None:
                       help='the last N bytes; N may end in K, M or G')
     part.add_argument('--lines', '-n', type=_count, metavar='N',
                       help='the last N lines')
-    parser.add_argument('--since-boot', action='store_true',
-                        help='of what came since the last start of the guest')
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument('--since-boot', action='store_true',
+                      help='of what came since the last start of the guest')
+    _begin(part)
+    parser.add_argument('--state', metavar='FILE',
+                        help='state file of "stream", for --since')
+    _deleted(parser)
     _raw(parser)
     parser.add_argument('--no-pager', action='store_true',
                         help='write to the terminal itself')
@@ -153,23 +187,46 @@ def _add_commands(subparsers: Any) -> None:
                         help='begin each line with when it was received')
     _raw(parser)
 
+    parser = add('stream', stream.run,
+                 'write what all guests write, line by line, for a log system',
+                 'One JSON object a line, on standard output. Those that '
+                 'come to this host are included.')
+    parser.add_argument('guest', metavar='GUEST', nargs='*',
+                        help='name or UUID, or the beginning of either (all)')
+    parser.add_argument('--state', metavar='FILE',
+                        help='keep there how far it has come, and go on there')
+    parser.add_argument('--format', choices=('json', 'text'), default='json',
+                        help='JSON, or text for people')
+    begin = parser.add_mutually_exclusive_group()
+    _begin(begin)
+    _plain(parser)
+    parser.add_argument('--no-colour', action='store_true',
+                        help='show names and text without colours')
+
     parser = add('export', export.run, 'copy all logs of a guest',
                  'With a manifest of sizes, hashes and generations.')
     _guest(parser)
+    _deleted(parser)
     parser.add_argument('target', metavar='TARGET',
                         help='a new directory, a file NAME.tar.gz, or - for '
                              'such an archive on standard output')
 
     parser = add('attach', attach.run, 'be at the interactive console',
-                 'The guest sees each key but the escape key.')
+                 'The guest sees each key but the escape key. What comes from '
+                 'a pipe is sent as it is, and ends it once the guest is '
+                 'quiet.')
     _guest(parser)
     _port(parser)
     _lines(parser, 20)
     parser.add_argument('--escape', type=_escape, default=b'\x1d',
                         metavar='KEY', help='the key that leaves (^])')
-    parser.add_argument('--watch', action='store_true',
-                        help='send nothing of what is typed')
-    _raw(parser)
+    turn = parser.add_mutually_exclusive_group()
+    turn.add_argument('--watch', action='store_true',
+                      help='send nothing of what is typed')
+    turn.add_argument('--take-over', action='store_true',
+                      help='type, in place of who may now ([virtlogd] '
+                           'relay_writers = first)')
+    _raw(parser, plain=False)
 
     parser = add('viewers', viewers.run, 'list who is at the consoles',
                  'Of one guest, by address and port. A viewer that does not '
@@ -231,7 +288,9 @@ def _host(config: cfg.ConfigOpts) -> Host:
         root_helper=configuration.root_helper(config),
         relay=(config.virtlogd.relay_guest_address,
                config.serial_console.proxyclient_address),
-        virtlogd_conf=config.virtlogd.virtlogd_conf)
+        relay_socket=config.virtlogd.relay_socket,
+        virtlogd_conf=config.virtlogd.virtlogd_conf,
+        name=config.host)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

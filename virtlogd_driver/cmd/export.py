@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``virtlogd-console export``."""
+"""``virtlogd-console export`` copies a guest's logs for somebody else."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from virtlogd_driver import exception
-from virtlogd_driver.cmd import table
+from virtlogd_driver.cmd import deleted, table
 from virtlogd_driver.cmd.host import Host, serial_ports
 from virtlogd_driver.console_log import export, generation
 from virtlogd_driver.console_log.export import (
@@ -27,12 +27,15 @@ _Export = Callable[[export.Target], list[Entry]]
 
 
 def run(host: Host, arguments: Any) -> int:
-    guest = host.guest(arguments.guest)
-    logs = [(port.number, port.log) for port in serial_ports(guest)
-            if port.device.log_file is not None]
-    logs += _left(logs)
-    about = {'guest': guest.name, 'uuid': guest.uuid, 'state': guest.state,
-             'host': socket.gethostname()}
+    guest = deleted.guest_or_kept(host, arguments)
+    if isinstance(guest, deleted.Kept):
+        logs, about = deleted.logs(guest), deleted.about(guest)
+    else:
+        logs = [(port.number, port.log) for port in serial_ports(guest)
+                if port.device.log_file is not None]
+        logs += _left(logs)
+        about = {'guest': guest.name, 'uuid': guest.uuid,
+                 'state': guest.state, 'host': socket.gethostname()}
     bar = _Progress(export.size(logs))
 
     def copy(target: export.Target) -> list[Entry]:

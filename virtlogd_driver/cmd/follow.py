@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``virtlogd-console follow``."""
+"""``virtlogd-console follow`` shows what guests write, as they write it."""
 
 import contextlib
 import itertools
@@ -7,6 +7,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from typing import Any
 
 from virtlogd_driver import exception
@@ -26,7 +27,8 @@ from virtlogd_driver.cmd.host import (
     SerialPort,
     serial_port,
 )
-from virtlogd_driver.cmd.interleave import Interleaved
+from virtlogd_driver.cmd.interleave import PATIENCE, Interleaved
+from virtlogd_driver.cmd.plain import Plain
 from virtlogd_driver.console_log.follow import Follower
 from virtlogd_driver.node import hypervisor
 
@@ -86,11 +88,15 @@ class _Screen:
     """
 
     def __init__(self, labels: dict[str, str], *, stamps: bool,
-                 raw: bool) -> None:
+                 raw: bool, plain: bool = False) -> None:
         self._terminal = sys.stdout.isatty()
         self._colour = terminal.has_colour(sys.stdout)
         self._labels = labels
-        neutral = self._terminal and not raw
+        neutral = self._terminal and not raw and not plain
+        self._plain = {path: Plain() for path in labels} if plain else {}
+        #: Those with a row that has not ended, and when it is shown all the
+        #: same (time.monotonic).
+        self._rows: dict[str, float] = {}
         by_line = stamps or len(labels) > 1
         self._neutral = {
             path: Neutraliser(colour=self._colour, overstrike=not by_line)
@@ -108,7 +114,10 @@ class _Screen:
 
     def put(self, path: str, data: bytes) -> None:
         """Print what a guest wrote."""
-        if path in self._neutral:
+        if path in self._plain:
+            data = self._plain[path].text(data).encode()
+            self._rows[path] = time.monotonic() + PATIENCE
+        elif path in self._neutral:
             data = self._neutral[path].text(data).encode()
         self._put(path, data)
 
@@ -126,11 +135,18 @@ class _Screen:
         """Give seconds until there is something to be written, if there is."""
         left = (self._interleaved.flush()
                 if self._interleaved is not None else None)
+        now = time.monotonic()
+        for path, due in list(self._rows.items()):
+            if due <= now:
+                del self._rows[path]
+                self._put(path, self._plain[path].unfinished().encode())
         sys.stdout.flush()
-        return left
+        return min((due - now for due in self._rows.values()), default=left)
 
     def close(self) -> None:
         """Finish: nothing follows."""
+        for path, plain in self._plain.items():
+            self._put(path, plain.text(b'', True).encode())
         for path, neutral in self._neutral.items():
             self._put(path, neutral.text(b'', True).encode())
         if self._interleaved is not None:
@@ -162,7 +178,7 @@ def run(host: Host, arguments: Any) -> int:
         port = serial_port(guest_name.find(guests, word), arguments.port)
         ports[port.log] = port
     screen = _Screen(_labels(ports), stamps=arguments.timestamps,
-                     raw=arguments.raw)
+                     raw=arguments.raw, plain=arguments.plain)
     presence = _Presence(host, {
         port.guest.uuid: port.guest.active for port in ports.values()})
     follower = Follower(host.read_from)

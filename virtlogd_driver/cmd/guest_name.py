@@ -1,26 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which guest is meant: by name, UUID, or the beginning of either.
+"""An operator names a guest by name, UUID, or the beginning of either.
 
 nova's UUID of an instance is the UUID of its domain.
 """
 
 import difflib
 from collections.abc import Iterable
+from typing import Protocol, TypeVar
 
 from virtlogd_driver import exception
-from virtlogd_driver.node.hypervisor import Guest
 
 #: Names that a message gives.
 _MOST = 5
 
 
-def find(guests: Iterable[Guest], word: str) -> Guest:
+class Named(Protocol):
+    """It has a name and a UUID."""
+
+    @property
+    def name(self) -> str:
+        """Give libvirt's name of it."""
+
+    @property
+    def uuid(self) -> str:
+        """Give its UUID."""
+
+
+_T = TypeVar('_T', bound=Named)
+
+
+def find(guests: Iterable[_T], word: str) -> _T:
     """Give the guest that a word names.
 
     A whole name comes first, then a whole UUID, then what only one begins
     with.
 
-    :raises GuestNotFound: none, or several; the message names some
+    :raises AmbiguousGuest: several begin with it; the message names some
+    :raises GuestNotFound: there is none; the message names near ones
     """
     known = list(guests)
     by_name = [guest for guest in known if guest.name == word]
@@ -33,7 +49,7 @@ def find(guests: Iterable[Guest], word: str) -> Guest:
         if len(found) == 1:
             return found[0]
     if begins:
-        raise exception.GuestNotFound(
+        raise exception.AmbiguousGuest(
             f'{word!r} is the beginning of {len(begins)} guests: '
             f'{_some([guest.name for guest in begins])}. Give more of it.')
     near = difflib.get_close_matches(

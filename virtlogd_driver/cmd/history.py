@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``virtlogd-console history``: output that has not followed its guest yet."""
+"""``virtlogd-console history`` shows output that waits for another host."""
 
 import datetime
 import json
@@ -10,13 +10,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from oslo_concurrency import processutils
 from oslo_config import cfg
 
 from virtlogd_driver import exception
 from virtlogd_driver.cmd import control_sequences, table
 from virtlogd_driver.cmd.host import Host
-from virtlogd_driver.history import history, outbox
+from virtlogd_driver.history import outbox
 from virtlogd_driver.virtlogd import disk
 
 _HEAD = ('GUEST', 'TO', 'SINCE', 'TRIES')
@@ -95,13 +94,16 @@ def _retry(host: Host, one: outbox.Waiting) -> int:
 
 def _attempt(host: Host, path: str) -> None:
     host.init_helpers()
+    # It takes a second, which no other command is to wait for.
+    from virtlogd_driver.history import history
     own = cfg.CONF.virtlogd
     kept = history.History(
         _copy, own.max_history_bytes, own.history_timeout,
         own.virtlogd_socket)
     for _ in range(5):
+        # What nova-compute tries just now may have begun before it was mended.
         delay = kept.attempt(path, lambda departure: history.Target(
-            departure.address, departure.directory))
+            departure.address, departure.directory), own.history_timeout)
         state = outbox.load_state(path)
         if delay is None or not state.copied or state.final:
             return
@@ -144,5 +146,6 @@ def _copy(source: str, destination: str, *, host: str, receive: bool,
     rsync = cfg.CONF.libvirt.remote_filesystem_transport == 'rsync'
     command = (['rsync', '--recursive', '--sparse'] if rsync
                else ['scp', '-r'])
+    from oslo_concurrency import processutils
     processutils.execute(*command, source, destination,
                          on_execute=on_execute, on_completion=on_completion)

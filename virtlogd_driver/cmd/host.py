@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This host as the commands see it: its guests, their ports and logs.
+"""The commands see this host with its guests, their ports and logs.
 
 Root reads logs and asks virtlogd itself; anybody else goes through the
 privileged helpers that nova-compute uses.
@@ -9,13 +9,14 @@ import contextlib
 import functools
 import os
 import signal
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from virtlogd_driver import exception
 from virtlogd_driver.cmd import guest_name
 from virtlogd_driver.console_log import log
+from virtlogd_driver.console_log.descriptor_store import DescriptorStore
 from virtlogd_driver.console_log.directory import open_directory
 from virtlogd_driver.console_log.log import LogRead, LogSince, Passed, Position
 from virtlogd_driver.guest.char_device import CharDevice
@@ -94,7 +95,9 @@ class Host:
     def __init__(self, uri: str, virtlogd_socket: str, timeout: float,
                  root_helper: Sequence[str] = (),
                  relay: tuple[str, str] | None = None,
-                 virtlogd_conf: str | None = None) -> None:
+                 relay_socket: str = '',
+                 virtlogd_conf: str | None = None,
+                 name: str = '') -> None:
         """
         :param uri: of libvirt
         :param virtlogd_socket: virtlogd's socket
@@ -103,11 +106,15 @@ class Host:
             oslo.privsep's own default
         :param relay: the address that relayed guests listen on, and the one
             where the relay does
+        :param relay_socket: path of the relay's own socket
         :param virtlogd_conf: path of virtlogd.conf, for how many backups a
             log has; None: that is not known
+        :param name: of this host, as nova knows it
         """
-        self._uri = uri
+        self.uri = uri
+        self.name = name
         self._relay = relay
+        self.relay_socket = relay_socket
         self._virtlogd_conf = virtlogd_conf
         self.virtlogd_socket = virtlogd_socket
         self.timeout = timeout
@@ -139,7 +146,7 @@ class Host:
 
         :raises HostError: libvirt does not answer
         """
-        return hypervisor.connect(self._uri)
+        return hypervisor.connect(self.uri)
 
     @functools.cached_property
     def connection(self) -> Any:
@@ -245,6 +252,31 @@ class Host:
                 if state == 'alive' and port.guest.active]).unlinked
         return [_state(port, state, port.device.log_file in unlinked)
                 for port, state in zip(ports, states, strict=True)]
+
+    def states_of_logs(self, logs: Mapping[str, str]
+                       ) -> tuple[str, dict[str, str]]:
+        """Tell what becomes of what running guests write.
+
+        :param logs: their guests' names, by path
+        :returns: why virtlogd does not answer, empty where it does; and by
+            path "alive", "dead", "unlinked", "unrotated" or "unknown"
+        """
+        _, reason, answers = self._ask(
+            [(name, path) for path, name in logs.items()])
+        states = dict(zip(logs, (_STATES[answer] for answer in answers),
+                          strict=False))
+        unlinked = self._health().find_unlinked(
+            self.virtlogd_socket, self.timeout)([
+                path for path, state in states.items()
+                if state == 'alive']).unlinked
+        return reason, states | dict.fromkeys(unlinked, 'unlinked')
+
+    def kept_open(self) -> Any:
+        """Give what reads logs and keeps their files open for a while.
+
+        :returns: console_log/reader.py, or what root has in its place
+        """
+        return DescriptorStore(log.open_log) if _is_root() else self._reader()
 
     def closed(self, ports: Sequence[SerialPort]) -> list[SerialPort]:
         """Give those whose console nobody is seen to listen on."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``virtlogd-console list``."""
+"""``virtlogd-console list`` shows the serial ports of this host's guests."""
 
 import contextlib
 import datetime
@@ -13,7 +13,13 @@ from typing import Any
 from oslo_config import cfg
 
 from virtlogd_driver import exception
-from virtlogd_driver.cmd import control_sequences, history, table, terminal
+from virtlogd_driver.cmd import (
+    control_sequences,
+    deleted,
+    history,
+    table,
+    terminal,
+)
 from virtlogd_driver.cmd.host import (
     Host,
     SerialPort,
@@ -84,6 +90,8 @@ class Row:
 
 
 def run(host: Host, arguments: Any) -> int:
+    if arguments.deleted:
+        return deleted.show_list(arguments)
     if arguments.names:
         for guest in host.guests():
             print(guest.name, guest.uuid, sep='\n')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``virtlogd-driver-status check``: is this compute node's console well?
+"""``virtlogd-driver-status check`` tells whether this node's consoles work.
 
 Exit status as nova-status has it: 0 all well, 1 a warning, 2 a failure, 255
 an error of the command itself.
@@ -9,6 +9,7 @@ import contextlib
 import functools
 import logging
 import sys
+import time
 from typing import Any
 
 from oslo_config import cfg
@@ -17,9 +18,12 @@ from oslo_upgradecheck import upgradecheck
 
 from virtlogd_driver import exception
 from virtlogd_driver.cmd import configuration, history
+from virtlogd_driver.history import deleted
 from virtlogd_driver.node import checks, hypervisor
 from virtlogd_driver.node.survey import Options, survey
+from virtlogd_driver.node.watch import Relay
 from virtlogd_driver.relay import settings
+from virtlogd_driver.virtlogd.disk import DISKS
 
 #: Of the command itself, as nova-status has it.
 _ERROR = 255
@@ -64,15 +68,40 @@ def options(config: cfg.ConfigOpts) -> Options:
         own.virtlogd_conf, own.virtlogd_socket, own.health_interval,
         own.health_timeout, own.metrics_file, tuple(
             f'{one.guest} ({one.reason})' for one in history.late(
-                config.instances_path)), _relay(config))
+                config.instances_path)), _relay(config),
+        functools.partial(_kept, config))
 
 
-def _relay(config: cfg.ConfigOpts) -> tuple[str, str] | None:
+def _kept(config: cfg.ConfigOpts) -> checks.KeptLogs | None:
+    """Give what is kept of deleted guests; None: nothing is, nor is to be.
+
+    :raises DiskStalled: one is to be kept, and the file system of
+        instances_path does not answer
+    """
+    own, now = config.virtlogd, time.time()
+    keeping = deleted.Keeping(config.instances_path, config.host,
+                              own.keep_deleted, own.keep_deleted_bytes)
+    try:
+        stock = DISKS.ask(keeping.directory, deleted.stock, keeping, now)
+    except exception.DiskStalled:
+        if keeping.seconds:
+            raise
+        return None
+    if not keeping.seconds and not stock.count:
+        return None
+    return checks.KeptLogs(
+        stock.count, stock.size, keeping.limit,
+        None if stock.oldest is None else now - stock.oldest, stock.late, 0,
+        stock.fault)
+
+
+def _relay(config: cfg.ConfigOpts) -> Relay | None:
     """Tell where relayed guests and the relay listen; None: not known."""
     # What is wrong with the address is said by a check of its own.
     with contextlib.suppress(exception.VirtlogdDriverError):
-        return config.virtlogd.relay_guest_address, settings.check_outer(
-            config.serial_console.proxyclient_address)
+        return Relay(
+            config.virtlogd.relay_guest_address, settings.check_outer(
+                config.serial_console.proxyclient_address))
     return None
 
 

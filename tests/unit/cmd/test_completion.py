@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What bash completes, by bash itself."""
+"""bash itself completes the commands."""
 
 import os
 import re
@@ -13,8 +13,8 @@ from tests.unit import fake_libvirt
 
 _ROOT = Path(__file__).parents[3]
 _SCRIPT = _ROOT / 'etc/bash_completion.d/virtlogd-console'
-COMMANDS = ('list', 'show', 'follow', 'export', 'attach', 'viewers',
-            'reattach', 'history', 'check')
+COMMANDS = ('list', 'show', 'follow', 'stream', 'export', 'attach',
+            'viewers', 'reattach', 'history', 'check')
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def options(command: Path, *words: str) -> set[str]:
 
 def test_commands(command: Path) -> None:
     assert complete(command, '') == set(COMMANDS)
-    assert complete(command, 's') == {'show'}
+    assert complete(command, 's') == {'show', 'stream'}
     assert complete(command, '--connect', 'x:///', 're') == {'reattach'}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said of a log that cannot be followed byte by byte."""
+"""follow says which logs it cannot follow byte by byte."""
 
 import io
 import re
@@ -7,7 +7,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit import fake_libvirt
@@ -81,7 +81,6 @@ _PIECES = st.sampled_from((
     b'\x1b[?25l', 'ü'.encode()[:1], b'-- ours --', b'\x1b[7', b'\x1b[1;8m'))
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(_PIECES, st.none()), max_size=20), st.booleans(),
        st.booleans())
 def test_our_own_words_are_in_a_row_of_their_own_as_they_are(

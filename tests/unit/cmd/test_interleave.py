@@ -3,7 +3,7 @@ import datetime
 import time
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from virtlogd_driver.cmd import interleave
@@ -101,7 +101,6 @@ def test_a_line_cannot_pass_for_another_guests() -> None:
         assert b''.join(written) == b'a| \x1b[31mred^Mb| fake\x1b[0m\n'
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(
     (b'\r', b'\n', b'x', b'\x1b[1m', b'\r' * 70_000)), max_size=12),
     st.booleans(), st.booleans())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``virtlogd-driver-status check`` on a good host, and on each broken one.
+"""``virtlogd-driver-status check`` passes a good host, and no broken one.
 
 The whole command runs, configuration and survey included; only the facts of
 the host are made: its files, what libvirt, virtlogd and the kernel answer.
@@ -34,7 +34,7 @@ from virtlogd_driver import exception
 from virtlogd_driver.cmd import status
 from virtlogd_driver.console_log import privileged as log_privileged
 from virtlogd_driver.console_log import reader
-from virtlogd_driver.history import outbox
+from virtlogd_driver.history import deleted, outbox
 from virtlogd_driver.node import checks, hypervisor, metrics, survey
 from virtlogd_driver.virtlogd import (
     disk,
@@ -105,6 +105,7 @@ class Host(fixtures.Fixture):
                 (disk, 'mounts', lambda: {'/': self.file_system}),
                 (health, 'free_space', lambda _: self.free),
                 (survey, '_LIBVIRT_TIMEOUT', 0.2),
+                (survey, '_ENDING', 0),
                 (survey, '_DISK_TIMEOUT', 0.2)):
             self.useFixture(fixtures.MonkeyPatch(
                 f'{target.__name__}.{name}', fact))
@@ -202,6 +203,19 @@ def _down(node: Host) -> None:
 
 def _hung(node: Host) -> None:
     node.virtlogd = privileged.HUNG, str(rpc.hung('/virtlogd-sock', 1))
+
+
+def _not_kept(node: Host) -> None:
+    node.options['virtlogd']['keep_deleted'] = 60
+    metrics.write(
+        str(node.directory / 'metrics.prom'),
+        health.Report(health.DaemonState.UP, time=time.time()),
+        periodic.Totals(), metrics.Kept(0, 0, None, True, 1))
+
+
+def _no_use(node: Host) -> None:
+    node.options['virtlogd']['keep_deleted'] = 60
+    (node.instances / deleted.DIRECTORY).touch()
 
 
 def _libvirt_hangs(node: Host) -> None:
@@ -347,7 +361,7 @@ FAULTS = (
     Fault('append is off', _not_appended, WARNING, {
         'Logs': 'Reboot them hard, or migrate them live'}),
     Fault('the pipe of a log is held', _held, WARNING, {
-        'Logs': 'never restart virtlogd'}),
+        'Logs': 'Do not restart virtlogd'}),
     Fault('a log from before its bound', _large, WARNING, {
         'Disk budget': 'remove its rotated files'}),
     Fault('an unrotated log', fact('log', privileged.FILE), WARNING, {
@@ -377,6 +391,10 @@ FAULTS = (
           WARNING, {'Health pass': 'Set [virtlogd] metrics_file'}),
     Fault('a history that has not gone', _left, WARNING, {
         'Histories': 'See "virtlogd-console history"'}),
+    Fault('logs of deleted guests that were not kept', _not_kept, WARNING, {
+        'Kept logs': 'See its log for "is not kept"'}),
+    Fault('no logs of deleted guests can be kept', _no_use, WARNING, {
+        'Kept logs': 'Let nova-compute make one'}),
     Fault('no pass any more', lambda node: node.made_pass(1000), FAILURE, {
         'Health pass': 'See whether nova-compute runs'}),
 )

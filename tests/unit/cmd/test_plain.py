@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plain text is what the rows of a terminal had in the end."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virtlogd_driver.cmd.plain import LONGEST, Plain
+
+
+def plain(data: bytes) -> str:
+    return Plain().text(data, final=True)
+
+
+@pytest.mark.parametrize(('written', 'shown'), [
+    (b'one\r\ntwo\n', 'one\ntwo\n'),
+    (b'\x1b[1;31mred\x1b[0m and not\n', 'red and not\n'),
+    (b'\x1b]0;a title\x07prompt$ ', 'prompt$ '),
+    (b' 10%\r 50%\r100%\n', '100%\n'),
+    (b'a longer row\rshort\x1b[K\n', 'short\n'),
+    (b'a longer row\rshort\n', 'shortger row\n'),
+    (b'\x1b[2K\rgone\x1b[2K\rhere\n', 'here\n'),
+    (b'[ * ]\x08\x08\x08***]\n', '[ ***]\n'),
+    (b'abc\x1b[2Dx\x1b[10Gy\n', 'axc      y\n'),
+    (b'[  OK  ] Started\x1b[0;1;39m a unit\x1b[0m.\r\n',
+     '[  OK  ] Started a unit.\n'),
+    (b'bell\x07 and null\x00\n', 'bell and null\n'),
+    (b'no \xff UTF-8\n', 'no \N{REPLACEMENT CHARACTER} UTF-8\n'),
+    (b'\x1b(B\x1b[?25l\x1bMplain\x1b', 'plain'),
+    (b'a\tb\n', 'a\tb\n'),
+    ('\u202eback\n'.encode(), '<U+202E>back\n'),
+])
+def test_rows(written: bytes, shown: str) -> None:
+    assert plain(written) == shown
+
+
+def test_a_row_is_bounded() -> None:
+    flood = Plain()
+    for _ in range(5):
+        flood.text(b'x' * LONGEST)
+    assert len(flood.unfinished()) <= LONGEST
+    assert len(plain(b'\x1b[9999C' * 100 + b'x')) <= LONGEST + 2
+
+
+@given(st.lists(st.sampled_from((
+    b'text', b'\r', b'\n', b'\x08', b'\x1b[K', b'\x1b[3D', b'\x1b]0;x\x07',
+    b'\x1b', b'[', b'\xe2\x82\xac', b'\xff', b'\x1b[1;31m', b'\t')),
+    max_size=20), st.data())
+def test_how_it_is_cut_does_not_matter(words: list[bytes],
+                                       data: st.DataObject) -> None:
+    whole = b''.join(words)
+    place = data.draw(st.integers(0, len(whole)))
+    cut = Plain()
+    assert (cut.text(whole[:place]) + cut.text(whole[place:], final=True)
+            == plain(whole))
+
+
+@given(st.binary(max_size=200))
+def test_nothing_of_it_controls_a_terminal(data: bytes) -> None:
+    for character in plain(data):
+        assert character in '\n\t' or character.isprintable() or (
+            ord(character) > 0x9f)

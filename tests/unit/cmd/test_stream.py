@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``stream`` as an operator runs it, with guests of libvirt's test driver."""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import termios
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.command import Console
+from tests.lab.wait import until
+from tests.unit import fake_libvirt
+from tests.unit.stream.schema import VALIDATOR
+from virtlogd_driver.console_log import log
+from virtlogd_driver.console_log.directory import open_directory
+from virtlogd_driver.history import boot
+
+
+class Guests:
+    """Two guests with logs, and the command."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.logs = [directory / name / 'console.log'
+                     for name in ('one', 'two')]
+        for path in self.logs:
+            path.parent.mkdir()
+            path.write_bytes(b'before\n')
+        node = directory / 'node.xml'
+        node.write_text(fake_libvirt.NODE.format(domains=''.join(
+            fake_libvirt.domain_xml(fake_libvirt.serial(log=str(path)),
+                                    name=path.parent.name)
+            for path in self.logs)))
+        self.console = Console(f'test://{node}')
+        self.state = directory / 'state'
+        self._out = directory / 'out'
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start it; what is written from now on is in its output."""
+        self.state.unlink(missing_ok=True)
+        process = self.console.start(
+            'stream', '--state', str(self.state), *arguments,
+            output=self._out, messages=self.directory / 'said')
+
+        def follows() -> bool:
+            write(self.logs[0], b'probe\n')
+            return b'probe' in self._out.read_bytes()
+        until(follows, 'it follows')
+        return process
+
+    def until_written(self, text: bytes) -> bytes:
+        until(lambda: text in self._out.read_bytes(), repr(text))
+        return self._out.read_bytes()
+
+    def objects(self) -> list[dict[str, Any]]:
+        found = [json.loads(line)
+                 for line in self._out.read_bytes().splitlines()]
+        for one in found:
+            VALIDATOR.validate(one)
+        return found
+
+
+@pytest.fixture
+def guests(tmp_path: Path) -> Iterator[Guests]:
+    made = Guests(tmp_path)
+    with made.console:
+        yield made
+
+
+def write(path: Path, data: bytes) -> None:
+    with path.open('ab') as file:
+        file.write(data)
+
+
+def test_objects(guests: Guests) -> None:
+    process = guests.start()
+    write(guests.logs[1], b'\xff of two\r\n')
+    guests.until_written(b'of two')
+    process.terminate()
+    assert process.wait(30) == 0
+    assert (guests.directory / 'said').read_bytes() == b''
+    found = guests.objects()
+    assert 'before' not in [one.get('text') for one in found]
+    (two,) = [one for one in found if one.get('guest') == 'two']
+    assert (two['text'], two['raw']) == ('\N{REPLACEMENT CHARACTER} of two',
+                                         '/yBvZiB0d28=')
+
+
+def test_text(guests: Guests) -> None:
+    guests.start('--format', 'text', 'two', 'one')
+    write(guests.logs[1], b'\x1b[31mred\x1b[0m \x1b]0;title\x07 100\r99\r\n')
+    shown = guests.until_written(b'99').decode()
+    assert 'two | ' in shown
+    # No terminal: no colours.
+    assert 'red ^[]0;title^G 100^M99\n' in shown
+
+
+def test_plain_text(guests: Guests) -> None:
+    guests.start('--format', 'text', '--plain')
+    write(guests.logs[1], b'\x1b[31mred\x1b[0m\n100%\rdone\x1b[K\n')
+    shown = guests.until_written(b'done').decode()
+    assert 'two | red\n' in shown
+    assert 'two | done\n' in shown
+
+
+def test_one_guest_alone(guests: Guests) -> None:
+    guests.start('one')
+    write(guests.logs[1], b'of two\n')
+    write(guests.logs[0], b'of one\n')
+    guests.until_written(b'of one')
+    assert {one['guest'] for one in guests.objects()} == {'one'}
+
+
+@pytest.mark.parametrize('arguments', [
+    ('--since', '2001-01-01T00:00:00Z'), ('--boot', '1')])
+def test_it_begins_earlier(guests: Guests, arguments: tuple[str, ...]) -> None:
+    path = guests.logs[1]
+    with open_directory(str(path.parent)) as directory:
+        end = log.read_tail(directory, path.name, 0).position
+    for time, position in ((10.0, None), (2e9, end)):
+        boot.add(str(path.parent), boot.Boot(time, {0: position}))
+    guests.start(*arguments)
+    guests.until_written(b'"before"')
+    assert [one['text'] for one in guests.objects()
+            if one['guest'] == 'two'] == ['before']
+
+
+def test_show_has_the_same_beginnings(guests: Guests) -> None:
+    path = guests.logs[1]
+    with open_directory(str(path.parent)) as directory:
+        end = log.read_tail(directory, path.name, 0).position
+    for time, position in ((10.0, None), (20.0, end)):
+        boot.add(str(path.parent), boot.Boot(time, {0: position}))
+    write(path, b'after \x1b[1mit\n')
+    output = guests.console.output
+    assert output('show', 'two', '--boot', '1') == b'before\n'
+    assert output('show', 'two', '--boot', '-1') == b'before\n'
+    assert output('show', 'two', '--boot', '0') == b'after \x1b[1mit\n'
+    assert output('show', 'two', '--boot', '0', '--plain') == b'after it\n'
+    assert output('show', 'two', '--boot', '1', '--bytes', '3') == b're\n'
+    assert output('show', 'two', '--boot', '1', '--lines', '9') == (
+        b'before\n')
+    since = guests.console.run(
+        'show', 'two', '--since', '1970-01-01T00:00:15Z')
+    assert since.stdout == b'before\nafter \x1b[1mit\n'
+    assert b'from 1970-01-01T' in since.stderr
+    missing = guests.console.run('show', 'two', '--boot', '3')
+    assert missing.returncode == 1
+    assert b'there are 1 to 2' in missing.stderr
+
+
+@pytest.mark.parametrize(('state', 'says'), [
+    ('no JSON', b'Move it away'), (None, b'No such file')])
+def test_a_state_file_that_cannot_be_used(
+        guests: Guests, state: str | None, says: bytes) -> None:
+    path = guests.state if state else guests.directory / 'none' / 'state'
+    if state:
+        path.write_text(state)
+    done = guests.console.run('stream', '--state', str(path))
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert str(path).encode() in done.stderr
+
+
+def test_a_state_file_is_of_one_stream(guests: Guests) -> None:
+    process = guests.start()
+    second = guests.console.run('stream', '--state', str(guests.state))
+    assert second.returncode == 1
+    assert b'Another stream keeps its state in' in second.stderr
+    # However the first one ends.
+    process.kill()
+    process.wait(30)
+    guests.start()
+
+
+def test_what_it_says_gets_to_people(guests: Guests) -> None:
+    guests.logs[1].rename(guests.directory / 'elsewhere')
+    guests.logs[1].symlink_to(guests.directory / 'elsewhere')
+    guests.start()
+    until(lambda: f'virtlogd-console: {guests.logs[1]} is not a regular file'
+          in (guests.directory / 'said').read_text(), 'it is said')
+
+
+def test_it_ends_while_nobody_reads(guests: Guests) -> None:
+    read, out = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [*guests.console.command, 'stream'], stdin=subprocess.DEVNULL,
+            stdout=out, stderr=subprocess.PIPE,
+            env=guests.console._environment({}))
+
+        def is_full() -> bool:
+            write(guests.logs[0], b'x' * 10_000 + b'\n')
+            # A pipe has 64 KiB; less than a page of it is no room.
+            return _bytes_in(read) > 60_000
+        until(is_full, 'it waits for a reader')
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert process.stderr is not None
+        with process.stderr as said:
+            assert said.read() == b''
+    finally:
+        os.close(read)
+        os.close(out)
+
+
+def _bytes_in(pipe: int) -> int:
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)),
+                          'little')
+
+
+def test_it_ends_with_its_reader(guests: Guests) -> None:
+    process = subprocess.Popen(
+        [*guests.console.command, 'stream'], stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env=guests.console._environment({}))
+    assert process.stdout is not None
+    process.stdout.close()
+
+    def has_ended() -> bool:
+        write(guests.logs[0], b'x\n')
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.1)
+        return process.returncode is not None
+    until(has_ended, 'it has ended')
+    assert process.returncode == 141
