@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests of a server that moves between two hosts ask of it."""
+"""Tests of a server that moves between two hosts share these functions."""
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,6 @@ from tests.lab import guest
 from tests.lab.nova_node import Server
 from tests.lab.two_hosts import TwoHosts
 from tests.lab.wait import until
-from virtlogd_driver.console_log.directory import open_directory
 
 Use = Callable[[fixtures.Fixture], Any]
 Make = Callable[..., TwoHosts]
@@ -28,6 +26,8 @@ WRITER = guest.disk_image(guest.boot_sector(interval=0.05, burst=2))
 #: Ten lines, then what is typed: no line is cut off when it is switched off.
 QUIET = guest.disk_image(guest.boot_sector(count=10))
 
+#: What a guest writes, but for the number.
+_LINE = 'line 00000000'
 #: Any beginning of a line, where the guest starts again.
 _CUT_OFF = re.compile(
     r'^(?:l|li|lin|line|line \d{0,8}\r?)(?=line 00000001$)', re.MULTILINE)
@@ -60,18 +60,28 @@ class Before(fixtures.Fixture):
             self._driver, self._method, call))
 
 
-def numbers(output: str) -> list[int]:
+def numbers(output: str, begins_anywhere: bool = False) -> list[int]:
     """The numbers of all lines; the last one may not be whole yet.
 
     Without what assert_interactive has left, and without the line that a
     start of the guest cuts off: it went where there is no log, or was never
     written.
+
+    :param begins_anywhere: what was written before a move is elsewhere, and
+        the guest has moved in the middle of a line, which is left out
     """
+    if begins_anywhere:
+        begun, _, output = output.partition('\n')
+        assert _is_line(_LINE[:len(_LINE) - len(begun)] + begun), repr(begun)
     output = _CUT_OFF.sub('', output.replace('typed text\n', ''))
     lines = output.split('\n')[:-1]
     for line in lines:
-        assert re.fullmatch(r'line \d{8}', line), repr(line)
+        assert _is_line(line), repr(line)
     return [int(line[5:]) for line in lines]
+
+
+def _is_line(line: str) -> bool:
+    return re.fullmatch(r'line \d{8}', line) is not None
 
 
 def assert_exact(nova: TwoHosts, server: Server, boots: int = 1) -> int:
@@ -119,19 +129,6 @@ def devices(nova: TwoHosts, server: Server) -> list[tuple[str, ...]]:
             str(path and Path(path).name if serial.get('type') != 'pty'
                 or log is not None else None)))
     return found
-
-
-def leave_backup(directory: Path, data: bytes) -> None:
-    """A backup of a guest's first log, as virtlogd leaves it: written last
-    when the live file was created."""
-    backup = directory / 'console.log.0'
-    backup.write_bytes(data)
-    with open_directory(str(directory)) as opened:
-        fd = opened.open('console.log')
-        born = opened.born(fd)
-        opened.close(fd)
-    if born is not None:
-        os.utime(backup, ns=(born, born))
 
 
 def held(nova: TwoHosts, name: str) -> set[str]:

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every command that the documentation shows, run.
+"""Every command that the documentation shows is run.
 
 A command line is one that begins with ``$`` or ``#`` in a ``console`` block.
 One that nothing here knows how to run is a failure.
 """
 
 import configparser
-import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from tests.lab import guest
 from tests.lab.command import Console
 from tests.lab.daemons import LibvirtHost
 from tests.lab.wait import until
+from virtlogd_driver.history import deleted
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / 'doc/source').rglob('*.rst')), ROOT / 'README.rst',
@@ -46,6 +46,14 @@ ELSEWHERE = {
         'tests/functional/test_history_copy.py',
     'python -m pytest tests/unit/guest --regenerate-output':
         'tests/unit/guest/test_plan.py',
+    # Consumers that the stream goes into.
+    **dict.fromkeys((
+        'virtlogd-console stream --state FILE | '
+        'systemd-cat -t virtlogd-console',
+        'journalctl -t virtlogd-console -o cat',
+        'virtlogd-console stream --state FILE | '
+        'socat -u - UNIX-CONNECT:/run/virtlogd-console.socket'),
+        'tests/functional/test_stream_recipes.py'),
     # Its last command needs a host with SELinux.
     **dict.fromkeys((
         'checkmodule -M -m -o virtlogd_nova.mod '
@@ -78,13 +86,17 @@ class Lab(fixtures.Fixture):
 
     def _setUp(self) -> None:
         self.host = self.useFixture(LibvirtHost(self.directory / 'host'))
-        self.console = self.useFixture(
-            Console(self.host.uri, self.host.virtlogd_socket))
+        instances = self.directory / 'instances'
+        instances.mkdir()
+        self.console = self.useFixture(Console(
+            self.host.uri, self.host.virtlogd_socket, instances))
+        _keep_deleted(instances)
         for name in GUESTS:
             directory = self.host.log_directory / name
             directory.mkdir()
-            (directory / 'console.boots').write_text(
-                '{"time": 1.0, "positions": {"0": null, "1": null}}\n')
+            (directory / 'console.boots').write_text(''.join(
+                f'{{"time": {time}, "positions": {{"0": null, "1": null}}}}\n'
+                for time in (1.0, 2.0)))
             logs = [directory / f'console{port}.log'
                     for port in ('', '.port1')]
             self.host.connect().defineXML(guest.domain_xml(
@@ -94,6 +106,17 @@ class Lab(fixtures.Fixture):
             until(lambda logs=logs: all(  # type: ignore[misc]
                 log.exists() and log.stat().st_size == 1500
                 for log in logs), 'the guest has written')
+
+
+def _keep_deleted(instances: Path) -> None:
+    """Keep the log of a server that was deleted."""
+    directory = instances / '6ba7b810-9dad-11d1-80b4-00c04fd430c8'
+    directory.mkdir()
+    (directory / 'console.log').write_bytes(guest.lines(1, 100))
+    assert deleted.keep(
+        deleted.Keeping(str(instances), 'host', 3600, 1 << 20),
+        str(directory), deleted.About('instance-00000029', 'web-1'),
+        time.time())
 
 
 @pytest.fixture(scope='module')
@@ -109,8 +132,11 @@ def _console(lab: Lab, words: list[str], tmp_path: Path) -> None:
         line = ' '.join(words)
         done = subprocess.run(
             ['bash', '-ec', f'set -o pipefail; {script} {line}'],
-            check=False, capture_output=True, cwd=tmp_path)
+            check=False, capture_output=True, cwd=tmp_path, timeout=60)
         assert done.returncode == 0, done.stderr
+        return
+    if command == 'stream':
+        _stream(lab, words, tmp_path)
         return
     if command in ('follow', 'attach'):
         terminal = lab.console.on_terminal(*words, NO_COLOR='1')
@@ -122,9 +148,37 @@ def _console(lab: Lab, words: list[str], tmp_path: Path) -> None:
     assert done.returncode == 0 or command == 'check', done.stderr
     assert b'Traceback' not in done.stderr
     if command == 'show':
-        assert done.stdout.endswith(guest.lines(100, 100))
+        assert done.stdout.replace(b'\r\n', b'\n').endswith(
+            guest.lines(100, 100).replace(b'\r\n', b'\n'))
     if command == 'export':
         assert (tmp_path / words[-1]).exists()
+
+
+def _stream(lab: Lab, words: list[str], tmp_path: Path) -> None:
+    """Until it has begun: it has no end."""
+    state = tmp_path / 'state'
+    words[words.index('--state') + 1] = str(state)
+    process = lab.console.start(*words, output=tmp_path / 'out',
+                                messages=tmp_path / 'said')
+    until(state.exists, 'a state file')
+    process.terminate()
+    assert process.wait(30) == 0
+    assert (tmp_path / 'said').read_bytes() == b''
+
+
+def _echo(lab: Lab, words: list[str], tmp_path: Path) -> None:
+    """What is typed comes back from the guest."""
+    typed, pipe, program, *rest = words
+    assert (pipe, program) == ('|', 'virtlogd-console')
+    # Of the other guest: it is in its log then.
+    *rest, name = rest
+    assert name == GUESTS[0]
+    done = subprocess.run(
+        [*lab.console.command, *rest, GUESTS[1]], check=False,
+        capture_output=True,
+        input=f'{typed}\n'.encode(), timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert typed.encode() in done.stdout
 
 
 def _status(lab: Lab, words: list[str], tmp_path: Path) -> None:
@@ -148,7 +202,7 @@ def _sudo(lab: Lab, words: list[str], tmp_path: Path) -> None:
 def _reload(lab: Lab, words: list[str], tmp_path: Path) -> None:
     """As the unit file of virtlogd has it."""
     assert words == ['reload', 'virtlogd']
-    os.kill(lab.host.virtlogd_pid, signal.SIGUSR1)
+    lab.host.reload_virtlogd()
 
     def alive() -> bool:
         return b'dead' not in lab.console.run('list').stdout
@@ -167,6 +221,7 @@ def _tox(lab: Lab, words: list[str], tmp_path: Path) -> None:
 RUN: dict[str, Callable[[Lab, list[str], Path], None]] = {
     'virtlogd-console': _console,
     'virtlogd-driver-status': _status,
+    'echo': _echo,
     'sudo': _sudo,
     'systemctl': _reload,
     'tox': _tox,
@@ -190,5 +245,5 @@ def test_commands_were_found() -> None:
 def test_every_command_of_virtlogd_console_is_shown() -> None:
     shown = {command.split()[1] for command, _ in ALL
              if command.startswith('virtlogd-console ')}
-    assert shown == {'list', 'show', 'follow', 'export', 'attach',
+    assert shown == {'list', 'show', 'follow', 'stream', 'export', 'attach',
                      'history', 'reattach', 'check', 'viewers'}

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The privileged helpers as nova's user gets them: by sudo and rootwrap."""
+"""nova's user gets the privileged helpers by sudo and rootwrap."""
 
 import contextlib
 import json
 import os
+import pwd
 import signal
 import subprocess
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 import fixtures
 import pytest
+from oslo_privsep import capabilities
 from oslo_rootwrap import cmd as rootwrap
 
 from tests.lab import guest
@@ -31,9 +34,13 @@ LINES = 600
 class Node(fixtures.Fixture):
     """A compute node on which nova's user is no more than that."""
 
-    def __init__(self, host: LibvirtHost) -> None:
+    def __init__(self, host: LibvirtHost, options: str = '') -> None:
+        """
+        :param options: more lines of nova.conf
+        """
         super().__init__()
         self.host = host
+        self._options = options
         self.instances = host.directory / 'instances'
         self.log = self.instances / 'guest' / 'console.log'
 
@@ -51,7 +58,7 @@ class Node(fixtures.Fixture):
             virtlogd_conf = {self.host.virtlogd_conf}
             qemu_conf = {self.host.qemu_conf}
             metrics_file = {metrics_file}
-            '''), [self.host.directory]))
+            ''') + self._options, [self.host.directory]))
         os.chown(self.log.parent, self.user.uid, -1)
         for name in ('passwd', 'group'):
             # libvirtd looks up who asks it.
@@ -111,6 +118,65 @@ def test_the_log_of_root_is_read(node: Node) -> None:
         assert node.user.run('cat', str(file)).returncode != 0
     shown = output(node.user.run('virtlogd-console', 'show', 'guest1'))
     assert shown.encode() == node.written().replace(b'\r\n', b'\n')
+
+
+def test_the_reader_has_a_user_of_its_own(tmp_path: Path, use: Use) -> None:
+    """It is nobody but for the one capability."""
+    node = Node(
+        LibvirtHost(tmp_path / 'host', max_size=4096, max_backups=3),
+        '[virtlogd_privileged]\nuser = nobody\ngroup = nogroup\n')
+    use(node.host)
+    use(node)
+    followed = tmp_path / 'followed'
+    node.user.start('virtlogd-console', 'follow', 'guest1', log=followed)
+    until(lambda: f'line {LINES:08}' in followed.read_text(),
+          'it is followed')
+    (reader,) = _helpers()
+    status = dict(
+        line.split(':\t', 1) for line in
+        Path(f'/proc/{reader}/status').read_text().splitlines())
+    users = {pwd.getpwnam('nobody').pw_uid}
+    assert set(map(int, status['Uid'].split())) == users
+    assert int(status['CapEff'], 16) == 1 << capabilities.CAP_DAC_READ_SEARCH
+    assert (status['CapBnd'].strip('0'), status['NoNewPrivs']) == ('', '1')
+    shown = output(node.user.run('virtlogd-console', 'show', 'guest1'))
+    assert shown.encode() == node.written().replace(b'\r\n', b'\n')
+
+
+def test_it_streams(node: Node) -> None:
+    state, streamed = node.log.parent / 'state', node.host.directory / 'out'
+    # A guest that is not in it is given from its beginning.
+    state.write_text('{"version": 1, "logs": []}')
+    node.user.start('virtlogd-console', 'stream', '--state', str(state),
+                    log=streamed)
+
+    def texts() -> list[str]:
+        return [one['text'] for one in map(
+            json.loads, streamed.read_text().splitlines()) if 'text' in one]
+
+    until(lambda: len(texts()) == LINES, 'all of it is streamed')
+    assert texts() == [
+        line.decode() for line in node.written().splitlines()]
+
+
+def test_a_kept_log_of_root_is_read(node: Node) -> None:
+    """It is kept with no more than nova's user may, and read likewise."""
+    written = node.written().replace(b'\r\n', b'\n')
+    instance = node.instances / '6ba7b810-9dad-11d1-80b4-00c04fd430c8'
+    node.log.parent.rename(instance)
+    os.chown(node.instances, node.user.uid, -1)
+    program = textwrap.dedent(f'''\
+        from virtlogd_driver.history import deleted
+        print(deleted.keep(
+            deleted.Keeping({str(node.instances)!r}, 'host', 60, 1 << 20),
+            {str(instance)!r}, deleted.About(name='gone'), 7.0).path)
+        ''')
+    kept = Path(output(node.user.run(
+        sys.executable, '-c', program)).strip())
+    assert len(list(kept.glob('console.log*'))) == 3
+    shown = node.user.run('virtlogd-console', 'show', 'gone')
+    assert (shown.returncode, shown.stdout.encode()) == (0, written)
+    assert 'not here any more' in shown.stderr
 
 
 def test_virtlogd_is_asked_and_a_dead_log_comes_back(node: Node) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.history import crash
+from tests.unit.history import crash, test_deleted
 from tests.unit.history.test_crash_points import (
     AFTER,
     BEFORE,
@@ -28,7 +28,7 @@ from tests.unit.history.test_crash_points import (
     finish_revert,
 )
 from virtlogd_driver.console_log import reader
-from virtlogd_driver.history import boot, history
+from virtlogd_driver.history import boot, deleted, history
 
 #: Of the image; ext4 has a journal from there on.
 SIZE = 8 << 20
@@ -160,3 +160,65 @@ def test_to_another_host(image: Path, operation: str) -> None:
             assert pair.at.text() == BEFORE + pair.written + AFTER, point
         copy.unlink()
     print(f'{operation}: the power was cut {len(copies)} times')
+
+
+@pytest.fixture
+def _at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the logs of deleted guests, which are kept for a while."""
+    monkeypatch.setattr(history.time, 'time', lambda: test_deleted.NOW)
+
+
+@pytest.mark.usefixtures('_at_a_time')
+@pytest.mark.parametrize('state', test_deleted.BEGINNINGS)
+def test_the_log_of_a_deleted_guest(image: Path, state: str) -> None:
+    """nova-compute starts, and deletes the server again."""
+    with mounted(image) as where:
+        host = Host(where / 'host')
+        test_deleted.BEGINNINGS[state](host)
+        os.sync()
+        machine = crash.Machine(sync=True)
+        copies = cut_at_each_call(
+            image, lambda: test_deleted.delete(host), machine)
+    for number, copy in enumerate(copies):
+        point = (machine.calls[number] if number < len(machine.calls)
+                 else 'the end')
+        with mounted(copy) as where:
+            host = Host(where / 'host')
+            test_deleted.start_then_delete(host)
+            test_deleted.look_around(host)
+            (one,) = test_deleted.kept(host)
+            assert test_deleted.text(one) == BEFORE, point
+            assert [noted.time for noted in boot.read(one.entry.path)] == [
+                1.0, 2.0], point
+            assert os.listdir(host.path) == [deleted.DIRECTORY], point
+        copy.unlink()
+    print(f'{state}: the power was cut {len(copies)} times')
+
+
+@pytest.mark.usefixtures('_at_a_time')
+def test_cleaning(image: Path) -> None:
+    """What is half removed is shown to nobody, and what stays is whole."""
+    with mounted(image) as where:
+        host = Host(where / 'host')
+        for ago in (test_deleted.HOUR, 0):
+            fill(host.directory)
+            deleted.keep(test_deleted.keeping(host), host.directory,
+                         test_deleted.ABOUT, test_deleted.NOW - ago)
+            host.nova_deletes()
+        os.sync()
+        machine = crash.Machine(sync=True)
+        copies = cut_at_each_call(
+            image, lambda: test_deleted.look_around(host), machine)
+    for number, copy in enumerate(copies):
+        point = (machine.calls[number] if number < len(machine.calls)
+                 else 'the end')
+        with mounted(copy) as where:
+            host = Host(where / 'host')
+            for one in test_deleted.kept(host):
+                assert test_deleted.text(one) == BEFORE, point
+            test_deleted.look_around(host)
+            (one,) = test_deleted.kept(host)
+            assert one.entry.when == test_deleted.NOW * 1000, point
+            assert test_deleted.text(one) == BEFORE, point
+        copy.unlink()
+    print(f'the power was cut {len(copies)} times')

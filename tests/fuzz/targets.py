@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parsers with input that nobody would write, and what each promises.
+"""Each parser keeps what it promises for input that nobody would write.
 
 Only the errors that its contract names may come out of one.
 """
@@ -27,11 +27,15 @@ from virtlogd_driver import exception
 from virtlogd_driver.cmd import interactive, interleave
 from virtlogd_driver.cmd.control_sequences import Neutraliser
 from virtlogd_driver.cmd.interleave import Interleaved
+from virtlogd_driver.cmd.plain import Plain
 from virtlogd_driver.cmd.telnet import Telnet
 from virtlogd_driver.console_log import generation, lines
 from virtlogd_driver.console_log.log import LogRead, LogSince, Position
-from virtlogd_driver.guest import char_device
+from virtlogd_driver.guest import char_device, metadata
 from virtlogd_driver.history import boot, inbox, record
+from virtlogd_driver.stream import lines as stream_lines
+from virtlogd_driver.stream import state
+from virtlogd_driver.stream.lines import Splitter
 from virtlogd_driver.virtlogd import rpc, settings
 
 Check = Callable[..., None]
@@ -131,6 +135,12 @@ _CONF = joined(
                      ']', '"logd"', '"file"', ' ', '\t', '\0', '\ud800')),
     _NUMBERS, _TEXT, _DEEP.map(lambda depth: 'x = ' + '[' * depth),
     _DEEP.map(lambda depth: f'max_size = {"[" * depth}{"]" * depth}\n'))
+
+
+@target(_DOMAINS)
+def nova_metadata(text: str) -> None:
+    """Whatever libvirt has, there is metadata, or none of nova's."""
+    metadata.parse(text)
 
 
 @target(_CONF)
@@ -408,6 +418,59 @@ def last_lines(data: bytes, count: int) -> None:
             assert data.endswith(shown)
             assert len(shown) <= count * (_LONGEST + 1)
             assert shown.count(b'\n') <= count
+
+
+@target(_BYTES, _PLACES)
+def plain_text(data: bytes, places: list[int]) -> None:
+    """The same wherever it is cut, and nothing that controls a terminal."""
+    parts = Plain()
+    found = ''.join(parts.text(piece) for piece in cut(data, places))
+    assert found + parts.text(b'', True) == Plain().text(data, True)
+    assert_harmless(found)
+
+
+@target(_BYTES, _PLACES)
+def streamed_lines(data: bytes, places: list[int]) -> None:
+    """All of it, in lines that end at the same places wherever it is cut."""
+    def ends(pieces: list[bytes]) -> list[tuple[bytes, int, bool]]:
+        splitter = Splitter(clock=float)
+        found, before = [], 0
+        for piece in pieces:
+            found += [(line.data, before + line.end, line.partial)
+                      for line in splitter.feed(piece)]
+            before += len(piece)
+        return [*found, (splitter.rest, before, True)]
+
+    with mock.patch.object(stream_lines, 'LONGEST', _LONGEST):
+        assert ends(cut(data, places)) == ends([data])
+        start = 0
+        for line, end, partial in ends([data]):
+            written = data[start:end]
+            start = end
+            assert line == (written if partial else
+                            stream_lines.without_return(written[:-1]))
+        assert start == len(data)
+
+
+@target(st.one_of(
+    st.binary(max_size=200), _DEEP.map(lambda n: b'[' * n),
+    st.builds(lambda entry: json.dumps(
+        {'version': 1, 'logs': [entry]}).encode(), st.fixed_dictionaries({
+            name: _mostly(good) for name, good in (
+                ('uuid', 'a'), ('port', 0), ('guest', 'g'), ('path', '/x'),
+                ('run', 1), ('position', '1-2-3-4'), ('rest', ''),
+                ('begun', 0.0), ('boot', None), ('left', False),
+                ('marks', [[1.0, '1-2-3-4']]))}))))
+def stream_state(data: bytes) -> None:
+    """Progress that can be written again, or InvalidState."""
+    with (tempfile.TemporaryDirectory() as directory,
+          contextlib.suppress(exception.InvalidState)):
+        path = f'{directory}/state'
+        Path(path).write_bytes(data)
+        found = state.load(path)
+        assert found is not None
+        state.save(path, found)
+        assert state.load(path) == found
 
 
 @target(_TEXT)

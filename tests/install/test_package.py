@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is released: an sdist and a wheel, and what they need."""
+"""An sdist and a wheel are released, with what they need."""
 
 import pathlib
 import subprocess
@@ -60,7 +60,13 @@ def test_the_wheel_has_what_goes_elsewhere(built: pathlib.Path) -> None:
         'virtlogd_driver/compute/seams.json',
         f'{data}/etc/nova/rootwrap.d/virtlogd-driver.filters',
         f'{data}/share/bash-completion/completions/virtlogd-console',
-        f'{data}/share/virtlogd-driver/virtlogd_nova.te'} <= names
+        f'{data}/share/virtlogd-driver/virtlogd_nova.te',
+        f'{data}/share/virtlogd-driver/systemd/'
+        'virtlogd-console-relay.service',
+        f'{data}/share/virtlogd-driver/systemd/'
+        'virtlogd-console-stream.service',
+        f'{data}/share/virtlogd-driver/rsyslog.d/'
+        'virtlogd-console.conf'} <= names
     assert not [name for name in names if name.startswith('tests')]
 
 

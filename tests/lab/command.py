@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``virtlogd-console`` as an operator runs it: in a pipe, or on a terminal."""
+"""An operator runs ``virtlogd-console`` in a pipe, or on a terminal."""
 
 import fcntl
 import os
@@ -30,19 +30,24 @@ class Console(fixtures.Fixture):
 
     :param uri: of libvirt
     :param virtlogd_socket: virtlogd's socket; None: there is none
+    :param instances_path: nova's; None: there is none
     """
 
     def __init__(self, uri: str,
-                 virtlogd_socket: str | os.PathLike[str] | None = None
+                 virtlogd_socket: str | os.PathLike[str] | None = None,
+                 instances_path: str | os.PathLike[str] | None = None
                  ) -> None:
         super().__init__()
         self._uri = uri
+        self._instances_path = instances_path
         self._socket = virtlogd_socket
 
     def _setUp(self) -> None:
         directory = Path(self.useFixture(fixtures.TempDir()).path)
         conf = directory / 'nova.conf'
         conf.write_text(
+            '[DEFAULT]\n'
+            f'instances_path = {self._instances_path or directory / "none"}\n'
             '[virtlogd]\n'
             f'virtlogd_socket = {self._socket or directory / "none"}\n'
             f'qemu_conf = {directory}/qemu.conf\n'

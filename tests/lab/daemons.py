@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hypervisor host: a private libvirtd or virtqemud, virtlogd, and guests.
+"""A hypervisor host has a private libvirtd or virtqemud, virtlogd and guests.
 
 Only within ``tests.lab.namespace``. Each host has a mount and a UTS namespace
 of its own, so that several run side by side, each with its own sockets, state,
@@ -83,6 +83,18 @@ def _listens(path: Path) -> bool:
         return client.connect_ex(str(path)) == 0
 
 
+def _start_code(pid: int) -> str:
+    """Where the program of a process lies: exec puts it elsewhere (PIE)."""
+    _, _, fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')
+    return fields.split()[23]
+
+
+def _catches(pid: int, number: int) -> bool:
+    status = Path(f'/proc/{pid}/status').read_text()
+    caught = int(status.partition('SigCgt:')[2].split()[0], 16)
+    return bool(caught >> (number - 1) & 1)
+
+
 class LibvirtHost(fixtures.Fixture):
     """A private libvirt and virtlogd; all that they started ends with it.
 
@@ -93,9 +105,8 @@ class LibvirtHost(fixtures.Fixture):
     :ivar virtlogd_socket: as reachable from this process.
     :ivar virtlogd_conf: virtlogd's configuration file.
     :ivar qemu_conf: libvirt's QEMU configuration file.
-    :ivar virtlogd_pid: 0 while it does not run.
-    :ivar libvirtd_pid: of the daemon with the guests, libvirtd or virtqemud;
-        0 while it does not run.
+    :ivar virtlogd_pid: its process.
+    :ivar libvirtd_pid: of the daemon with the guests, libvirtd or virtqemud.
     :ivar libvirt_socket: that daemon's.
 
     :param directory: made if it is missing; of this host alone.
@@ -218,7 +229,8 @@ class LibvirtHost(fixtures.Fixture):
     # The daemons
 
     def _start(self, daemon: str, path: Path) -> None:
-        if self._pid(daemon):
+        running = self._daemons.get(daemon)
+        if running is not None and running.poll() is None:
             return
         path.unlink(missing_ok=True)
         output = self.directory / 'log' / f'{daemon}.output'
@@ -250,8 +262,9 @@ class LibvirtHost(fixtures.Fixture):
 
     def _pid(self, daemon: str) -> int:
         process = self._daemons.get(daemon)
+        # A signal to process 0 would be one to whoever runs the tests.
         if process is None or process.poll() is not None:
-            return 0
+            raise RuntimeError(f'{daemon} of {self.name} does not run')
         return process.pid
 
     @property
@@ -265,6 +278,18 @@ class LibvirtHost(fixtures.Fixture):
     def start_virtlogd(self) -> None:
         """Start it if it does not run; returns when it listens."""
         self._start('virtlogd', self.virtlogd_socket)
+
+    def reload_virtlogd(self) -> None:
+        """Let it execute itself anew; returns when it could do so again.
+
+        A signal in between has its default effect, and ends it.
+        """
+        pid = self.virtlogd_pid
+        before = _start_code(pid)
+        os.kill(pid, signal.SIGUSR1)
+        until(lambda: (_start_code(pid) != before
+                       and _catches(pid, signal.SIGUSR1)),
+              f'virtlogd of {self.name} executed anew')
 
     def stop_virtlogd(self, number: int = signal.SIGTERM) -> None:
         """End it with a signal; returns when it is gone."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole nova in this process, on a real libvirtd.
+"""A whole nova runs in this process, on a real libvirtd.
 
 API, conductor, scheduler and placement are nova's own, on SQLite; RPC stays
 within the process; keystone, glance, neutron and cinder are the stand-ins of
@@ -425,6 +425,14 @@ class NovaNode(fixtures.Fixture):
         until(contains, f'{text!r} in the console output', seconds, 0.1)
         return seen
 
+    def console_url(self, server: Server) -> str:
+        """What the API returns for a browser."""
+        url: str = self.api.api_post(
+            f'/servers/{server["id"]}/remote-consoles',
+            {'remote_console': {'protocol': 'serial', 'type': 'serial'}},
+        ).body['remote_console']['url']
+        return url
+
     def console_address(self, server: Server) -> tuple[str, int]:
         """Where the serial console is, as nova-serialproxy finds it.
 
@@ -433,12 +441,8 @@ class NovaNode(fixtures.Fixture):
 
         :raises PermissionError: it is not.
         """
-        url = self.api.api_post(
-            f'/servers/{server["id"]}/remote-consoles',
-            {'remote_console': {'protocol': 'serial', 'type': 'serial'}},
-        ).body['remote_console']['url']
-        token = urllib.parse.parse_qs(
-            urllib.parse.urlparse(url).query)['token'][0]
+        token = urllib.parse.parse_qs(urllib.parse.urlparse(
+            self.console_url(server)).query)['token'][0]
         with self._cell() as context:
             console = objects.ConsoleAuthToken.validate(context, token)
             instance = objects.Instance.get_by_uuid(context, server['id'])

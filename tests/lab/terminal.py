@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A person at a guest's serial console, over TCP."""
+"""A person types at a guest's serial console, over TCP."""
 
 import select
 import socket
@@ -41,9 +41,13 @@ class Terminal(fixtures.Fixture):
             if left <= 0 or not select.select([self.socket], [], [], left)[0]:
                 raise TimeoutError(f'{text!r}: not within {seconds:g} s; '
                                    f'seen: {self.seen[-400:]!r}')
-            data = self.socket.recv(65536)
-            if not data:
+            data = self._receive()
+            if data is None:
                 raise ConnectionError(f'closed before {text!r}; '
                                       f'seen: {self.seen[-400:]!r}')
             self.seen += data
         return self.seen
+
+    def _receive(self) -> bytes | None:
+        """What has come; None: it is closed."""
+        return self.socket.recv(65536) or None

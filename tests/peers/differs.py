@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may differ from nova's own driver, and whether only that does."""
+"""What may differ from nova's own driver is listed, and nothing else does."""
 
 import ast
 import tomllib
@@ -19,6 +19,8 @@ class Outcome:
     status: str
     #: The end of the traceback.
     text: str = ''
+    #: The end of what nova logged meanwhile.
+    log: str = ''
 
     @property
     def good(self) -> bool:

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nova's test modules, for unittest's discovery.
+"""unittest's discovery finds nova's test modules here.
 
 ``VIRTLOGD_PEERS`` names them; ``VIRTLOGD_PEERS_DRIVER`` is "ours" or
 "upstream": which class they find as ``LibvirtDriver``.
 """
 
 import importlib
+import logging
 import os
 import sys
+import traceback
 import unittest
+from typing import Any, NoReturn
 
 PACKAGE = 'nova.tests.'
 
@@ -22,6 +25,7 @@ def _prepare() -> None:
         if option.name == 'state_path':
             option.default = sys.prefix
     _read_beside_who_waits_to_write()
+    _say_what_is_waited_for()
     if os.environ['VIRTLOGD_PEERS_DRIVER'] == 'ours':
         _rebind()
 
@@ -35,6 +39,20 @@ def _read_beside_who_waits_to_write() -> None:
     """
     from nova.tests import fixtures
     fixtures.ReaderWriterLock.has_pending_writers = False
+
+
+def _say_what_is_waited_for() -> None:
+    """Log what each thread does, where nova's tests have waited in vain."""
+    from nova import test
+    fail = test.TestCase.fail
+
+    def say_and_fail(self: Any, message: Any = None) -> NoReturn:
+        for number, frame in sys._current_frames().items():
+            logging.getLogger('threads').warning(
+                'Thread %d:\n%s', number,
+                ''.join(traceback.format_stack(frame, limit=12)))
+        fail(self, message)
+    test.TestCase.fail = say_and_fail
 
 
 def _rebind() -> None:

@@ -1,7 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of the unit tests, and what none of them may leave behind."""
+"""Unit tests have options, and are checked to leave nothing behind."""
 
+import hypothesis
 import pytest
+
+# How long an example takes is for the machine to say: it may be busy.
+hypothesis.settings.register_profile(
+    'busy', hypothesis.settings(), deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile('busy')
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

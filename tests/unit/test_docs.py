@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the documentation says of the code is so."""
+"""The documentation is true of the code."""
 
 import ast
 import os
@@ -60,6 +60,15 @@ def test_the_house_has_every_module() -> None:
              for path in package.glob('*/__init__.py')}
     named = set(re.findall(r'``([a-z_]+(?:\.py|/))``', house))
     assert modules | rooms <= named
+
+
+def test_each_module_says_in_one_line_what_it_is() -> None:
+    """Whether that is a sentence with a verb only a reader can tell."""
+    said = {path: (ast.get_docstring(ast.parse(path.read_text())) or '')
+            for room in ('virtlogd_driver', 'tools')
+            for path in (ROOT / room).rglob('*.py')}
+    assert not [path for path, docstring in said.items()
+                if not docstring.split('\n')[0].endswith('.')]
 
 
 def test_every_metric_is_named(tmp_path: pathlib.Path) -> None:

@@ -124,7 +124,7 @@ def _stays_in(path: str, *directories: str) -> bool:
 @example('/etc/nova/nova.conf\n', '--config-file', CONTEXTS[0], 0)
 @example('/usr/share/nova/nova-distXconf', '--config-file', CONTEXTS[0], 0)
 @example('/etc/passwd', '--config-file', CONTEXTS[0], 0)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_spelling_of_a_configuration_leads_out(
         path: str, option: str, context: str, place: int) -> None:
     config = [*NOVA, *COMPUTE]
@@ -139,7 +139,7 @@ def test_no_spelling_of_a_configuration_leads_out(
 @example('/tmp/tmpab/../../run/privsep.sock', CONTEXTS[0])  # noqa: S108
 @example('/tmp/tmpab/privsep.sock\n', CONTEXTS[0])  # noqa: S108
 @example('/tmp/tmpab/x/privsep.sock', CONTEXTS[0])  # noqa: S108
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_spelling_of_a_socket_leads_out(path: str, context: str) -> None:
     if _allowed(_command(*NOVA, context=context, socket=path)):
         assert _stays_in(path, '/tmp', '/var/tmp')  # noqa: S108
@@ -152,7 +152,7 @@ def test_no_spelling_of_a_socket_leads_out(path: str, context: str) -> None:
                      '--log-file', '--log_config_append', '/etc/nova/x',
                      '--config-file=/etc/nova/nova.conf']),
     PATHS), max_size=10))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_other_option_passes(arguments: list[str]) -> None:
     """Neither more of them, nor in another order."""
     command = ['privsep-helper', *arguments]
