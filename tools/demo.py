@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real nova, a real Linux guest, and both of its consoles, step by step.
+"""A real nova boots a real Linux guest with both consoles, step by step.
 
 Run by ``tools/demo.sh``, in namespaces of its own, as
 ``python -m tools.demo IMAGE``.
@@ -18,10 +18,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lxml import etree
+from nova.conf import CONF
 
 from tests.lab.daemons import LibvirtHost
 from tests.lab.linux_guest import PROMPT, READY
 from tests.lab.nova_node import NovaNode, Server
+from tests.lab.relay import Relay
+from tests.lab.wait import until
 from tools.setup import counts
 
 #: What virtlogd keeps here: four files of 64 KiB.
@@ -88,6 +91,7 @@ class Demo:
             ('Both consoles at once', self.type_command),
             ('The log is rotated under load, and read whole', self.rotate),
             ('A hard reboot: the old log is still there', self.hard_reboot),
+            ('Two viewers at once, through the relay', self.two_viewers),
             ('Stopped: the log can still be read', self.stop),
             ('Deleted: nothing is left', self.delete),
         ]
@@ -215,6 +219,33 @@ class Demo:
         serials = self.nova.guest_xml(self.server).findall('devices/serial')
         self.say(f'{len(serials)} serial port with its log, as before')
         assert len(serials) == 1
+
+    def two_viewers(self) -> None:
+        """The guest gets the relay with its next start."""
+        CONF.set_override('relay', True, 'virtlogd')
+        self._stack.enter_context(Relay(self.host.uri))
+        boots = self.nova.console_output(self.server).count('Linux version')
+        self.nova.reboot(self.server)
+
+        def booted() -> bool:
+            output = self.nova.console_output(self.server)
+            return (output.count('Linux version') > boots
+                    and READY in output.rpartition('Linux version')[2])
+        until(booted, 'the guest has booted', 90)
+        with (self.nova.serial_console(self.server) as one,
+              self.nova.serial_console(self.server) as two):
+            for number, typing in enumerate((one, two), 1):
+                typing.type(f'echo $((6 * 7)) is what viewer {number} asked'
+                            '\r'.encode())
+                for viewer in (one, two):
+                    viewer.read_until(
+                        f'42 is what viewer {number} asked\r\n'.encode())
+        host, port = self.nova.console_address(self.server)
+        self.say(f'both type, and see the same ({host}:{port}):')
+        for number, viewer in enumerate((one, two), 1):
+            self.say(f'viewer {number}:')
+            self.log('\n'.join(line for line in viewer.seen.decode(
+                ).splitlines() if line.startswith('42 is')))
 
     def stop(self) -> None:
         before = self.nova.console_output(self.server)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a console log: nova's own code, this driver's, and the bare calls.
+"""A console log is read by nova's code, by this driver's and by bare calls.
 
 All on the same files, in one process, one after the other in turns; figures
 are medians, in microseconds. "bare" is open, fstat, pread and close of as many
@@ -48,11 +48,11 @@ from nova import objects
 from nova.virt.libvirt import driver as nova_driver
 
 from tests.lab import guest, namespace
+from tests.lab.backup import leave_backup
 from tests.lab.daemons import LibvirtHost
 from tests.lab.wait import until
 from virtlogd_driver import conf
 from virtlogd_driver.console_log import privileged, reader
-from virtlogd_driver.console_log.directory import open_directory
 
 CONF = nova.conf.CONF
 
@@ -447,19 +447,6 @@ def daemon_memory(directory: Path, limit: int) -> dict[str, int]:
 
 # The whole call
 
-def leave_backup(newer: Path, backup: Path) -> Path:
-    """Make a backup that was written last when the newer file was made."""
-    if not backup.exists():
-        backup.write_bytes(os.urandom(9 * KIB))
-        with open_directory(str(newer.parent)) as opened:
-            fd = opened.open(newer.name)
-            born = opened.born(fd)
-            opened.close(fd)
-        if born is not None:
-            os.utime(backup, ns=(born, born))
-    return backup
-
-
 def whole_calls(directory: Path, seconds: float) -> list[dict[str, Any]]:
     """``get_console_output`` of a running domain, look-up and XML included."""
     from virtlogd_driver.compute import driver
@@ -487,10 +474,11 @@ def whole_calls(directory: Path, seconds: float) -> list[dict[str, Any]]:
             'log_directories', [str(host.log_directory)], group='virtlogd')
         nova_driver.MAX_CONSOLE_BYTES = CONF.virtlogd.max_console_bytes
         print(f'{"whole call":13}{"nova":>10}{"ours":>10}{"nova/ours":>11}')
+        backups = 0
         for files in (1, 2, 4, 11):
-            newer = path
-            for number in range(files - 1):
-                newer = leave_backup(newer, path.with_name(f'{NAME}.{number}'))
+            while backups < files - 1:
+                leave_backup(path, os.urandom(9 * KIB), backups)
+                backups += 1
             # A backup comes by a rotation alone, and there was none.
             reader.forget(str(path.parent))
             for mode in ('direct', 'daemon'):

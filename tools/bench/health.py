@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""What a health pass costs, and what bringing logs back costs.
+"""A health pass is timed, and so is bringing logs back.
 
 Run it as ``python -m tests.lab.namespace python tools/bench/health.py``: it
 starts a private libvirtd and virtlogd with real guests (24 MiB each) and asks

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many guests, many readers: this driver beside nova's own, in one run.
+"""Many readers read many guests' logs, by nova's driver and by this one.
 
 Each driver gets a process of its own with a number of guests on libvirt's
 test driver. Threads read console logs (and ask for serial consoles) as fast

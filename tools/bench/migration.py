@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the log costs a live migration: downtime and wall time.
+"""A live migration is timed with and without the log: downtime and wall time.
 
 Two private hosts under a whole nova, with nova's own driver and with this one
 in turn; a guest that writes all the while goes there and back, with no, 1 MiB

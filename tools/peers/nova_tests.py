@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run nova's own tests against this driver, beside nova's own.
+"""nova's own tests are run against this driver, beside nova's own.
 
 Each test that fails with this driver has to be in tests/peers/differs.toml,
 with the reason, and none that is there may pass. The installed nova is the
@@ -194,7 +194,9 @@ def _outcomes(stream: IO[bytes], name: str) -> dict[str, differs.Outcome]:
             found.setdefault(test_name, differs.Outcome('not run'))
         else:
             found[test_name] = differs.Outcome(
-                test['status'], _last_lines(test['details']))
+                test['status'],
+                _last_lines(test['details'], 'traceback', 12),
+                _last_lines(test['details'], 'pythonlogging', 400))
             say()
 
     result = testtools.StreamToDict(finished)
@@ -205,10 +207,10 @@ def _outcomes(stream: IO[bytes], name: str) -> dict[str, differs.Outcome]:
     return found
 
 
-def _last_lines(details: Mapping[str, Any], lines: int = 12) -> str:
-    """The end of the traceback, which has the reason."""
+def _last_lines(details: Mapping[str, Any], kind: str, lines: int) -> str:
+    """The end of what a test has printed of a kind."""
     text = '\n'.join(content.as_text() for name, content in details.items()
-                     if 'traceback' in name)
+                     if kind in name)
     shown = [line[:300] for line in text.splitlines() if line.strip()]
     return '\n'.join(shown[-lines:])
 
@@ -242,7 +244,7 @@ def _print_failures(differences: Sequence[differs.Difference],
             for own in listed[test].ours:
                 print(f'    {own}')
         else:
-            print(f'{test}\n{outcome.text}')
+            print(f'{test}\n{outcome.text}\n{outcome.log}')
 
 
 if __name__ == '__main__':

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put on record what the driver relies on in each supported nova.
+"""What the driver relies on in each supported nova is put on record.
 
 Run it when tests/unit/compute/test_seams.py has told of a change, and the
 change has been looked at; or when the driver relies on something new. It

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python tools/setup/counts.py FILE``: how many tests of each group passed.
+"""``python tools/setup/counts.py FILE`` counts the tests of each group.
 
 Whatever runs tests adds lines to the file that ``VIRTLOGD_COUNTS`` names
 (tests/conftest.py, tools/peers/nova_tests.py, tools/demo.py); several of one

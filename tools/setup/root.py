@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs what has to hold in a root of another release of Debian or Ubuntu.
+"""A command runs in a root of another release of Debian or Ubuntu.
 
 The root is made once by debootstrap, below ~/.cache/virtlogd-driver (or
 $CACHE), and brought up to date each time. The command runs in a copy of the
