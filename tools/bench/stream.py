@@ -211,6 +211,8 @@ def flat_out(directory: Path, seconds: float) -> Row:
                 time.sleep(2)
                 rates[name] = _rate(path, seconds)
                 domain.destroy()
+                for file in path.parent.glob(f'{path.name}*'):
+                    file.unlink()
                 continue
             state = directory / name / 'state'
             state.write_text('{"version": 1, "logs": []}')
