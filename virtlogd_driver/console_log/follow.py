@@ -141,6 +141,8 @@ class _Log:
     renamed: bool = False
     #: It was given to be read, and was not since.
     given: bool = False
+    #: What was read of it last was not little.
+    busy: bool = False
 
     @property
     def watched(self) -> bool:
@@ -148,6 +150,25 @@ class _Log:
         return self.seen is None or (
             self.directory_watch is not None
             and (not self.seen if self.file_watch is None else self.live))
+
+    @property
+    def named(self) -> bool:
+        """Tell whether it does to hear when it is rotated.
+
+        The kernel says no more of a file of root's in a directory that is not.
+        """
+        return (self.directory_watch is not None and self.live
+                and not self.busy)
+
+
+@dataclass(slots=True)
+class _Compared:
+    """Some logs are compared with what they were, at intervals."""
+
+    logs: dict[str, _Log]
+    #: Seconds; and when that was done last, by time.monotonic.
+    interval: float
+    last: float = 0.0
 
 
 class Follower:
@@ -173,7 +194,6 @@ class Follower:
         """
         self._read = read
         self._gather = gather
-        self._compare_watched = compare
         self._pace = pace
         self._wake = wake
         self._looks = looks
@@ -182,14 +202,17 @@ class Follower:
         #: No file is touched while it is held.
         self._lock = threading.RLock()
         self._logs: dict[str, _Log] = {}
+        #: Those that the kernel does not watch; and those that need no look
+        #: more often than they are read, as it says when they are rotated.
+        self._unwatched = _Compared({}, COMPARE_UNWATCHED)
+        self._named = _Compared({}, max(COMPARE_UNWATCHED, pace))
+        self._compared = (
+            _Compared(self._logs, compare), self._named, self._unwatched)
         #: By each watch, the logs that it is of.
         self._by_watch: dict[int, dict[str, _Log]] = {}
-        #: Those that the kernel does not watch, or not all of.
-        self._unwatched: dict[str, _Log] = {}
         self._ready: dict[str, None] = {}
         #: Those whose files it is time to look at.
         self._to_look: dict[str, None] = {}
-        self._compared = self._compared_unwatched = 0.0
 
     def close(self) -> None:
         self._inotify.close()
@@ -216,7 +239,8 @@ class Follower:
             log = self._logs.pop(path)
             self._ready.pop(path, None)
             self._to_look.pop(path, None)
-            self._unwatched.pop(path, None)
+            self._unwatched.logs.pop(path, None)
+            self._named.logs.pop(path, None)
             unused = [*self._unwatch(log, log.file_watch),
                       *self._unwatch(log, log.directory_watch)]
         for watch in unused:
@@ -316,6 +340,9 @@ class Follower:
             if isinstance(error, exception.LogNotFound):
                 return None
             raise
+        if log.file_watch is None and not log.seen:
+            # It has a file, which the kernel does not watch.
+            self._look(log)
         before = log.position
         if since.missed is None and before is not None:
             since = replace(since, missed=self._count_lost(
@@ -325,7 +352,8 @@ class Follower:
                 or _file(before) != _file(log.position)):
             _pass(log)
             self._count_newer(log)
-        if self._pace and len(since.data) < _LITTLE and not since.behind:
+        log.busy = len(since.data) >= _LITTLE or since.behind > 0
+        if self._pace and not log.busy:
             # All at the same moments: who waits then wakes once for them all.
             log.due = self._pace * math.ceil(
                 (time.monotonic() + self._pace / 2) / self._pace)
@@ -414,10 +442,11 @@ class Follower:
     def _sort(self, log: _Log) -> None:
         """Note whether it is watched."""
         with self._lock:
-            if log.watched:
-                self._unwatched.pop(log.path, None)
-            else:
-                self._unwatched[log.path] = log
+            for compared in (self._unwatched, self._named):
+                compared.logs.pop(log.path, None)
+            if not log.watched:
+                compared = self._named if log.named else self._unwatched
+                compared.logs[log.path] = log
 
     def _take_events(self) -> None:
         """Heed what the kernel has told since."""
@@ -455,26 +484,22 @@ class Follower:
         self._ready[log.path] = None
 
     def _until_compared(self) -> float:
-        next_look = self._compared + self._compare_watched
-        if self._unwatched:
-            next_look = min(next_look, max(
-                self._compared, self._compared_unwatched)
-                + COMPARE_UNWATCHED)
+        with self._lock:
+            next_look = min((compared.last + compared.interval
+                             for compared in self._compared if compared.logs),
+                            default=math.inf)
         return max(0.0, next_look - time.monotonic())
 
     def _to_compare(self) -> list[_Log]:
         """Give the logs whose files are to be looked at now."""
         now = time.monotonic()
+        logs: dict[str, _Log] = {}
         with self._lock:
-            if now >= self._compared + self._compare_watched:
-                self._compared = now
-                logs = self._logs
-            elif now >= max(self._compared, self._compared_unwatched) + (
-                    COMPARE_UNWATCHED):
-                self._compared_unwatched = now
-                logs = self._unwatched
-            else:
-                return []
+            for compared in self._compared:
+                if now >= compared.last + compared.interval:
+                    # At the moments at which logs are read that have a pace.
+                    compared.last = now - now % compared.interval
+                    logs |= compared.logs
             if self._looks:
                 return list(logs.values())
             self._to_look |= dict.fromkeys(logs)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -157,6 +158,97 @@ def test_it_wakes_up_at_once(tmp_path: Path) -> None:
     threading.Timer(0.3, append, (path, b'x')).start()
     assert follower.wait(60)
     follower.close()
+
+
+class TestOneWhoseFileIsRoots:
+    """The kernel says when it is rotated, and not when it is written."""
+
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        now = [1000.0]
+        monkeypatch.setattr(follow, 'time', SimpleNamespace(
+            monotonic=lambda: now[0], sleep=lambda _: None))
+        return now
+
+    @pytest.fixture
+    def named(self, clock: list[float],
+              monkeypatch: pytest.MonkeyPatch) -> Iterator[Follower]:
+        add = follow._Inotify.add
+        monkeypatch.setattr(
+            follow._Inotify, 'add', lambda self, path, mask: (
+                add(self, path, mask) if mask & follow._ONLYDIR else None))
+        made = Follower(read, compare=3600, pace=0.5, looks=False)
+        yield made
+        made.close()
+
+    def reads(self, named: Follower, path: Path) -> bytes | None:
+        """What it gives if it is to be read or looked at; None: neither."""
+        if named.wait(0) != [str(path)]:
+            return None
+        since = named.read(str(path)) if named.is_ready(str(path)) else None
+        return since.data if since else b''
+
+    def test_looked_at_as_often_as_it_is_read(
+            self, clock: list[float], named: Follower,
+            tmp_path: Path) -> None:
+        path = tmp_path / 'console.log'
+        path.touch()
+        named.add(str(path), None)
+        self.reads(named, path)
+        given = []
+        for number in range(100):
+            clock[0] += 0.1
+            append(path, b'%2d' % number)
+            given.append(self.reads(named, path))
+        assert sum(data is not None for data in given) <= 10 / 0.5 + 1
+        written = b''.join(b'%2d' % number for number in range(100))
+        assert written.startswith(b''.join(filter(None, given)))
+        # None of them came later than it had to.
+        assert len(b''.join(filter(None, given))) >= 2 * 95
+
+    def test_one_that_has_much_is_looked_at_more_often(
+            self, clock: list[float], named: Follower,
+            tmp_path: Path) -> None:
+        path = tmp_path / 'console.log'
+        path.touch()
+        named.add(str(path), None)
+        self.reads(named, path)
+        given = []
+        for _ in range(50):
+            clock[0] += 0.11
+            append(path, b'x' * follow._LITTLE)
+            given.append(self.reads(named, path))
+        assert all(given[10:])
+
+    def test_what_was_rotated_is_read_at_once(
+            self, clock: list[float], named: Follower,
+            tmp_path: Path) -> None:
+        path = tmp_path / 'console.log'
+        path.touch()
+        named.add(str(path), None)
+        self.reads(named, path)
+        for number in range(20):
+            clock[0] += 0.01
+            append(path, b'%2d' % number)
+            rotate(path)
+            append(path, b'.')
+            assert (self.reads(named, path) or b'')[-3:] == b'%2d.' % number
+
+    def test_one_that_is_new_need_not_be_found_by_a_look_at_all(
+            self, clock: list[float], named: Follower,
+            tmp_path: Path) -> None:
+        path = tmp_path / 'console.log'
+        named.add(str(path), None)
+        while self.reads(named, path) is not None:
+            clock[0] += 0.1
+        path.write_bytes(b'new')
+        assert self.reads(named, path) == b'new'
+        append(path, b'more')
+        given = []
+        for _ in range(11):
+            clock[0] += 0.1
+            given.append(self.reads(named, path))
+        assert b'more' in given
 
 
 def test_without_a_change_next_to_nothing_is_done(tmp_path: Path) -> None:
@@ -334,7 +426,8 @@ def test_whatever_is_done_to_the_files_each_line_is_seen_once(
 def look(follower: Follower, path: Path) -> bytes:
     """All that there is now, as after a while."""
     data = b''
-    follower._compared = 0.0
+    for compared in follower._compared:
+        compared.last = 0.0
     while follower.wait(0):
         since = follower.read(str(path))
         data += since.data if since else b''
