@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import fixtures
+import futurist
 import libvirt
 import os_brick.privileged
 import os_vif
@@ -69,6 +70,23 @@ def _database_of_the_cell(databases: Any, context: Any) -> Any:
     """
     return (getattr(context, 'db_connection', None)
             or databases._default_ctxt_mgr)
+
+
+_add_a_thread = futurist.ThreadPoolExecutor._maybe_spin_up
+
+
+def _add_a_thread_if_needed(pool: futurist.ThreadPoolExecutor) -> bool:
+    """Add no thread to a pool that has some to spare.
+
+    futurist adds one for each piece of work until a pool is full. Services
+    that have a process each do not mind; all of them in one have hundreds of
+    threads after a few moves, which wake each second, all at once, and take a
+    third of a processor and more.
+    """
+    if pool.get_num_idle_workers() > pool.queue_size + 1:
+        return False
+    added: bool = _add_a_thread(pool)
+    return added
 
 
 class _NoFixture(fixtures.Fixture):
@@ -203,6 +221,11 @@ class NovaNode(fixtures.Fixture):
     def _setUp(self) -> None:
         self.instances_path.mkdir(parents=True, exist_ok=True)
         _keep_thread_pools()
+        # nova 34 has native threads.
+        if hasattr(futurist.ThreadPoolExecutor, 'get_num_idle_workers'):
+            self.useFixture(fixtures.MockPatchObject(
+                futurist.ThreadPoolExecutor, '_maybe_spin_up',
+                _add_a_thread_if_needed))
         # Before and after nova's own, which keeps the log of its services.
         self.useFixture(fixtures.FakeLogger(level=logging.WARNING))
         # privsep daemons of this environment's nova.
