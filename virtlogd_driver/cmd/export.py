@@ -90,10 +90,8 @@ def _to(target: str, name: str, copy: _Export) -> list[Entry]:
             raise exception.LogError(
                 'An archive is not for a terminal: redirect it, or give the '
                 'name of a file.')
-        archive = TarTarget(sys.stdout.buffer, prefix)
-        entries = copy(archive)
-        archive.close()
-        return entries
+        with TarTarget(sys.stdout.buffer, prefix) as archive:
+            return copy(archive)
     target = target.rstrip('/')
     if os.path.lexists(target):
         raise FileExistsError(0, 'it is there already')
@@ -101,10 +99,9 @@ def _to(target: str, name: str, copy: _Export) -> list[Entry]:
     try:
         if target.endswith(('.tar.gz', '.tgz')):
             with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL,
-                              0o600), 'wb') as out:
-                archive = TarTarget(out, prefix)
+                              0o600), 'wb') as out, TarTarget(
+                                  out, prefix) as archive:
                 entries = copy(archive)
-                archive.close()
         else:
             os.mkdir(part, mode=0o700)
             entries = copy(DirectoryTarget(part))

@@ -11,7 +11,8 @@ def prepare() -> None:
     """Make all three streams be there, and take every text.
 
     One that was closed goes nowhere: otherwise the next file that is opened
-    would be it. A character that the locale does not have is written as its
+    would be it, as one may be already that a library has opened when it was
+    imported. A character that the locale does not have is written as its
     escape sequence.
     """
     for fd in (0, 1, 2):
@@ -20,16 +21,15 @@ def prepare() -> None:
         except OSError:
             # The lowest that is free: this one.
             os.open(os.devnull, os.O_RDWR)
-    sys.stdin = sys.stdin or _stream(0, 'r')
-    sys.stdout = sys.stdout or _stream(1, 'w')
-    sys.stderr = sys.stderr or _stream(2, 'w')
+    sys.stdin = sys.stdin or _nowhere('r')
+    sys.stdout = sys.stdout or _nowhere('w')
+    sys.stderr = sys.stderr or _nowhere('w')
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='backslashreplace')
 
 
-def _stream(fd: int, mode: str) -> io.TextIOWrapper:
-    return io.TextIOWrapper(open(fd, f'{mode}b', closefd=False),
-                            encoding='utf-8')
+def _nowhere(mode: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(open(os.devnull, f'{mode}b'), encoding='utf-8')
 
 
 def abandon_output() -> None:

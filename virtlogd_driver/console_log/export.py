@@ -287,7 +287,16 @@ class TarTarget:
         info.mtime = int(time.time())
         self._tar.addfile(info, source)  # type: ignore[arg-type]
 
-    def close(self) -> None:
-        """Write the end of the archive."""
-        self._tar.close()
-        self._gzip.close()
+    def __enter__(self) -> 'TarTarget':
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Write the end of the archive, if all of it was written."""
+        if kind is None:
+            self._tar.close()
+            self._gzip.close()
+            return
+        for file in (self._tar.fileobj, self._gzip):
+            with contextlib.suppress(OSError):
+                assert file is not None
+                file.close()

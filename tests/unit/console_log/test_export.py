@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
+import gc
 import hashlib
 import io
 import json
@@ -6,6 +8,7 @@ import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,8 +83,8 @@ def test_what_was_before_another_driver(logs: Path, tmp_path: Path) -> None:
 def test_a_whole_chain_is_called_whole(tmp_path: Path) -> None:
     path = tmp_path / 'console.log'
     chain.begin(str(path))
-    entries = export.export([(0, str(path))], TarTarget(io.BytesIO(), 'x'),
-                            ABOUT, nothing)
+    with TarTarget(io.BytesIO(), 'x') as target:
+        entries = export.export([(0, str(path))], target, ABOUT, nothing)
     assert entries[0].whole
     assert entries[0].size == 0
 
@@ -93,17 +96,17 @@ def test_a_history_is_called_whole_where_its_source_said_so(
     history = tmp_path / 'console.g1.history'
     history.write_bytes(b'before')
     history.chmod(0o600 | (chain.FIRST_OF_CHAIN if whole else 0))
-    entries = export.export(
-        [(0, str(tmp_path / 'console.g1.log'))],
-        TarTarget(io.BytesIO(), 'x'), ABOUT, nothing)
+    with TarTarget(io.BytesIO(), 'x') as target:
+        entries = export.export([(0, str(tmp_path / 'console.g1.log'))],
+                                target, ABOUT, nothing)
     assert [entry.whole for entry in entries] == [whole]
 
 
 def test_an_archive(logs: Path) -> None:
     out = io.BytesIO()
-    target = TarTarget(out, 'console-guest1')
-    export.export([(0, str(logs / 'console.g2.log'))], target, ABOUT, nothing)
-    target.close()
+    with TarTarget(out, 'console-guest1') as target:
+        export.export([(0, str(logs / 'console.g2.log'))], target, ABOUT,
+                      nothing)
     out.seek(0)
     with tarfile.open(fileobj=out) as tar:
         member = tar.extractfile('console-guest1/console.g1.log')
@@ -111,12 +114,43 @@ def test_an_archive(logs: Path) -> None:
         assert member.read() == b'CDE'
 
 
+class Full(io.BytesIO):
+    """It takes some bytes, and no more."""
+
+    def write(self, data: Any) -> int:
+        if self.tell() > 1000:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        return super().write(data)
+
+
+@pytest.mark.parametrize('error', [exception.LogError('gone'), None])
+def test_an_archive_that_is_not_whole_has_no_end(
+        logs: Path, error: exception.LogError | None) -> None:
+    """Nothing is left open, whatever has failed."""
+    out = io.BytesIO() if error else Full()
+
+    def copied(count: int) -> None:
+        if error is not None:
+            raise error
+
+    (logs / 'console.g2.log').write_bytes(os.urandom(1 << 20))
+    with pytest.raises((exception.LogError, OSError)), TarTarget(
+            out, 'console-guest1') as target:
+        export.export([(0, str(logs / 'console.g2.log'))], target, ABOUT,
+                      copied)
+    gc.collect()
+    out.seek(0)
+    with pytest.raises((tarfile.ReadError, EOFError)), tarfile.open(
+            fileobj=out) as tar:
+        tar.extractall(logs / 'out', filter='data')
+
+
 def test_a_log_of_any_name(tmp_path: Path) -> None:
     (tmp_path / 'vm-serial0.log.0').write_bytes(b'1')
     (tmp_path / 'vm-serial0.log').write_bytes(b'2')
-    target = TarTarget(io.BytesIO(), 'x')
-    (entry,) = export.export([(0, str(tmp_path / 'vm-serial0.log'))], target,
-                             ABOUT, nothing)
+    with TarTarget(io.BytesIO(), 'x') as target:
+        (entry,) = export.export([(0, str(tmp_path / 'vm-serial0.log'))],
+                                 target, ABOUT, nothing)
     assert (entry.name, entry.generation, entry.size) == (
         'vm-serial0.log', None, 2)
 
@@ -157,8 +191,8 @@ def test_a_chain_with_a_hole(tmp_path: Path) -> None:
 def test_the_cost_does_not_depend_on_the_number(tmp_path: Path) -> None:
     path = tmp_path / f'console.g{generation.MAX_GENERATION}.log'
     path.write_bytes(b'x')
-    (entry,) = export.export(
-        [(0, str(path))], TarTarget(io.BytesIO(), 'x'), ABOUT, nothing)
+    with TarTarget(io.BytesIO(), 'x') as target:
+        (entry,) = export.export([(0, str(path))], target, ABOUT, nothing)
     assert entry.size == 1
 
 
