@@ -36,7 +36,7 @@ from tests.lab.backup import leave_backup
 from tests.lab.nova_node import Server
 from tests.lab.two_hosts import TwoHosts
 from tests.lab.wait import until
-from virtlogd_driver.history import inbox, outbox
+from virtlogd_driver.history import history, inbox, outbox
 
 NOT_YET = 'has not followed it yet'
 
@@ -364,6 +364,22 @@ class TestItComesLate:
         else:
             nova.rebuild(server)
         wait_for_more(nova, server, boots=1 if operation == 'live' else 2)
+        assert warnings(nova) == []
+
+    def test_its_source_asks_when_the_guest_is_back(
+            self, make: Make, use: Use) -> None:
+        """It learns of itself that it had been there."""
+        use(fixtures.MockPatchObject(history, 'ASK', history.LONGEST))
+        nova = make()
+        server = nova.boot_on('host1')
+        wait_for_more(nova, server)
+        nova.time_live_migration(server, 'host2')
+        nova.time_live_migration(server, 'host1')
+        assert waiting(nova, 'host1')
+        until(lambda: try_again(nova, 'host1') or not waiting(nova, 'host1'),
+              'an outbox that is not needed')
+        try_again(nova, 'host2')
+        wait_for_more(nova, server)
         assert warnings(nova) == []
 
     def test_the_destination_is_restarted_meanwhile(

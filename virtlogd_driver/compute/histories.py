@@ -254,7 +254,11 @@ class Histories:
             return history.Target(
                 departure.address, departure.directory, busy=True)
         if here and (not moving or departure.stint is not None):
-            return history.Elsewhere('the guest is on this host again')
+            directory, names = (get_instance_path(instance),
+                                self._log_names(instance))
+            return history.Elsewhere(
+                '' if inbox.is_awaited(directory, names)
+                else 'the guest is on this host again')
         if here or departure.host in ('', instance.host):
             return history.Target(departure.address, departure.directory)
         return history.Target(
@@ -284,8 +288,7 @@ class Histories:
                 directory = self._directory(uuid)
                 place = self.place(uuid, directory)
                 self.kept().recover(None, uuid, place, in_use[uuid])
-                if inbox.is_coming(directory) or inbox.is_promised(
-                        directory, in_use[uuid]):
+                if inbox.is_awaited(directory, in_use[uuid]):
                     self.receive_in_background(
                         None, uuid, directory, in_use[uuid])
         with history.errors_logged(

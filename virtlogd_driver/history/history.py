@@ -73,6 +73,8 @@ class Target:
 class Elsewhere:
     """The guest is where its history cannot be put in place."""
 
+    #: For people; '': it may have come there with the rest, which is not known
+    #: yet.
     reason: str
 
 
@@ -301,8 +303,7 @@ class History:
         with errors_logged(instance), self.alone(uuid):
             found = [path for path in outbox.paths(
                 os.path.dirname(directory), uuid) if outbox.is_filled(path)]
-            if len(found) != 1 or inbox.is_coming(
-                    directory) or inbox.is_promised(directory, log_names):
+            if len(found) != 1 or inbox.is_awaited(directory, log_names):
                 return
             with files.locked(found[0], LOCK_TIMEOUT):
                 if not outbox.is_filled(found[0]) or any(
@@ -410,6 +411,11 @@ class History:
             outbox.save_state(path, replace(before, attempts=(
                 before.attempts + 1)))
             return LONGEST
+        if logs.received(path.partition(outbox.LEAVING)[0]).get(
+                departure.id) == '':
+            # The guest is here again, and has brought it along.
+            outbox.finish(path, departure)
+            return None
         after: outbox.State | None
         try:
             target = where(departure)
@@ -579,7 +585,7 @@ class History:
         deadline = time.monotonic() + self.timeout
         pause, longest = LOOK, LONGEST_LOOK
         with errors_logged(instance):
-            while self._awaits(place, log_names) or (
+            while inbox.is_awaited(place.directory, log_names) or (
                     may_come and time.monotonic() < deadline):
                 if inbox.is_coming(place.directory) and inbox.is_complete(
                         place):
@@ -599,11 +605,6 @@ class History:
                 elif ended.wait(pause):
                     return
                 pause = min(longest, pause * 1.2)
-
-    def _awaits(self, place: inbox.Place,
-                log_names: Collection[str]) -> bool:
-        return inbox.is_coming(place.directory) or inbox.is_promised(
-            place.directory, log_names)
 
 
 def _reason(error: Exception) -> str:

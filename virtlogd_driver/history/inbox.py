@@ -99,6 +99,11 @@ def is_promised(directory: str, log_names: Collection[str]) -> bool:
         for file in map(generation.parse, log_names) if file is not None)
 
 
+def is_awaited(directory: str, log_names: Collection[str]) -> bool:
+    """Whether something comes for a guest, or is to come."""
+    return is_coming(directory) or is_promised(directory, log_names)
+
+
 def coming(instances_path: str) -> list[str]:
     """UUIDs of guests that something comes for, or is not in place yet."""
     return [name for name in files.names(instances_path)

@@ -292,8 +292,17 @@ class TestHistories:
 
     def test_it_is_here_again(self, histories, known) -> None:
         known.append(_row(host='host1'))
-        assert isinstance(
-            histories._where(self.DEPARTURE), history.Elsewhere)
+        assert histories._where(self.DEPARTURE) == history.Elsewhere(
+            'the guest is on this host again')
+
+    def test_it_is_here_again_and_the_rest_still_comes(
+            self, histories, known, tmp_path, monkeypatch) -> None:
+        """It may be among that: nothing is in the way yet."""
+        (tmp_path / 'console.moving').mkdir()
+        monkeypatch.setattr('virtlogd_driver.compute.histories'
+                            '.get_instance_path', lambda _: str(tmp_path))
+        known.append(_row(host='host1'))
+        assert histories._where(self.DEPARTURE) == history.Elsewhere('')
 
     def test_deleted(self, histories, known) -> None:
         known.append(_row(deleted=True))

@@ -274,6 +274,28 @@ class TestDeparture:
         assert kept.reason == 'unknown'
         assert outbox.is_filled(path)
 
+    def test_it_has_come_back_with_the_guest(self, pair, caplog) -> None:
+        """The host that it went to had it, and was not asked in time."""
+        refuse(pair.source)
+        live(pair)
+        (path,) = outbox.paths(str(pair.source.path))
+        outbox.save_state(path, outbox.State(copied=True))
+        found = outbox.load(path)
+        assert found is not None
+        os.mkdir(pair.source.directory)
+        caplog.clear()
+
+        def on_its_way(_: outbox.Departure) -> history.Elsewhere:
+            return history.Elsewhere('')
+        assert pair.source.kept.attempt(path, on_its_way) == 1.0
+        staged.as_now(pathlib.Path(pair.source.directory),
+                      {0: BEFORE + THERE}, received=[found.id])
+        inbox.receive(pair.source.place())
+        assert pair.source.kept.attempt(path, on_its_way) is None
+        assert waiting(pair.source) == []
+        assert pair.source.text() == BEFORE + THERE
+        assert 'has not followed' not in caplog.text
+
     def test_not_from_this_one(self, pair) -> None:
         """What it wrote there comes as well."""
         refuse(pair.source)
