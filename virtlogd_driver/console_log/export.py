@@ -9,7 +9,6 @@ it is exact while virtlogd rotates it.
 
 import contextlib
 import datetime
-import gzip
 import hashlib
 import io
 import json
@@ -276,8 +275,7 @@ class TarTarget:
     """
 
     def __init__(self, out: IO[bytes], prefix: str) -> None:
-        self._gzip = gzip.GzipFile(fileobj=out, mode='wb', compresslevel=6)
-        self._tar = tarfile.open(fileobj=self._gzip, mode='w|')  # noqa: SIM115
+        self._tar = tarfile.open(fileobj=out, mode='w|gz')  # noqa: SIM115
         self._prefix = prefix
 
     def write(self, name: str, size: int, source: Source) -> None:
@@ -294,9 +292,7 @@ class TarTarget:
         """Write the end of the archive, if all of it was written."""
         if kind is None:
             self._tar.close()
-            self._gzip.close()
             return
-        for file in (self._tar.fileobj, self._gzip):
-            with contextlib.suppress(OSError):
-                assert file is not None
-                file.close()
+        assert self._tar.fileobj is not None
+        with contextlib.suppress(OSError):
+            self._tar.fileobj.close()
