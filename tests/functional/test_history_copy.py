@@ -366,14 +366,17 @@ class TestItComesLate:
         wait_for_more(nova, server, boots=1 if operation == 'live' else 2)
         assert warnings(nova) == []
 
-    def test_its_source_asks_when_the_guest_is_back(
+    def test_its_source_asks_as_the_guest_comes_back(
             self, make: Make, use: Use) -> None:
-        """It learns of itself that it had been there."""
+        """It learns of itself that it had been there, and not before."""
         use(fixtures.MockPatchObject(history, 'ASK', history.LONGEST))
         nova = make()
         server = nova.boot_on('host1')
         wait_for_more(nova, server)
         nova.time_live_migration(server, 'host2')
+        use(Before(nova.driver_of('host1'),
+                   'post_live_migration_at_destination',
+                   lambda: try_again(nova, 'host1')))
         nova.time_live_migration(server, 'host1')
         assert waiting(nova, 'host1')
         until(lambda: try_again(nova, 'host1') or not waiting(nova, 'host1'),

@@ -260,7 +260,8 @@ class Histories:
                 '' if inbox.is_awaited(directory, names)
                 else 'the guest is on this host again')
         if here or departure.host in ('', instance.host):
-            return history.Target(departure.address, departure.directory)
+            return history.Target(
+                departure.address, departure.directory, moving=moving)
         return history.Target(
             address_of(nova_context.get_admin_context(), instance.host),
             departure.directory,

@@ -44,6 +44,9 @@ LATE_LOOK = 5.0
 #: until it is asked whether one that was made has been put in place. Twice
 #: as long from time to time.
 RETRY, ASK, LONGEST = 5.0, 0.5, 3600.0
+#: How often it is asked for what was copied until it is said that it has not
+#: come: two minutes.
+ASKED = 8
 #: Seconds that another thread may take to rename a guest's logs.
 LOCK_TIMEOUT = 30.0
 
@@ -67,6 +70,8 @@ class Target:
     #: It is being started there, and its directory renamed: nothing is copied
     #: until that is over.
     busy: bool = False
+    #: Something is done to it: it may just leave, and its directory be gone.
+    moving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,7 +431,13 @@ class History:
                 after = outbox.State(
                     before.attempts + 1, before.copied, target.reason)
             else:
-                after = self._carry(path, departure, before, target)
+                try:
+                    after = self._carry(path, departure, before, target)
+                except exception.LogError:
+                    if not before.copied or where(departure) == target:
+                        raise
+                    # What had been there has left meanwhile, with the guest.
+                    after = replace(before, attempts=before.attempts + 1)
         except (exception.VirtlogdDriverError, OSError,
                 record.InvalidRecord) as e:
             after = outbox.State(before.attempts + 1, before.copied, str(e))
@@ -472,13 +483,17 @@ class History:
             if target.busy:
                 return outbox.State(attempts, before.copied, before.reason)
             if target.moved_on:
+                # What was copied may still be on its way from there.
                 return outbox.State(
-                    attempts, False, f'the guest went on to {target.address} '
-                    f'before it had followed it')
+                    attempts, before.copied, before.reason
+                    if before.copied and attempts < ASKED else
+                    f'the guest went on to {target.address} before it had '
+                    f'followed it')
             if before.copied:
                 if self._is_there(path, target):
                     return outbox.State(
-                        attempts, True, before.reason if attempts < 8 else (
+                        attempts, True,
+                        before.reason if attempts < ASKED else (
                             f'it was copied to {target.address}, which has '
                             f'not put it in place: it may have another '
                             f'driver'))
@@ -486,6 +501,8 @@ class History:
                 if self._received(path, departure, target) == '':
                     outbox.finish(path, departure)
                     return None
+                if target.moving:
+                    return outbox.State(attempts, True, before.reason)
         staged = outbox.stage(
             path, self.limit,
             lambda log, limit: reader.read_tail(

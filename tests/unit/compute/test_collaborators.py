@@ -278,6 +278,11 @@ class TestHistories:
         assert histories._where(self.DEPARTURE) == history.Target(
             '192.0.2.7', f'/instances/{UUID}')
 
+    def test_to_one_that_it_may_just_leave(self, histories, known) -> None:
+        known.append(_row(task_state='migrating'))
+        assert histories._where(self.DEPARTURE) == history.Target(
+            '192.0.2.7', f'/instances/{UUID}', moving=True)
+
     def test_it_has_moved_on(self, histories, known, monkeypatch) -> None:
         """To the compute node that is there, not to a deleted one."""
         def node(context: Any, host: str) -> Any:

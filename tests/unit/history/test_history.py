@@ -3,6 +3,7 @@
 
 import os
 import pathlib
+import shutil
 import threading
 import time
 
@@ -199,6 +200,44 @@ class TestDeparture:
         assert pair.source.kept.attempt(path, lambda _: history.Target(
             ADDRESS, f'{ADDRESS}/{GUEST}', moved_on=True)) is None
         assert waiting(pair.source) == []
+
+    def test_the_guest_is_just_moving_on(self, pair, caplog) -> None:
+        """Its directory there is gone, and nothing is copied to it."""
+        pair.destination.place = lambda directory=None: inbox.Place(
+            '/none', 1)
+        live(pair)
+        (path,) = outbox.paths(str(pair.source.path))
+        assert outbox.load_state(path).copied
+        shutil.rmtree(pair.destination.directory)
+        caplog.clear()
+        for _ in range(3):
+            assert pair.source.kept.attempt(path, lambda _: history.Target(
+                ADDRESS, f'{ADDRESS}/{GUEST}', moving=True))
+        assert not os.path.lexists(pair.destination.directory)
+        # It has, before that was seen.
+        refuse(pair.source, 'No such file')
+        targets = iter([history.Target(ADDRESS, f'{ADDRESS}/{GUEST}'),
+                        history.Elsewhere('it is here')])
+        assert pair.source.kept.attempt(path, lambda _: next(targets))
+        assert 'has not followed' not in caplog.text
+        # It stays, and has nothing there.
+        assert pair.source.kept.attempt(path, to())
+        assert 'No such file' in caplog.text
+
+    def test_what_had_been_copied_may_still_come_from_there(
+            self, pair, caplog) -> None:
+        pair.destination.place = lambda directory=None: inbox.Place(
+            '/none', 1)
+        live(pair)
+        (path,) = outbox.paths(str(pair.source.path))
+        outbox.save_state(path, outbox.State(copied=True))
+        shutil.rmtree(pair.destination.directory)
+        caplog.clear()
+        for attempt in range(1, history.ASKED + 1):
+            assert pair.source.kept.attempt(path, lambda _: history.Target(
+                ADDRESS, f'{ADDRESS}/{GUEST}', moved_on=True))
+            assert (attempt == history.ASKED) == (
+                'before it had followed it' in caplog.text)
 
     def test_it_is_refused(self, pair) -> None:
         pathlib.Path(pair.destination.path, GUEST).mkdir()
