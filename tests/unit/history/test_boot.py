@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from tests.unit import descriptors
 from virtlogd_driver import exception
 from virtlogd_driver.console_log import chain, reader
 from virtlogd_driver.history import boot, inbox, logs, outbox, record
@@ -190,10 +191,9 @@ def test_a_link_is_not_followed(tmp_path) -> None:
 def test_what_is_no_file_of_ours(tmp_path, make) -> None:
     """It is refused at once, and nothing stays open."""
     make(tmp_path / boot.FILE)
-    before = os.listdir('/proc/self/fd')
     with pytest.raises(exception.LogRefused, match='remove it'):
         boot.read(str(tmp_path))
-    assert os.listdir('/proc/self/fd') == before
+    assert descriptors.below(tmp_path) == []
 
 
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch) -> None:

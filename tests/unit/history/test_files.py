@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit import descriptors
 from virtlogd_driver.history import files
 
 
@@ -96,10 +97,9 @@ class TestRead:
     def test_no_regular_file(self, victim, tmp_path, kind) -> None:
         """It is refused at once, and nothing stays open."""
         no_regular_file(tmp_path / 'x', kind, victim)
-        before = os.listdir('/proc/self/fd')
         with pytest.raises(ValueError, match='is no regular file'):
             files.read(str(tmp_path / 'x'), 100)
-        assert os.listdir('/proc/self/fd') == before
+        assert descriptors.below(tmp_path) == []
 
     def test_there_is_none(self, tmp_path) -> None:
         with pytest.raises(FileNotFoundError):
@@ -261,20 +261,18 @@ class TestLocked:
             locked.append(os.path.basename(path))
             flock(fd, operation)
         monkeypatch.setattr(fcntl, 'flock', nfs)
-        before = os.listdir('/proc/self/fd')
         for _ in range(2):
             with files.locked(str(tmp_path), 60):
                 assert not is_free(tmp_path)
         assert set(locked) == {'console.lock'}
         assert (tmp_path / 'console.lock').stat().st_mode & 0o777 == 0o600
-        assert os.listdir('/proc/self/fd') == before
+        assert descriptors.below(tmp_path) == []
 
     def test_another_error_is_not_waited_out(
             self, tmp_path, monkeypatch) -> None:
         def fail(*_: object) -> None:
             raise OSError(errno.ENOLCK, 'no locks')
         monkeypatch.setattr(fcntl, 'flock', fail)
-        before = os.listdir('/proc/self/fd')
         with pytest.raises(OSError, match='no locks'):
             is_free(tmp_path, 60)
-        assert os.listdir('/proc/self/fd') == before
+        assert descriptors.below(tmp_path) == []
