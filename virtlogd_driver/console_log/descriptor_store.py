@@ -210,6 +210,9 @@ class _Held:
             lambda segment: (segment is newest
                              or not _is_deleted(first, segment)),
             first.segments))
+        gone = first.segments[len(kept):]
+        # A rotation takes the oldest: somebody else has deleted another.
+        exact = all(_is_deleted(first, segment) for segment in gone)
         come = self._open(self._path, Wanted(
             limit, newest.key, self.max_backups, joined=True),
             {newest.key: newest})
@@ -221,11 +224,11 @@ class _Held:
             self._replace(come)
             return
         self.changed = True
-        for segment in first.segments[len(kept):]:
+        for segment in gone:
             first.files.close(segment.fd)
         merged = Snapshot(
             live.files, [*live.segments, *kept[1:]],
-            complete=first.complete, exact=True, settled=True)
+            complete=first.complete, exact=exact, settled=True)
         joins = joins and merged.whole
         cut = taken.cut
         if not joins:

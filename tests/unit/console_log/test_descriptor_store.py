@@ -225,6 +225,29 @@ def test_backups_that_are_deleted(store: DescriptorStore,
     store.close()
 
 
+def test_a_backup_that_is_deleted_beside_a_rotation(
+        store: DescriptorStore, live: pathlib.Path) -> None:
+    """What is before it is there yet, and does not go on to the rest."""
+    for data in (b'1', b'2', b'3'):
+        rotate(live, 9)
+        append(live, data)
+    assert store.read_tail(str(live), 99).data == b'0123'
+    live.with_name('console.log.1').unlink()
+    rotate(live, 9)
+    read = store.read_tail(str(live), 99)
+    assert (read.data, read.exact) == (b'23', False)
+    # A rotation has taken the oldest itself.
+    store.close()
+    rotate(live, 2)
+    assert store.read_tail(str(live), 99, 2).data == b'3'
+    append(live, b'4')
+    rotate(live, 2)
+    rotate(live, 2)
+    read = store.read_tail(str(live), 99, 2)
+    assert (read.data, read.exact) == (b'4', True)
+    store.close()
+
+
 # What is closed
 
 def test_nothing_is_kept_of_a_guest_that_is_gone(
