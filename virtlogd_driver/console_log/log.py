@@ -254,7 +254,7 @@ def read_from(
         try:
             answer = since(taken, position, limit, passed)
             # Its file is there, and it is not in it: another has its inode.
-            if answer is None and not taken.ended:
+            if not taken.ended:
                 until = None
         finally:
             taken.close()
@@ -581,7 +581,7 @@ def _units(
     whole = last.whole
     for unit in units:
         yield unit, live is not None and unit is last and (
-            not unit.segments or (whole and live.generation > 0)), True
+            not unit.segments or whole), True
     if live is None or (whole and live.generation == 0):
         return
     number = live.generation
@@ -680,7 +680,7 @@ def _resume(
         copies = [index for index in range(emptied + 1, len(segments))
                   if segments[index].size][:1]
     for index in copies:
-        if 0 < offset <= segments[index].size:
+        if offset <= segments[index].size:
             found = _position(files, segments[index], offset)
             if found.mark & _CHECKSUM == position.mark & _CHECKSUM:
                 return _first(segments[:index + 1], offset), found
@@ -784,18 +784,14 @@ def _read_last(
 
 
 def _read(files: Files, pieces: list[_Piece]) -> bytes:
-    """Read pieces into one object, once; shorter where a file has ended."""
+    """Read pieces into one object, once; shorter if a file has become so."""
     if len(pieces) == 1:
-        segment, offset, size = pieces[0]
+        [(segment, offset, size)] = pieces
         return files.pread(segment.fd, size, offset)
     wanted = sum(size for _, _, size in pieces)
     if wanted <= _SMALL:
-        parts = []
-        for segment, offset, size in pieces:
-            parts.append(files.pread(segment.fd, size, offset))
-            if len(parts[-1]) < size:
-                break
-        return b''.join(parts)
+        return b''.join([files.pread(segment.fd, size, offset)
+                         for segment, offset, size in pieces])
     buffer = io.BytesIO(bytes(wanted))
     filled = 0
     with buffer.getbuffer() as view:

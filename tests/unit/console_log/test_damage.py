@@ -159,12 +159,29 @@ def test_error_of_the_file_system() -> None:
             raise OSError(5, 'Input/output error')
 
     directory = Broken()
-    directory.create('console.log', 0).data += b'x'
-    with pytest.raises(exception.LogError, match='Input/output error'):
-        log.read_tail(directory, 'console.log', 99)
+    directory.create('console.log', 0).data += b'x' * 100
+    for limit in (1, 99, 101):
+        with pytest.raises(exception.LogError, match='Input/output error'):
+            log.read_tail(directory, 'console.log', limit)
     with pytest.raises(exception.LogError, match='Input/output error'):
         log.read_from(directory, 'console.log', None, 99)
     assert not directory.opened
+
+
+def test_of_the_newest_file_the_disk_gives_the_last_bytes_alone() -> None:
+    """That is not taken for a log with nothing in it."""
+    class Broken(MemoryDirectory):
+        __slots__ = ()
+
+        def pread(self, fd: int, size: int, offset: int) -> bytes:
+            if size > log.MARKED_BYTES:
+                raise OSError(5, 'Input/output error')
+            return super().pread(fd, size, offset)
+
+    directory = Broken()
+    directory.create('console.log', 0).data += b'x' * 100
+    with pytest.raises(exception.LogError, match='Input/output error'):
+        log.read_tail(directory, 'console.log', 9999)
 
 
 class Failing(MemoryDirectory):
