@@ -508,7 +508,7 @@ def _live_generation(taken: Taken, limit: int) -> LogSince | None:
     """Give the first bytes of the generation that the guest writes."""
     *newer, first = [unit for unit, _ in taken.units[:taken.runs]]
     # A lone file that was not begun by this driver has lost nothing.
-    whole = first.whole or (first.complete and first.exact
+    whole = first.whole or (not newer and first.complete and first.exact
                             and len(first.segments) == 1)
     return _answer(
         first.files, _first(first.segments, 0),

@@ -840,6 +840,10 @@ class TestLiveGeneration:
         assert self.since(directory, name='console.log') == (b'1', 0, 0)
         directory = Memory(log_0=b'1', log=b'2')
         assert self.since(directory, name='console.log') == (b'12', None, 0)
+        # It is not alone where a file is missing between it and the others.
+        directory = Memory(log_1=b'1', log=b'2')
+        directory.files['console.log'].ctime_ns = 1
+        assert self.since(directory, name='console.log') == (b'1', None, 1)
 
     def test_a_generation_is_missing_before_it(self) -> None:
         directory = Memory(log=b'0')
