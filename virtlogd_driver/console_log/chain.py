@@ -103,7 +103,7 @@ class Snapshot:
         self.complete = complete
         #: False: cut short, there may be older bytes that belong to it.
         self.exact = exact
-        #: False: cut short because the files moved too fast.
+        #: False: cut short because the files moved too fast; nor is it exact.
         self.settled = settled
 
     @property

@@ -44,10 +44,12 @@ MOST_OF_ONE = 66
 #: deleted meanwhile free their disk.
 IDLE = 60.0
 
-#: Seconds from one look for idle logs and deleted files to the next; and that
-#: the one of a log may take until others are looked at beside it: its file
-#: system hangs.
-SWEEP, LONGEST_SWEEP = 15.0, 30.0
+#: Seconds from one look for idle logs and deleted files to the next.
+SWEEP = 15.0
+
+#: Seconds that the look at one log may take until others are looked at beside
+#: it: its file system hangs.
+LONGEST_SWEEP = 30.0
 
 #: Seconds that who reads a log waits for another to be closed.
 _PATIENCE = 0.05
@@ -94,9 +96,9 @@ class _Held:
         self.max_backups = max_backups
         self.taken: Taken | None = None
         #: Descriptors that it has, as it was given back.
-        self.count = 0
-        #: When it was read last, by time.monotonic.
-        self.used = 0.0
+        self.count: int
+        #: When it was given back last, by time.monotonic.
+        self.used: float
         #: Other files than before are held.
         self.changed = False
 
@@ -134,7 +136,7 @@ class _Held:
             if status.st_size < newest.size:   # truncated
                 self.close()
             newest.look_at(status.st_size, status.st_mtime_ns)
-        elif not taken.live.exact or not taken.live.settled:
+        elif not taken.live.exact:
             # It may be clearer now.
             self.close()
         else:
@@ -160,8 +162,6 @@ class _Held:
         if taken is None:
             return False
         newest = next(iter(taken.live.segments), None)
-        if newest is not None and newest.size >= limit:
-            return True
         total = 0
         for unit, joins in taken.units:
             for segment in unit.segments:
@@ -185,8 +185,6 @@ class _Held:
         if taken is None:
             return False
         for unit, _ in taken.units:
-            if not unit.settled:
-                return False
             for segment in unit.segments:
                 if segment.key == key:
                     return True
@@ -217,9 +215,7 @@ class _Held:
             limit, newest.key, self.max_backups, joined=True),
             {newest.key: newest})
         live = come.live
-        if (not live.segments or live.segments[-1] is not newest
-                or len(come.units) > 1 or not live.exact
-                or not live.settled):
+        if not live.segments or live.segments[-1] is not newest:
             # So many rotations, or so many bytes: it stands for itself.
             self._replace(come)
             return
@@ -275,7 +271,7 @@ class DescriptorStore:
         self._sweeps = sweeper
         #: Who sweeps now, and when it was seen to get on.
         self._sweeper: object | None = None
-        self._swept = 0.0
+        self._swept: float
 
     def read_tail(self, path: str, limit: int,
                   max_backups: int | None = None) -> LogRead:

@@ -2,13 +2,14 @@
 """Logs stay open between reads, and every file is closed in the end."""
 
 import contextlib
+import itertools
 import os
 import pathlib
 import random
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import hypothesis
 import pytest
@@ -35,10 +36,13 @@ class Opener:
 
     def __init__(self) -> None:
         self.calls = 0
+        #: What was open already, at the last call.
+        self.held: list[Key] = []
 
     def __call__(self, path: str, wanted: Wanted,
                  held: Mapping[Key, Segment]) -> Taken:
         self.calls += 1
+        self.held = list(held)
         directory, name = os.path.split(path)
         with open_directory(directory) as opened:
             taken = log.take(opened, name, wanted)
@@ -75,6 +79,17 @@ def live(tmp_path: pathlib.Path) -> pathlib.Path:
     path.parent.mkdir()
     path.write_bytes(b'0')
     return path
+
+
+@pytest.fixture
+def others(live: pathlib.Path) -> list[pathlib.Path]:
+    """Logs of other guests."""
+    found = [live.parent.parent / name / 'console.log'
+             for name in ('a', 'b', 'c')]
+    for path in found:
+        path.parent.mkdir()
+        path.write_bytes(b'1')
+    return found
 
 
 def append(path: pathlib.Path, data: bytes) -> None:
@@ -143,13 +158,117 @@ def test_one_call_a_rotation(store: DescriptorStore, opener: Opener,
     store.close()
 
 
+def test_what_is_held_is_not_opened_again(
+        store: DescriptorStore, opener: Opener, live: pathlib.Path) -> None:
+    """After a rotation, the file that is new."""
+    rotate(live)
+    append(live, b'1')
+    store.read_tail(str(live), 99)
+    before = live.stat()
+    rotate(live)
+    assert store.read_tail(str(live), 99).data == b'01'
+    assert opener.held == [(before.st_dev, before.st_ino)]
+    assert opener.calls == 2
+    store.close()
+
+
+def test_what_is_not_wanted_is_not_opened(
+        store: DescriptorStore, live: pathlib.Path) -> None:
+    """However many files have come since."""
+    store.read_tail(str(live), 3)
+    for data in (b'123', b'456', b'789'):
+        rotate(live)
+        append(live, data)
+    assert store.read_tail(str(live), 3).data == b'789'
+    assert descriptors.below(live.parent) == [str(live)]
+    store.close()
+
+
+def test_a_rotated_log_goes_on_from_its_history(
+        store: DescriptorStore, opener: Opener, live: pathlib.Path) -> None:
+    live.unlink()
+    live.with_name('console.g1.history').write_bytes(b'old')
+    live = live.with_name('console.g1.log')
+    chain.begin(str(live))
+    append(live, b'1')
+    assert store.read_tail(str(live), 99).data == b'old1'
+    live.rename(live.with_name('console.g1.log.0'))
+    live.write_bytes(b'2')
+    for _ in range(2):
+        read = store.read_tail(str(live), 99)
+        assert (read.data, read.exact) == (b'old12', True)
+        assert opener.calls == 2
+    # Until its beginning is not there any more.
+    live.with_name('console.g1.log.0').unlink()
+    live.rename(live.with_name('console.g1.log.0'))
+    live.write_bytes(b'3')
+    for _ in range(2):
+        read = store.read_tail(str(live), 99)
+        assert (read.data, read.exact) == (b'23', False)
+        assert descriptors.below(live.parent) == [
+            str(live), f'{live}.0']
+    store.close()
+
+
+def test_as_much_of_a_history_as_was_read(
+        store: DescriptorStore, opener: Opener, live: pathlib.Path) -> None:
+    live.unlink()
+    for name in ('console.g1.history', 'console.g2.history'):
+        live.with_name(name).write_bytes(b'old')
+    live = live.with_name('console.g2.log')
+    chain.begin(str(live))
+    append(live, b'1')
+    for _ in range(2):
+        assert store.read_tail(str(live), 3).data == b'ld1'
+        assert opener.calls == 1
+    store.close()
+
+
+def test_one_that_is_not_sure_is_not_so_after_a_rotation(
+        store: DescriptorStore, live: pathlib.Path) -> None:
+    for data in (b'1', b'2', b'3'):
+        rotate(live, 9)
+        append(live, data)
+    live.with_name('console.log.1').unlink()
+    for data in (b'23', b'23'):
+        read = store.read_tail(str(live), 99)
+        assert (read.data, read.exact) == (data, False)
+        rotate(live, 9)
+    store.close()
+
+
 def test_less_and_more_than_was_read(store: DescriptorStore, opener: Opener,
                                      live: pathlib.Path) -> None:
     rotate(live)
     append(live, b'12')
-    for limit, calls in ((2, 1), (1, 1), (3, 2), (99, 3), (3, 3), (99, 3)):
+    for limit, calls in ((2, 1), (1, 1), (2, 1), (3, 2), (99, 3), (3, 3),
+                         (99, 3)):
         assert store.read_tail(str(live), limit).data == b'012'[-limit:]
         assert opener.calls == calls
+    store.close()
+
+
+def test_the_oldest_bytes_again(store: DescriptorStore, opener: Opener,
+                                live: pathlib.Path) -> None:
+    rotate(live)
+    append(live, b'12')
+    for _ in range(3):
+        assert store.read_from(str(live), None, 2).data == b'01'
+        assert opener.calls == 1
+    store.close()
+
+
+def test_another_max_backups(store: DescriptorStore, opener: Opener,
+                             live: pathlib.Path) -> None:
+    """The files are others then; where none is named they are as before."""
+    for data in (b'1', b'2'):
+        rotate(live)
+        append(live, data)
+    for max_backups, data, calls in (
+            (3, b'012', 1), (3, b'012', 1), (None, b'012', 1),
+            (1, b'12', 2), (1, b'12', 2), (None, b'12', 2), (3, b'012', 3)):
+        read = store.read_tail(str(live), 99, max_backups)
+        assert (read.data, opener.calls) == (data, calls)
     store.close()
 
 
@@ -162,11 +281,48 @@ def test_a_history_that_comes(store: DescriptorStore,
     append(first, b'new')
     assert store.read_tail(str(first), 99).data == b'new'
     assert store.read_tail(str(first), 99).data == b'new'
+    assert store.read_from(str(first), None, 99).data == b'new'
     live.with_name('console.g1.history').write_bytes(b'old')
+    assert store.read_from(str(first), None, 99).data == b'old'
     read = store.read_tail(str(first), 99)
     assert (read.data, read.exact) == (b'oldnew', True)
     assert store.read_from(str(first), None, 99).data == b'old'
     store.close()
+
+
+def test_the_oldest_bytes_are_those_before_a_gap(
+        store: DescriptorStore, live: pathlib.Path) -> None:
+    newer = live.with_name('console.g1.log')
+    newer.write_bytes(b'1')
+    since = store.read_from(str(newer), None, 99)
+    assert (since.data, since.missed, since.behind) == (b'0', 0, 1)
+    since = store.read_from(str(newer), since.position, 99)
+    assert (since.data, since.missed) == (b'1', None)
+    store.close()
+
+
+def test_files_that_moved_too_fast_are_opened_again() -> None:
+    """As soon as somebody asks: they may be still by now."""
+    directory = MemoryDirectory()
+    rotator = Rotator(directory, 3)
+    rotator.open()
+    steps = rotator.steps(itertools.repeat(5))
+
+    def go_on() -> None:
+        for _ in range(20):
+            next(steps)
+
+    store = DescriptorStore(directory.open_log, directory, sweeper=False)
+    position = None
+    for read in (lambda: store.read_tail('/memory/console.log', 99).data,
+                 lambda: store.read_from(
+                     '/memory/console.log', position, 99).data):
+        go_on()
+        directory.before = go_on
+        assert len(read()) < 15
+        directory.before = lambda: None
+        assert len(read()) >= 15
+        store.close()
 
 
 #: What may come beside a log of generation 3 while it is read.
@@ -213,6 +369,18 @@ def test_a_file_that_is_truncated(store: DescriptorStore,
     store.close()
 
 
+def test_a_position_that_is_not_in_its_file_any_more(
+        store: DescriptorStore, opener: Opener, live: pathlib.Path) -> None:
+    """All of the log is opened then, once: there may be a copy."""
+    append(live, b'123456789')
+    position = store.read_from(str(live), None, 99).position
+    live.write_bytes(b'another beginning')
+    since = store.read_from(str(live), position, 99)
+    assert (since.data, since.missed) == (b'another beginning', None)
+    assert opener.calls == 2
+    store.close()
+
+
 def test_backups_that_are_deleted(store: DescriptorStore,
                                   live: pathlib.Path) -> None:
     for data in (b'1', b'2', b'3'):
@@ -245,6 +413,139 @@ def test_a_backup_that_is_deleted_beside_a_rotation(
     rotate(live, 2)
     read = store.read_tail(str(live), 99, 2)
     assert (read.data, read.exact) == (b'4', True)
+    store.close()
+
+
+def test_what_is_before_a_gap_is_nothing_to_the_end(
+        store: DescriptorStore, opener: Opener, live: pathlib.Path) -> None:
+    newer = live.with_name('console.g1.log')
+    newer.write_bytes(b'1')
+    store.read_from(str(newer), None, 99)
+    live.unlink()
+    read = store.read_tail(str(newer), 99)
+    assert (read.data, read.exact, opener.calls) == (b'1', False, 1)
+    store.close()
+
+
+def test_a_backup_that_is_deleted_after_a_position(
+        store: DescriptorStore, live: pathlib.Path) -> None:
+    rotate(live)
+    append(live, b'1')
+    rotate(live)
+    append(live, b'2')
+    position = store.read_from(str(live), None, 1).position
+    assert store.read_from(str(live), position, 99).data == b'12'
+    live.with_name('console.log.0').unlink()
+    since = store.read_from(str(live), position, 99)
+    assert (since.data, since.missed) == (b'2', None)
+    store.close()
+
+
+# What is held, whatever its names
+
+def test_a_log_without_names_is_read_on(
+        store: DescriptorStore, opener: Opener, live: pathlib.Path) -> None:
+    rotate(live)
+    append(live, b'.')
+    position = store.read_tail(str(live), 99).position
+    assert position is not None
+    append(live, b'12')
+    live.rename(live.with_name('away'))
+    since = store.read_held(str(live), position, 1)
+    assert since is not None
+    assert (since.data, since.missed, since.behind) == (b'1', 0, 1)
+    assert since.position is not None
+    since = store.read_held(str(live), since.position, 99)
+    assert since is not None
+    assert (since.data, since.missed, since.behind) == (b'2', 0, 0)
+    assert opener.calls == 1
+    store.close()
+
+
+def test_a_position_that_is_in_none_of_what_is_held(
+        store: DescriptorStore, live: pathlib.Path) -> None:
+    nowhere = log.Position(1, 2, 3, 4)
+    assert store.read_held(str(live), nowhere, 99) is None
+    position = store.read_tail(str(live), 99).position
+    assert position is not None
+    assert store.read_held(str(live), nowhere, 99) is None
+    # It was truncated: what follows is not known.
+    live.write_bytes(b'')
+    assert store.read_held(str(live), position, 99) is None
+    store.close()
+    assert store.read_held(str(live), position, 99) is None
+    # Nothing was written on this host.
+    live.with_name('console.g1.history').write_bytes(b'old')
+    path = str(live.with_name('console.g1.log'))
+    assert store.read_tail(path, 99).data == b'old'
+    assert store.read_held(path, position, 99) is None
+    store.close()
+
+
+def test_what_is_held_cannot_be_read(
+        store: DescriptorStore, live: pathlib.Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is closed, and the error is the reader's."""
+    position = store.read_tail(str(live), 99).position
+    assert position is not None
+
+    def fail(*_: object) -> bytes:
+        raise OSError(5, 'made by the test')
+
+    monkeypatch.setattr(Files, 'pread', fail)
+    with pytest.raises(exception.LogError, match='made by the test'):
+        store.read_held(str(live), position, 99)
+    assert descriptors.below(live.parent) == []
+
+
+# A file that becomes shorter
+
+class Shrinking(MemoryDirectory):
+    """The live file becomes shorter as all of it is read, so many times."""
+
+    __slots__ = ('times',)
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        file = self.opened[fd]
+        if self.times and size > 1 and len(file.data) >= offset + size:
+            self.times -= 1
+            del file.data[len(file.data) * 9 // 10:]
+        return super().pread(fd, size, offset)
+
+
+@pytest.fixture
+def shrinking() -> Shrinking:
+    directory = Shrinking()
+    directory.create('console.log', 0).data += b'x' * 1000
+    return directory
+
+
+@pytest.mark.parametrize(('times', 'exact'), [
+    (log.READS, False), (log.READS - 1, True), (1000, False)])
+def test_the_end_of_a_file_that_becomes_shorter(
+        shrinking: Shrinking, times: int, exact: bool) -> None:
+    """There is an answer, however often; it is said not to be sure."""
+    store = DescriptorStore(shrinking.open_log, shrinking, sweeper=False)
+    shrinking.times = times
+    read = store.read_tail('/memory/console.log', 9999)
+    assert set(read.data) == {ord('x')}
+    assert read.exact == exact
+    store.close()
+
+
+@pytest.mark.parametrize('held', [True, False])
+@pytest.mark.parametrize('times', [log.READS, log.READS + 1])
+def test_a_file_that_becomes_shorter_is_read_on(
+        shrinking: Shrinking, times: int, held: bool) -> None:
+    """Not by this read, if it is so each time."""
+    store = DescriptorStore(shrinking.open_log, shrinking, sweeper=False)
+    shrinking.times = 0
+    if held:
+        store.read_from('/memory/console.log', None, 9999)
+    shrinking.times = times
+    since = store.read_from('/memory/console.log', None, 9999)
+    assert bool(since.data) == (times == log.READS)
+    assert since.missed == 0
     store.close()
 
 
@@ -295,6 +596,21 @@ def test_what_is_not_read(store: DescriptorStore, clock: Clock,
     assert descriptors.below(live.parent) == []
 
 
+def test_one_that_is_gone_while_others_are_swept(
+        store: DescriptorStore, live: pathlib.Path,
+        others: list[pathlib.Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in (live, *others):
+        store.read_tail(str(path), 9)
+
+    def clock() -> float:
+        store.forget(str(others[0].parent))
+        return descriptor_store.IDLE
+
+    monkeypatch.setattr(store, '_clock', clock)
+    store.sweep()
+    assert descriptors.below(live.parent.parent) == []
+
+
 @pytest.mark.parametrize('deleted', ['console.log', 'console.log.0'])
 def test_what_is_deleted_frees_its_disk(
         store: DescriptorStore, live: pathlib.Path, deleted: str) -> None:
@@ -335,6 +651,24 @@ def test_the_least_recently_used_makes_room(
     store.close()
 
 
+def test_a_log_that_is_as_it_was_makes_no_room(
+        store: DescriptorStore, live: pathlib.Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read of what is open does not depend on the number of logs."""
+    counted = []
+    monkeypatch.setattr(
+        store, 'descriptors', lambda: counted.append(None) or 0)
+    for _ in range(3):
+        store.read_tail(str(live), 9)
+        append(live, b'1')
+    assert len(counted) == 1
+    rotate(live)
+    for _ in range(3):
+        store.read_tail(str(live), 9)
+    assert len(counted) == 2
+    store.close()
+
+
 def test_one_log_does_not_take_all(
         store: DescriptorStore, live: pathlib.Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,6 +691,16 @@ def test_errors_leave_nothing_open(store: DescriptorStore,
         with pytest.raises(exception.LogNotFound):
             store.read_from(str(live), None, 9)
     live.mkdir()
+    with pytest.raises(exception.LogNotRegular):
+        store.read_tail(str(live), 9)
+    assert descriptors.below(live.parent) == []
+
+
+def test_a_link_to_what_is_held_is_not_read(
+        store: DescriptorStore, live: pathlib.Path) -> None:
+    store.read_tail(str(live), 9)
+    live.rename(live.with_name('away'))
+    live.symlink_to(live.with_name('away'))
     with pytest.raises(exception.LogNotRegular):
         store.read_tail(str(live), 9)
     assert descriptors.below(live.parent) == []
@@ -419,17 +763,6 @@ class Hanging:
         monkeypatch.setattr(descriptor_store._Held, 'close', wait)
 
 
-@pytest.fixture
-def others(live: pathlib.Path) -> list[pathlib.Path]:
-    """Logs of other guests."""
-    found = [live.parent.parent / name / 'console.log'
-             for name in ('a', 'b', 'c')]
-    for path in found:
-        path.parent.mkdir()
-        path.write_bytes(b'1')
-    return found
-
-
 def test_nobody_waits_to_have_another_log_closed(
         store: DescriptorStore, live: pathlib.Path,
         others: list[pathlib.Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,3 +794,122 @@ def test_others_are_swept_beside_one_that_hangs(
         assert time.monotonic() < deadline
         time.sleep(0.01)
     hanging.go.set()
+
+
+class Threads:
+    """Threads are counted, and run when the test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.targets: list[Callable[..., None]] = []
+        #: What they are given, and whether the process waits for their ends.
+        self.given: list[tuple[object, ...]] = []
+        self.waited_for: list[bool] = []
+        #: What happens while a thread sleeps, which it does not for ever.
+        self.slept: Callable[[], None] = lambda: None
+        self.sleeps = 0
+        monkeypatch.setattr(descriptor_store, '_native', lambda: (self, self))
+
+    def Thread(self, *, target: Callable[..., None], name: str, daemon: bool,
+               args: tuple[object, ...] = ()) -> 'Threads':
+        self.targets.append(target)
+        self.given.append(args)
+        self.waited_for.append(not daemon)
+        return self
+
+    def start(self) -> None:
+        pass
+
+    def join(self, timeout: float) -> None:
+        pass
+
+    def sleep(self, seconds: float) -> None:
+        self.sleeps += 1
+        assert self.sleeps < 9
+        self.slept()
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> Threads:
+    return Threads(monkeypatch)
+
+
+class Table(dict[str, descriptor_store._Held]):
+    """A log may come just as none was found, which nobody looks at for ever.
+    """
+
+    def __init__(self, come: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self.looks = 0
+        self.come = come
+
+    def __len__(self) -> int:
+        self.looks += 1
+        assert self.looks < 99
+        found = super().__len__()
+        if not found:
+            self.come()
+        return found
+
+
+def test_one_thread_sweeps_all_logs(
+        threads: Threads, opener: Opener, clock: Clock, live: pathlib.Path,
+        others: list[pathlib.Path]) -> None:
+    store = DescriptorStore(opener, clock=clock)
+    store._held = Table()
+    for path in (live, *others):
+        store.read_tail(str(path), 9)
+    assert len(threads.targets) == 1
+    turns = []
+
+    def slept() -> None:
+        turns.append(len(descriptors.below(live.parent.parent)))
+        clock.now += descriptor_store.IDLE / 2
+
+    threads.slept = slept
+    threads.targets[0]()
+    assert turns == [4, 4]
+    assert descriptors.below(live.parent.parent) == []
+    # What is read later has somebody, too.
+    store.read_tail(str(live), 9)
+    assert len(threads.targets) == 2
+    store.close()
+
+
+def test_a_log_that_comes_as_the_last_was_closed_is_swept(
+        threads: Threads, opener: Opener, clock: Clock, live: pathlib.Path,
+        others: list[pathlib.Path]) -> None:
+    """Who came with it found that somebody sweeps."""
+    store = DescriptorStore(opener, clock=clock)
+    left = list(others)
+
+    def come() -> None:
+        if left:
+            store.read_tail(str(left.pop()), 9)
+
+    store._held = Table(come)
+    store.read_tail(str(live), 9)
+
+    def slept() -> None:
+        clock.now += descriptor_store.IDLE
+
+    threads.slept = slept
+    threads.targets[0]()
+    assert left == []
+    assert descriptors.below(live.parent.parent) == []
+    assert len(threads.targets) == 1
+
+
+def test_a_process_ends_though_a_file_system_hangs(
+        threads: Threads, opener: Opener, live: pathlib.Path,
+        others: list[pathlib.Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits neither for who sweeps nor for who makes room."""
+    monkeypatch.setattr(descriptor_store, 'MOST', 1)
+    store = DescriptorStore(opener)
+    store.read_tail(str(live), 9)
+    store.read_tail(str(others[0]), 9)
+    assert threads.waited_for == [False, False]
+    assert descriptors.below(live.parent.parent) == [
+        str(others[0]), str(live)]
+    threads.targets[1](*threads.given[1])
+    assert descriptors.below(live.parent.parent) == [str(others[0])]
+    store.close()
