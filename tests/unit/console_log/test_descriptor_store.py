@@ -379,6 +379,10 @@ def test_a_position_that_is_not_in_its_file_any_more(
     assert (since.data, since.missed) == (b'another beginning', None)
     assert opener.calls == 2
     store.close()
+    # As where nothing was open.
+    since = store.read_from(str(live), position, 99)
+    assert (since.data, since.missed) == (b'another beginning', None)
+    store.close()
 
 
 def test_backups_that_are_deleted(store: DescriptorStore,

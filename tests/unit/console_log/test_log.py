@@ -344,9 +344,12 @@ class TestGenerations:
         reader.forget(str(files.directory))
         assert descriptors.below(files.directory) == []
 
-    def test_the_end_of_a_log_that_is_open_beyond_a_gap(self) -> None:
+    @pytest.mark.parametrize('older', ['log', 'g1.log'])
+    def test_the_end_of_a_log_that_is_open_beyond_a_gap(
+            self, older: str) -> None:
         """It ends at the gap, as if it had been opened up to there."""
-        directory = Memory(g2_log=b'3', log=b'1')
+        directory = Memory(g2_log=b'3')
+        directory.write(older, b'1')
         for limit, exact in ((1, True), (9, False)):
             with contextlib.closing(log.take(
                     directory, 'console.g2.log', log.Wanted())) as taken:
@@ -788,6 +791,11 @@ class TestPlace:
         directory.asked.clear()
         assert directory.tail(2, 'console.g1.log').data == b'12'
         assert directory.asked == ['console.g1.log', 'console.g1.log.0']
+        # Nor less.
+        directory = Memory(g1_history=b'old')
+        directory.write('g1.log', b'1', first=True)
+        for limit, data in ((1, b'1'), (2, b'd1'), (3, b'ld1')):
+            assert directory.tail(limit, 'console.g1.log').data == data
         # Nor beyond what shows that there is a gap.
         directory = Memory(g2_log=b'2', g1_log=b'1', log=b'0')
         assert directory.tail(9, 'console.g2.log').data == b'2'
