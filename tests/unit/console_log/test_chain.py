@@ -302,6 +302,21 @@ class TestRotated:
         assert directory.read(snapshot(directory, LIVE, limit=2)) == b'23'
         assert directory.pauses == 0
 
+    def test_not_quite_once(self) -> None:
+        """The first file has its next name, and the live one is not there."""
+        directory = self.rotating(1)
+        rotate = directory.before
+
+        def begin() -> None:
+            if f'{LIVE}.2' not in directory.files:
+                rotate()
+                if f'{LIVE}.2' in directory.files:
+                    del directory.files[LIVE]
+
+        directory.before = begin
+        assert directory.read(snapshot(directory, LIVE, limit=2)) == b'23'
+        assert directory.pauses == 0
+
     def test_twice(self) -> None:
         """What is sure is given, and that it may not be all."""
         directory = self.rotating(2)
