@@ -39,6 +39,21 @@ def test_every_state_of_a_log_in_one_pass() -> None:
     assert report.time == pytest.approx(time.time(), abs=10)
 
 
+def test_a_report_tells_what_its_pass_took(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, 'monotonic', lambda: now[0])
+
+    def list_ports() -> Sequence[Port]:
+        now[0] += 2.5
+        return [port(0)]
+
+    report = health.examine(list_ports, '/sock', 1, FakeVirtlogd('/a/0'))
+    assert report.duration == 2.5
+    # One that no pass has made took none.
+    assert health.Report(DaemonState.UP).duration == 0
+
+
 def test_host_without_guests() -> None:
     report = examine(FakeVirtlogd())
     assert report.daemon is DaemonState.UP
