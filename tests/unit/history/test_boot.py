@@ -133,6 +133,11 @@ def test_the_number_goes_on(tmp_path) -> None:
     assert [one.time + 1 for one in noted] == [one.number for one in noted]
 
 
+def test_a_start_is_the_same_whatever_its_number() -> None:
+    """Each is counted anew where older ones come."""
+    assert boot.Boot(1.5, {0: None}, 3) == boot.Boot(1.5, {0: None})
+
+
 def test_an_earlier_version_has_noted_no_numbers(tmp_path) -> None:
     file = tmp_path / boot.FILE
     file.write_text('{"time": 1.0, "positions": {}}\n' * 2)
