@@ -100,7 +100,7 @@ def _parse(line: bytes) -> Boot | None:
             for port, token in values['positions'].items()}
         number = values.get('number', 0)
         if isinstance(number, bool) or not isinstance(number, int) or (
-                not 0 <= number <= _MOST):
+                number > _MOST):
             number = 0
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError,
             RecursionError, exception.InvalidPosition):

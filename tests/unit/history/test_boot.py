@@ -135,7 +135,10 @@ def test_the_number_goes_on(tmp_path) -> None:
 
 def test_a_start_is_the_same_whatever_its_number() -> None:
     """Each is counted anew where older ones come."""
-    assert boot.Boot(1.5, {0: None}, 3) == boot.Boot(1.5, {0: None})
+    noted = boot.Boot(1.5, {0: None})
+    assert noted == boot.Boot(1.5, {0: None}, 3)
+    # It is the next, until it is noted.
+    assert noted.number == 0
 
 
 def test_an_earlier_version_has_noted_no_numbers(tmp_path) -> None:
