@@ -124,6 +124,19 @@ def test_as_many_histories_as_there_may_be_ports() -> None:
         'histories', histories), LIMIT).histories) == record.MAX_PORTS
 
 
+def test_a_start_has_a_number() -> None:
+    """0: it is not known, as where an earlier version has sent none."""
+    for number in (0, 1, 7, 1 << 62):
+        sent = {**GOOD['boots'][0], 'number': number}
+        [boot] = record.parse(changed('boots', [sent]), LIMIT).boots
+        assert boot.number == number
+    for wrong in ((1 << 62) + 1, -1, True, '7', None):
+        with pytest.raises(record.InvalidRecord, match='number'):
+            record.parse_boot({**GOOD['boots'][0], 'number': wrong})
+    for boot in (record.Boot(1.5, {}), record.parse_boot(GOOD['boots'][0])):
+        assert boot.number == 0
+
+
 def test_the_longest_number_that_is_read() -> None:
     assert record.load(b'9' * 19) == int('9' * 19)
     with pytest.raises(record.InvalidRecord, match='no reasonable number'):
