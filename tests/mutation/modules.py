@@ -8,10 +8,9 @@ _GUEST = 'tests/unit/guest'
 MODULES: dict[str, list[str]] = {
     'console_log/generation': [f'{_LOG}/test_generation.py'],
     'console_log/neighbours': [f'{_LOG}/test_neighbours.py'],
-    'console_log/chain': [f'{_LOG}/test_log.py', f'{_LOG}/test_damage.py',
-                          f'{_LOG}/test_chain_exhaustive.py'],
-    'console_log/log': [f'{_LOG}/test_log.py', f'{_LOG}/test_damage.py',
-                        f'{_LOG}/test_chain_exhaustive.py'],
+    'console_log/chain': [f'{_LOG}/test_chain.py', f'{_LOG}/test_log.py',
+                          f'{_LOG}/test_damage.py'],
+    'console_log/log': [f'{_LOG}/test_log.py', f'{_LOG}/test_damage.py'],
     'console_log/descriptor_store': [f'{_LOG}/test_descriptor_store.py'],
     'console_log/reader': [f'{_LOG}/test_reader.py'],
     'console_log/privileged': [f'{_LOG}/test_privileged.py'],
