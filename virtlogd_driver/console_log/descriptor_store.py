@@ -271,7 +271,7 @@ class DescriptorStore:
         self._sweeps = sweeper
         #: Who sweeps now, and when it was seen to get on.
         self._sweeper: object | None = None
-        self._swept: float
+        self._swept = 0.0
 
     def read_tail(self, path: str, limit: int,
                   max_backups: int | None = None) -> LogRead:
