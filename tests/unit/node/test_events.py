@@ -212,14 +212,19 @@ def until(holds: Callable[[], bool], look: Callable[[], None]) -> None:
         look()
 
 
-def at_most(count: int) -> None:
-    """Wait until there are no more threads: those end that are not needed."""
-    until(lambda: threading.active_count() <= count, lambda: time.sleep(0.01))
+def at_most(count: int, before: set[threading.Thread]) -> None:
+    """Wait until no more threads of turns are left that have come since.
+
+    Those end that are not needed; threads of other tests come and go.
+    """
+    until(lambda: sum(thread not in before and thread.name == 'turns'
+                      for thread in threading.enumerate()) <= count,
+          lambda: time.sleep(0.01))
 
 
 def test_one_that_libvirt_does_not_answer_for(soon, watch, reports) -> None:
     """All others are told of; it is as it was, or not known yet."""
-    before = threading.active_count()
+    before = set(threading.enumerate())
     hung, other = Hanging('1'), Domain('2')
     connection = Connection(hung, other)
 
@@ -236,7 +241,7 @@ def test_one_that_libvirt_does_not_answer_for(soon, watch, reports) -> None:
     other.run = 3
     until(lambda: _runs(reports) == {'2': 3}, look_at_both)
     # The one that waits for it, and the one for the others.
-    at_most(before + 2)
+    at_most(2, before)
     hung.go.set()
     until(lambda: _runs(reports) == {'1': 1, '2': 3},
           lambda: watch._look_at_changed(connection))
@@ -254,12 +259,12 @@ def test_one_thread_is_left_with_one_that_hangs(soon, watch) -> None:
     hung = Hanging('1')
     connection = Connection(hung, Domain('2'))
     watch._look_at_all(connection)
-    before = threading.active_count()
+    before = set(threading.enumerate())
     for _ in range(5):
         watch.look_at('1')
         watch._look_at_changed(connection)
         watch._look_at_all(connection)
-    at_most(before + 1)
+    at_most(1, before)
     hung.go.set()
 
 

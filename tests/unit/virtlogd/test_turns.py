@@ -74,15 +74,19 @@ def given() -> Iterator[Given]:
         taker.go.set()
 
 
-def at_most(count: int) -> None:
-    """Wait until there are no more threads: those end that are not needed.
+def at_most(count: int, before: set[threading.Thread]) -> None:
+    """Wait until no more threads are left that have come since.
 
-    On a busy machine a turn that does not hang may be left, too; its thread
-    ends with it.
+    Those end that are not needed. On a busy machine a turn that does not hang
+    may be left, too; its thread ends with it. Threads of other tests come and
+    go meanwhile.
     """
-    deadline = time.monotonic() + 60
-    while threading.active_count() > count:
-        assert time.monotonic() < deadline
+    def since() -> list[str]:
+        return [thread.name for thread in threading.enumerate()
+                if thread not in before and thread.name == 'turns']
+    deadline = time.monotonic() + 30
+    while len(since()) > count:
+        assert time.monotonic() < deadline, threading.enumerate()
         time.sleep(0.01)
 
 
@@ -120,24 +124,24 @@ def test_others_go_on_beside_one_that_hangs(given: Given) -> None:
 
 def test_threads_end_with_the_turns_that_they_were_left_with(
         given: Given) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     for _ in range(5):
         hung = given.make(hangs=True)
         given.run(hung)
         given.end(hung)
         given.run()
-    at_most(before + 1)
+    at_most(1, before)
 
 
 def test_as_many_as_may_be_left_at_one_file_system(given: Given) -> None:
     hung = [given.make(f'/nfs/{n}/log', hangs=True)
             for n in range(turns.MOST_OF_ONE + 5)]
     here = given.make('/here/log')
-    before = threading.active_count()
+    before = set(threading.enumerate())
     assert given.run(*hung, here) == [here]
     assert len(given.turns.left()) == turns.MOST_OF_ONE
     assert given.turns.held_back() == hung[turns.MOST_OF_ONE:]
-    at_most(before + turns.MOST_OF_ONE + 1)
+    at_most(turns.MOST_OF_ONE + 1, before)
     assert given.run(here) == [here]
     assert all(given.turns.has(one) for one in hung)
     assert [one.count for one in hung] == (
