@@ -254,11 +254,10 @@ class Histories:
             return history.Target(
                 departure.address, departure.directory, busy=True)
         if here and (not moving or departure.stint is not None):
-            directory, names = (get_instance_path(instance),
-                                self._log_names(instance))
+            awaited = inbox.is_awaited(get_instance_path(instance),
+                                       self._log_names(instance))
             return history.Elsewhere(
-                '' if inbox.is_awaited(directory, names)
-                else 'the guest is on this host again')
+                '' if awaited else 'the guest is on this host again')
         if here or departure.host in ('', instance.host):
             return history.Target(
                 departure.address, departure.directory, moving=moving)

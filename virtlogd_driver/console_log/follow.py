@@ -153,7 +153,7 @@ class _Log:
 
     @property
     def named(self) -> bool:
-        """Tell whether it does to hear when it is rotated.
+        """Tell whether it is enough to hear when it is rotated.
 
         The kernel says no more of a file of root's in a directory that is not.
         """
@@ -513,6 +513,8 @@ class Follower:
             log.seen = seen
             with self._lock:
                 self._ready[log.path] = None
+        else:
+            log.busy = False
         if changed or log.file_watch is None:
             self._watch(log)
         else:

@@ -181,6 +181,15 @@ class TestOneWhoseFileIsRoots:
         yield made
         made.close()
 
+    @pytest.fixture
+    def path(self, named: Follower, tmp_path: Path) -> Path:
+        """Of one that is followed, and has nothing yet."""
+        path = tmp_path / 'console.log'
+        path.touch()
+        named.add(str(path), None)
+        self.reads(named, path)
+        return path
+
     def reads(self, named: Follower, path: Path) -> bytes | None:
         """What it gives if it is to be read or looked at; None: neither."""
         if named.wait(0) != [str(path)]:
@@ -189,12 +198,7 @@ class TestOneWhoseFileIsRoots:
         return since.data if since else b''
 
     def test_looked_at_as_often_as_it_is_read(
-            self, clock: list[float], named: Follower,
-            tmp_path: Path) -> None:
-        path = tmp_path / 'console.log'
-        path.touch()
-        named.add(str(path), None)
-        self.reads(named, path)
+            self, clock: list[float], named: Follower, path: Path) -> None:
         given = []
         for number in range(100):
             clock[0] += 0.1
@@ -207,26 +211,22 @@ class TestOneWhoseFileIsRoots:
         assert len(b''.join(filter(None, given))) >= 2 * 95
 
     def test_one_that_has_much_is_looked_at_more_often(
-            self, clock: list[float], named: Follower,
-            tmp_path: Path) -> None:
-        path = tmp_path / 'console.log'
-        path.touch()
-        named.add(str(path), None)
-        self.reads(named, path)
+            self, clock: list[float], named: Follower, path: Path) -> None:
         given = []
         for _ in range(50):
             clock[0] += 0.11
             append(path, b'x' * follow._LITTLE)
             given.append(self.reads(named, path))
         assert all(given[10:])
+        # It is quiet now, and is looked at as others are.
+        given = []
+        for _ in range(50):
+            clock[0] += 0.1
+            given.append(self.reads(named, path))
+        assert sum(data is not None for data in given) <= 5 / 0.5 + 2
 
     def test_what_was_rotated_is_read_at_once(
-            self, clock: list[float], named: Follower,
-            tmp_path: Path) -> None:
-        path = tmp_path / 'console.log'
-        path.touch()
-        named.add(str(path), None)
-        self.reads(named, path)
+            self, clock: list[float], named: Follower, path: Path) -> None:
         for number in range(20):
             clock[0] += 0.01
             append(path, b'%2d' % number)
