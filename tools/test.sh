@@ -16,9 +16,10 @@ set-up: $(($(date +%s) - begun)) s"
 steps=6
 
 # nova's unit tests compute, and the functional tests mostly wait: beside each
-# other, and the latter first in whatever there is of a processor.
+# other, and the latter first in whatever there is of a processor. Not nicer
+# than that: niced work of others would leave the former none.
 said=$(mktemp)
-beside "$said" env PYTHON="$python" nice -n 19 tools/matrix.sh --short
+beside "$said" env PYTHON="$python" nice -n 10 tools/matrix.sh --short
 older=$!
 trap 'kill -- "-$older" 2>/dev/null || true; rm -f "$said"' EXIT
 trap 'exit 130' INT TERM
