@@ -6,8 +6,10 @@ neither. So the files stay open, and a read begins with one stat of the live
 name. An inode of an open file is not given to another: where the name has the
 inode that is held, nothing was rotated since, and what is held, up to the size
 that the stat gave, is one run that ends at an instant of the call, whatever is
-renamed or removed meanwhile. Where it has another, the files from the new one
-to the one that is held are opened, and put before what is held.
+renamed or removed meanwhile. So what somebody deletes is read until the log is
+closed, SWEEP seconds later at most. Where the name has another inode, the
+files from the new one to the one that is held are opened, and put before what
+is held, less what was deleted.
 
 Nothing here locks: a log that is in use is out of the table, which is changed
 by single operations of a dict alone. So it does not matter whether threads are
@@ -161,15 +163,11 @@ class _Held:
         taken = self.taken
         if taken is None:
             return False
-        newest = next(iter(taken.live.segments), None)
         total = 0
         for unit, joins in taken.units:
-            for segment in unit.segments:
-                if segment is not newest and _is_deleted(unit, segment):
-                    return False
-                total += segment.size
-                if total >= limit:
-                    return True
+            total += unit.size
+            if total >= limit:
+                return True
             if not unit.settled:
                 return False
             if not joins:
@@ -184,13 +182,9 @@ class _Held:
         taken = self.taken
         if taken is None:
             return False
-        for unit, _ in taken.units:
-            for segment in unit.segments:
-                if segment.key == key:
-                    return True
-                if _is_deleted(unit, segment):
-                    return False
-        return key is None and taken.ended and self._nothing_came(taken)
+        if key is not None:
+            return any(segment.key == key for segment in self.segments())
+        return taken.ended and self._nothing_came(taken)
 
     def _nothing_came(self, taken: Taken) -> bool:
         """Tell whether no history has come since the log was opened."""
@@ -397,12 +391,13 @@ class DescriptorStore:
         """
         :param era: what it was when the log was taken
         """
-        held.count = len(held.segments())
-        if held.changed and held.count > MOST_OF_ONE:
-            held.close()
-            return
-        held.used = self._clock()
         changed, held.changed = held.changed, False
+        if changed:
+            held.count = len(held.segments())
+            if held.count > MOST_OF_ONE:
+                held.close()
+                return
+        held.used = self._clock()
         self._put(path, held, era)
         if changed:
             self._make_room()

@@ -387,11 +387,15 @@ def test_a_position_that_is_not_in_its_file_any_more(
 
 def test_backups_that_are_deleted(store: DescriptorStore,
                                   live: pathlib.Path) -> None:
+    """They are read as long as the log is held, which sweeping ends."""
     for data in (b'1', b'2', b'3'):
         rotate(live)
         append(live, data)
     assert store.read_tail(str(live), 99).data == b'0123'
     live.with_name('console.log.1').unlink()
+    read = store.read_tail(str(live), 99)
+    assert (read.data, read.exact) == (b'0123', True)
+    store.sweep()
     read = store.read_tail(str(live), 99)
     assert (read.data, read.exact) == (b'23', False)
     store.close()
@@ -440,6 +444,9 @@ def test_a_backup_that_is_deleted_after_a_position(
     position = store.read_from(str(live), None, 1).position
     assert store.read_from(str(live), position, 99).data == b'12'
     live.with_name('console.log.0').unlink()
+    since = store.read_from(str(live), position, 99)
+    assert (since.data, since.missed) == (b'12', 0)
+    store.sweep()
     since = store.read_from(str(live), position, 99)
     assert (since.data, since.missed) == (b'2', None)
     store.close()

@@ -46,6 +46,10 @@ class Files:
     def begin(self, name: str) -> None:
         chain.begin(str(self.directory / name))
 
+    def remove(self, name: str) -> None:
+        (self.directory / name).unlink()
+        reader.forget(str(self.directory))
+
     def rotate(self, name: str = 'console.log', backups: int = 3) -> None:
         for number in range(backups - 1, -1, -1):
             old = self.directory / (
@@ -236,7 +240,7 @@ class TestGenerations:
         files.begin('console.g2.log')
         files.begin('console.g3.log')
         assert files.tail('console.g3.log').data == b'old1'
-        (files.directory / 'console.g2.log').unlink()
+        files.remove('console.g2.log')
         read = files.tail('console.g3.log')
         assert (read.data, read.exact) == (b'', False)
 
@@ -291,7 +295,7 @@ class TestGenerations:
         assert files.tail('console.log').data == b'1'
         read = files.tail('console.g1.log')
         assert (read.data, read.exact) == (b'12', False)
-        (files.directory / 'console.log').unlink()
+        files.remove('console.log')
         read = files.tail('console.g1.log')
         assert (read.data, read.exact) == (b'2', False)
         assert files.tail('console.log').data == b'old'
