@@ -89,7 +89,6 @@ def test_a_virtio_console_beside_a_serial_port(
     (tcp(1, mode='connect'), b'connects out (mode="connect"), to 127.0.0.1:1'),
     (tcp(1, tls='yes'), b'is encrypted (TLS)'),
     (E.serial(type='null'), b'of type null: it is not interactive'),
-    (tcp(1, 'tls'), b'is encrypted (TLS)'),
 ])
 def test_what_cannot_be_attached_to(
         libvirt_host: LibvirtHost, console: Console,

@@ -68,7 +68,7 @@ def run(host: Host, arguments: Any) -> int:
         return _connect(host, port.guest.uuid, port.number, tell_relay)
 
     # Said before anything else is.
-    _check(port)
+    check(port)
     if arguments.take_over and not _is_relayed(host, port):
         raise exception.HostError(
             f'Guest {port.guest.name} is not relayed: QEMU serves one viewer, '
@@ -134,7 +134,7 @@ def _is_relayed(host: Host, port: SerialPort) -> bool:
         port.device.address[0])
 
 
-def _check(port: SerialPort) -> None:
+def check(port: SerialPort) -> None:
     """Tell whether the port can be attached to, when its guest runs.
 
     :raises HostError: why it cannot
@@ -181,7 +181,7 @@ def _connect(host: Host, uuid: str, number: int,
         host.forget_connection()
         raise
     port = serial_port(guest, number)
-    _check(port)
+    check(port)
     if not guest.active:
         raise exception.HostError(
             f'Guest {guest.name} is {guest.state}: start it first, or see '
