@@ -236,11 +236,24 @@ class Watch:
         :raises HostError: it does not answer
         """
         question = _Question(function, *arguments)
-        if not self._turns.finish(question, LONGEST):
+        in_time = self._turns.finish(question, LONGEST)
+        self._ask_anew()
+        if not in_time:
             raise exception.HostError(
                 f'libvirt has not answered for {LONGEST:g} s. See whether '
                 f'libvirtd (or virtqemud) hangs, and what it waits for.')
         return question.answer()
+
+    def _ask_anew(self) -> None:
+        """Look anew at guests whose questions have no turn any more.
+
+        What an earlier connection has answered is old, and who was held back
+        makes way for what is not of one guest (Turns.finish).
+        """
+        for uuid, question in list(self._questions.items()):
+            if not self._turns.has(question):
+                del self._questions[uuid]
+                self.look_at(uuid)
 
     def _look_at_all(self, connection: Any) -> None:
         with self._lock:

@@ -15,6 +15,7 @@ from tests.unit import fake_libvirt
 from virtlogd_driver import exception
 from virtlogd_driver.node import events
 from virtlogd_driver.node.events import Report, Running, Watch
+from virtlogd_driver.virtlogd import turns
 
 
 class Domain:
@@ -278,6 +279,40 @@ def test_libvirt_does_not_answer_at_all(
         watch._look_at_all(connection)
     go.set()
     assert reports == []
+
+
+def test_one_that_was_held_back_is_told_of_later(
+        soon, watch, reports, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libvirt was asked for all guests while many did not answer."""
+    hung = [Hanging(str(number)) for number in range(turns.MOST_OF_ONE)]
+    connection = Connection(*hung, Domain('other'))
+    until(lambda: len(watch._turns.left()) == len(hung),
+          lambda: watch._look_at_all(connection))
+    monkeypatch.setattr(events, 'LONGEST', 0.01)
+    with pytest.raises(exception.HostError, match='has not answered for'):
+        watch._look_at_all(connection)
+    for one in hung:
+        one.go.set()
+    monkeypatch.setattr(events, 'LONGEST', 60)
+    until(lambda: not reports[-1].unknown,
+          lambda: watch._look_at_all(connection))
+    assert _runs(reports)['other'] == 1
+
+
+def test_what_a_connection_has_answered_is_old_once_it_is_lost(
+        watch, reports) -> None:
+    lost, other = Domain('1'), Domain('2')
+    connection = Connection(lost, other)
+    watch._look_at_all(connection)
+    # libvirtd ends amid a look at all guests, and comes back.
+    lost.code = libvirt.VIR_ERR_INTERNAL_ERROR
+    connection.alive = 0
+    with pytest.raises(exception.HostError):
+        watch._look_at_all(connection)
+    lost.code = None
+    other.run = 5
+    watch._look_at_all(Connection(lost, other))
+    assert _runs(reports) == {'1': 1, '2': 5}
 
 
 def test_libvirt_itself_is_gone(watch, reports) -> None:
