@@ -14,7 +14,6 @@ number of bytes that follow it.
 """
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,6 +26,10 @@ FILE = 'console.boots'
 
 #: The newest starts that are kept.
 KEPT = 100
+
+#: Seconds since the epoch before which a start is: later years, as a peer may
+#: send them, are no date that can be told.
+LATEST = 250_000_000_000
 
 #: Starts of a guest are fewer; what a peer has sent may say otherwise.
 _MOST = 1 << 62
@@ -105,7 +108,7 @@ def _parse(line: bytes) -> Boot | None:
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError,
             RecursionError, exception.InvalidPosition):
         return None
-    return Boot(time, positions, number) if math.isfinite(time) else None
+    return Boot(time, positions, number) if 0 <= time < LATEST else None
 
 
 def add(directory: str, boot: Boot) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from virtlogd_driver.history import boot
+
 #: Its name among what is staged.
 FILE = 'record.json'
 #: Bytes that it has at most.
@@ -155,7 +157,7 @@ def parse_boot(value: Any) -> Boot:
     try:
         time, following = value['time'], value['following']
         if (isinstance(time, bool) or not isinstance(time, (int, float))
-                or not 0 <= time < 1e12
+                or not 0 <= time < boot.LATEST
                 or not isinstance(following, dict)
                 or len(following) > MAX_PORTS):
             raise InvalidRecord('a start of the guest is not as it should')

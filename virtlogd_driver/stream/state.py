@@ -10,7 +10,6 @@ import base64
 import fcntl
 import itertools
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 
 from virtlogd_driver import exception
 from virtlogd_driver.console_log.log import Position
-from virtlogd_driver.history import files
+from virtlogd_driver.history import boot, files
 from virtlogd_driver.stream.lines import LONGEST
 
 VERSION = 1
@@ -174,6 +173,6 @@ def _text(value: object) -> str:
 
 def _time(value: Any) -> float:
     time = float(value)
-    if not math.isfinite(time):
+    if not 0 <= time < boot.LATEST:
         raise ValueError(f'{value!r} is no time')
     return time

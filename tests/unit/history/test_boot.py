@@ -173,6 +173,7 @@ def test_none_was_noted(tmp_path) -> None:
     b'{"time": 1, "positions": []}', b'{"time": 1, "positions": {"a": null}}',
     b'{"time": 1, "positions": {"0": "no token"}}', b'\xff\xfe',
     b'[' * 5000, b'{"time": NaN, "positions": {}}', b'9' * 5000,
+    b'{"time": 2.5e11, "positions": {}}', b'{"time": -1, "positions": {}}',
     b'{"time": 1' + b'0' * 400 + b', "positions": {}}',
     b'{"time": 1, "positions": {"' + b'9' * 5000 + b'": null}}'],
     ids=lambda line: line[:20])

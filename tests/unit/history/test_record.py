@@ -63,7 +63,7 @@ def changed(path: str, value: object) -> bytes:
     ('histories.0.size', 1.5), ('histories.0.digest', 'x'),
     ('histories.0.whole', 'yes'), ('boots', [GOOD['boots'][0]] * 101),
     ('boots.0.time', '1'), ('boots.0.time', -1), ('boots.0.time', 1e300),
-    ('boots.0.time', True), ('boots.0.time', 1e12), ('boots.0.following', []),
+    ('boots.0.time', True), ('boots.0.following', []),
     ('boots.0.following', {'x': 1}), ('boots.0.following', {'64': 1}),
     ('boots.0.following', {'0': -1}), ('boots.0.following', {'0': 1.5}),
     ('boots.0.following', {str(n): 1 for n in range(65)})])
@@ -105,7 +105,7 @@ def test_any_value(name: str, value: object) -> None:
     ('received', ['ab' * 16] * 100, ['ab' * 16] * 101),
     ('boots', GOOD['boots'] * record.MAX_BOOTS,
      GOOD['boots'] * (record.MAX_BOOTS + 1)),
-    ('boots.0.time', 0, -1), ('boots.0.time', 999999999999.9, 1e12),
+    ('boots.0.time', 0, -1), ('boots.0.time', 249999999999.9, 2.5e11),
     ('boots.0.following', dict.fromkeys(map(str, range(64))),
      dict.fromkeys(map(str, range(65)))),
     ('boots.0.following', {'0': 1 << 62}, {'0': (1 << 62) + 1}),

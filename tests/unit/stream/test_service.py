@@ -196,6 +196,19 @@ def rotate(path: Path, most: int = 8) -> None:
     path.touch()
 
 
+def test_a_start_that_has_no_date(host: Host) -> None:
+    """Another host has sent it: it ends no stream of all guests."""
+    host.guest()
+    host.begin()
+    host.log().with_name(boot.FILE).write_text(
+        '{"time": 2e9, "positions": {"0": null}}\n'
+        '{"time": 9e11, "positions": {"0": null}}\n')
+    write(host.log(), b'one\n')
+    host.until_text('one')
+    (one,) = host.output.objects
+    assert one['boot'] == {'number': 1, 'start': '2033-05-18T03:33:20.000Z'}
+
+
 def test_from_now_on(host: Host) -> None:
     host.guest()
     write(host.log(), b'before\n')
