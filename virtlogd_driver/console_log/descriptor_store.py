@@ -148,12 +148,16 @@ class _Held:
         """Give what follows a position in what is held, whatever its names.
 
         :returns: None: the position is not in it
+        :raises LogError: a file cannot be read
         """
         taken = self.taken
         if taken is None or not taken.live.segments:
             return None
         newest = taken.live.segments[0]
-        status = taken.live.files.fstat(newest.fd)
+        try:
+            status = taken.live.files.fstat(newest.fd)
+        except OSError as error:
+            raise log.failed(taken.path, error) from error
         newest.look_at(status.st_size, status.st_mtime_ns)
         answer = log.since(taken, position, limit)
         return None if answer is None or answer.missed is None else answer
@@ -470,7 +474,11 @@ def _close_all(logs: list[_Held]) -> None:
 
 
 def _is_deleted(unit: Snapshot, segment: Segment) -> bool:
-    return unit.files.fstat(segment.fd).st_nlink == 0
+    """Also where its file system does not have it any more (NFS: ESTALE)."""
+    try:
+        return unit.files.fstat(segment.fd).st_nlink == 0
+    except OSError:
+        return True
 
 
 def _has_deleted(taken: Taken) -> bool:

@@ -2,6 +2,7 @@
 """Logs stay open between reads, and every file is closed in the end."""
 
 import contextlib
+import errno
 import itertools
 import os
 import pathlib
@@ -507,6 +508,62 @@ def test_what_is_held_cannot_be_read(
     with pytest.raises(exception.LogError, match='made by the test'):
         store.read_held(str(live), position, 99)
     assert descriptors.below(live.parent) == []
+
+
+@pytest.fixture
+def stale(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Inodes of files that NFS has lost, as another host has removed them."""
+    lost: set[int] = set()
+    fstat = Files.fstat
+
+    def look(self: Files, fd: int) -> os.stat_result:
+        status = fstat(self, fd)
+        if status.st_ino in lost:
+            raise OSError(errno.ESTALE, 'Stale file handle')
+        return status
+
+    monkeypatch.setattr(Files, 'fstat', look)
+    return lost
+
+
+def test_a_file_that_its_server_has_lost(
+        store: DescriptorStore, live: pathlib.Path,
+        stale: set[int]) -> None:
+    """What there is now is read; what was held is closed."""
+    rotate(live)
+    append(live, b'1')
+    position = store.read_tail(str(live), 99).position
+    oldest = live.with_name('console.log.0')
+    stale.add(oldest.stat().st_ino)
+    oldest.unlink()
+    append(live, b'2')
+    rotate(live)
+    append(live, b'3')
+    assert store.read_from(str(live), position, 99).data == b'23'
+    assert store.read_tail(str(live), 99).data == b'123'
+    assert len(descriptors.below(live.parent)) == 2
+    store.close()
+
+
+def test_one_whose_name_is_gone_as_well(
+        store: DescriptorStore, live: pathlib.Path,
+        stale: set[int]) -> None:
+    position = store.read_tail(str(live), 99).position
+    assert position is not None
+    stale.add(live.stat().st_ino)
+    with pytest.raises(exception.LogError, match='Stale file handle'):
+        store.read_held(str(live), position, 99)
+    assert descriptors.below(live.parent) == []
+
+
+def test_files_that_their_server_has_lost_are_swept(
+        store: DescriptorStore, live: pathlib.Path,
+        others: list[pathlib.Path], stale: set[int]) -> None:
+    for path in (live, *others):
+        store.read_tail(str(path), 9)
+        stale.add(path.stat().st_ino)
+    store.sweep()
+    assert descriptors.below(live.parent.parent) == []
 
 
 # A file that becomes shorter
