@@ -625,6 +625,8 @@ class Stream:
     def _asked(self, states: dict[str, str]) -> None:
         """Say which logs have died, or are written again."""
         for path, now in states.items():
+            if now == 'unknown':
+                continue
             before, self._states[path] = self._states.get(path), now
             if now in _DEAD and before not in _DEAD:
                 self._say_of_log(path, objects.DIED, 'What guest {name} '
@@ -635,7 +637,8 @@ class Stream:
                 self._say_of_log(path, objects.REVIVED, 'What guest {name} '
                                  'writes on serial port {number} is logged '
                                  'again.')
-        for path in self._states.keys() - states.keys():
+        # One that is not told of just now is as it was.
+        for path in self._states.keys() - states.keys() - self.running.keys():
             del self._states[path]
 
     def _say_of_log(self, path: str, event: str, message: str) -> None:

@@ -645,6 +645,23 @@ def test_a_log_that_died(host: Host) -> None:
     host.until(lambda: host.events()[3:] == ['revived'])
 
 
+def test_a_log_that_is_dead_for_longer_than_virtlogd(host: Host) -> None:
+    """What is said of it is true, and said once."""
+    host.guest()
+    host.begin()
+    host.asked(log='dead')
+    host.until(lambda: host.events() == ['died'])
+    host.asked('virtlogd is down')
+    host.until(lambda: host.events()[1:] == ['virtlogd_down'])
+    host.asked(log='unknown')
+    host.until(lambda: host.events()[2:] == ['virtlogd_up'])
+    host.asked('virtlogd is down again', log='dead')
+    host.until(lambda: len(host.events()) > 3)
+    host.asked(log='alive')
+    host.until(lambda: host.events()[3:] == [
+        'virtlogd_down', 'virtlogd_up', 'revived'])
+
+
 def test_only_the_guests_that_are_named(host: Host) -> None:
     host.start('web', 'ABCD')
     host.stop()
