@@ -315,6 +315,11 @@ class Follower:
         log = self._logs[path]
         log.position, log.unread = position, False
 
+    def begin_at(self, path: str, position: Position) -> None:
+        """Read a log from a position on, whatever was read of it."""
+        log = self._logs[path]
+        log.position, log.passed = position, frozenset()
+
     def is_rotated(self, path: str) -> bool:
         """Tell whether a log has files that are newer than what was read."""
         return bool(self._logs[path].newer)

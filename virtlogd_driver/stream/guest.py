@@ -13,7 +13,11 @@ from dataclasses import dataclass
 
 from virtlogd_driver import exception
 from virtlogd_driver.console_log.follow import CHUNK, Follower, Read
-from virtlogd_driver.console_log.log import LogSince, Position
+from virtlogd_driver.console_log.log import (
+    LIVE_GENERATION,
+    LogSince,
+    Position,
+)
 from virtlogd_driver.history import deleted, outbox
 from virtlogd_driver.node.events import Running
 from virtlogd_driver.stream import objects
@@ -300,6 +304,15 @@ class Guest:
         position = stream.position
         try:
             since = self._followed.follower.read(stream.path)
+            if since is not None and stream.came_back:
+                if since.missed == 0:
+                    stream.came_back = False
+                else:
+                    # Another log, which may begin as the old one did, and is
+                    # no copy of that.
+                    stream.position = position = LIVE_GENERATION
+                    self._followed.follower.begin_at(stream.path, position)
+                    since = self._followed.follower.read(stream.path)
         except exception.LogError as error:
             self.failed = True
             self._followed.said.say(stream.path, f'{stream.name}: {error}')

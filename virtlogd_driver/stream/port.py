@@ -60,13 +60,13 @@ class PortStream:
         #: quiet from now on.
         self.read_last = clock()
         #: All was given before the guest left: it may have no place here now.
-        self._came_back = False
+        self.came_back = False
         if progress is not None:
             self.position = progress.position
             self._splitter = Splitter(progress.rest, progress.begun, clock)
             self._marks = progress.marks
             self._end = _place(progress.position)
-            self._came_back = progress.left
+            self.came_back = progress.left
             if progress.boot is not None:
                 self._boot = self._starts.noted(progress.boot)
             if progress.cut:
@@ -90,9 +90,9 @@ class PortStream:
         :param position: where it was read from
         """
         now = self._clock()
-        if since.missed != 0 and not self._came_back:
+        if since.missed != 0 and not self.came_back:
             self.lose(since.missed)
-        self._came_back = False
+        self.came_back = False
         if since.data and position is not None and (
                 position != LIVE_GENERATION):
             self._marks = with_mark(self._marks, Mark(now, position))

@@ -584,6 +584,63 @@ def test_a_guest_that_comes_back_goes_on(host: Host) -> None:
     assert host.events() == ['left', 'came']
 
 
+@pytest.mark.parametrize('late', [False, True])
+def test_a_guest_that_writes_again_what_it_wrote(
+        host: Host, late: bool) -> None:
+    """It comes back, and boots as it did before: that is no copy."""
+    boots = b'Loading initial ramdisk ...\n' + b'-' * 60 + b'\nlogin:\n'
+    lines = boots.decode().splitlines()
+    host.guest()
+    host.begin()
+    write(host.log(), boots)
+    host.until_text(*lines)
+    # Kept, so that no other file has its inode.
+    host.log().rename(host.path / 'away')
+    del host.guests[UUID]
+    host.report()
+    host.until(lambda: host.events() == ['left'])
+    path = host.log().with_name('console.g2.log')
+    host.guest(run=5, path=path)
+    if late:
+        path.unlink()
+        host.report()
+        host.until(lambda: host.events() == ['left', 'started'])
+    write(path, boots + b'more\n')
+    host.report()
+    host.until(lambda: host.texts()[-1:] == ['more'])
+    assert host.texts() == [*lines, *lines, 'more']
+    assert 'lost' not in host.events()
+
+
+@pytest.mark.parametrize('late', [False, True])
+def test_a_guest_that_has_its_old_log_again(host: Host, late: bool) -> None:
+    """libvirt did not know it for a while: nothing is given twice."""
+    host.guest()
+    host.begin()
+    write(host.log(), b'first\n')
+    host.until_text('first')
+    away = host.log().rename(host.path / 'away')
+    del host.guests[UUID]
+    host.report()
+    host.until(lambda: host.events() == ['left'])
+    if not late:
+        away.rename(host.log())
+    host.guest(run=5, path=host.log() if not late else None)
+    if late:
+        host.log().unlink()
+        host.report()
+        host.until(lambda: host.events() == ['left', 'started'])
+        away.rename(host.log())
+    write(host.log(), b'second\n')
+    host.report()
+    host.until_text('first', 'second')
+    # From now on what is lost is said.
+    for _ in range(2):
+        rotate(host.log(), most=0)
+    write(host.log(), b'third\n')
+    host.until(lambda: host.texts()[-1:] == ['third'])
+
+
 def test_a_guest_that_goes_on_at_another_path(host: Host) -> None:
     """In the same directory, as where nova's own driver had the guest."""
     host.guest()
