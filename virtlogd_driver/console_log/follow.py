@@ -310,10 +310,14 @@ class Follower:
         """Tell whether a log is known to have more than was read of it."""
         return self._logs[path].unread
 
-    def go_on(self, path: str, position: Position) -> None:
-        """Take a log for read up to a position, where its file ends."""
+    def go_on(self, path: str, since: LogSince) -> None:
+        """Take what others have read of a log, to where its file ends."""
         log = self._logs[path]
-        log.position, log.unread = position, False
+        newer = {part[:2] for part in since.parts} - {_file(log.position)}
+        with self._lock:
+            if log.newer is not None:
+                log.newer = max(0, log.newer - len(newer))
+        log.position, log.unread = since.position, False
 
     def begin_at(self, path: str, position: Position) -> None:
         """Read a log from a position on, whatever was read of it."""

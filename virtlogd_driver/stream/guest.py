@@ -368,7 +368,7 @@ class Guest:
             behind = since.behind
             if since.data:
                 self._take(stream, since, position)
-            self._followed.follower.go_on(stream.path, stream.position)
+            self._followed.follower.go_on(stream.path, since)
             if behind:
                 yield
         return True

@@ -564,6 +564,39 @@ def test_that_one_has_left_is_known_to_the_next_stream(
     assert host.events() == ['left']
 
 
+def test_a_guest_that_was_rotated_and_leaves_loses_nothing(
+        host: Host) -> None:
+    """All of its files are open, so all is given when their names are gone."""
+    host.guest()
+    host.begin()
+    host.output.taken.clear()
+    write(host.log(), b'first\n')
+    # It reads nothing more until that is taken.
+    host.until(lambda: bool(host._stream._waiting))
+    write(host.log(), b'%s\n' % (b'x' * 1023) * 300)
+    rotate(host.log())
+    write(host.log(), b'last\n')
+    half, go_on = threading.Event(), threading.Event()
+
+    def before() -> None:
+        if host.texts() == ['first']:
+            half.set()
+            assert go_on.wait(60)
+
+    host.output.before = before
+    host.output.taken.set()
+    assert half.wait(60)
+    for name in os.listdir(host.log().parent):
+        host.log().with_name(name).unlink()
+    del host.guests[UUID]
+    host.report()
+    go_on.set()
+    host.until(lambda: host.events()[-1:] == ['left'])
+    assert len(host.texts()) == 302
+    assert host.texts()[-1] == 'last'
+    assert host.events() == ['left']
+
+
 def test_a_guest_that_comes_back_goes_on(host: Host) -> None:
     host.guest()
     host.begin()
