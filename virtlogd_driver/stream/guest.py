@@ -222,17 +222,23 @@ class Guest:
             self._followed.logs.forget(os.path.dirname(stream.path))
         self.ports.clear()
 
-    def end(self, source: Source, sink: Sink, progress: Progress) -> Job:
-        """Say what has become of a log whose guest left while nobody looked.
+    def end(self, source: Source, sink: Sink, progress: Progress, *,
+            left: bool) -> Job:
+        """Give the rest of a log that was over while nobody looked.
 
         :param progress: how far an earlier stream has come with it
+        :param left: its guest has left; or else it has no such log any more
         """
         stream = PortStream(
             sink, (source.uuid, source.port), progress.guest, progress.path,
             progress.run, progress, self._followed.clock)
         if not (yield from self._rest(stream, rotated=True)):
             stream.lose(None)
-        self._end(stream)
+        if left:
+            self._end(stream)
+        else:
+            stream.end_line()
+            self._touch(stream, left=True)
 
     def quiet_lines(self, now: float, quiet: float) -> list[PortStream]:
         """Give the logs with a line that has begun, and does not go on.

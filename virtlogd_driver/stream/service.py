@@ -618,7 +618,7 @@ class Stream:
             source = Source(self._host, progress.guest, uuid, number,
                             metadata.Metadata())
             self._do(guest, guest.end(source, self._output.sink(
-                source, guest.waiting), progress))
+                source, guest.waiting), progress, left=guest.leaving))
 
     # What virtlogd does
 

@@ -564,6 +564,26 @@ def test_that_one_has_left_is_known_to_the_next_stream(
     assert host.events() == ['left']
 
 
+def test_a_port_that_a_guest_has_no_more(host: Host) -> None:
+    """What it wrote while no stream ran is given; the guest is here."""
+    host.guest()
+    one = host.guests[UUID]
+    second = host.log().with_name('console.p1.log')
+    second.touch()
+    host.guests[UUID] = Running(UUID, 'guest', 1, fake_libvirt.domain_xml(
+        fake_libvirt.serial(log=str(host.log()))
+        + fake_libvirt.serial(1, log=str(second))))
+    host.begin()
+    host.stop()
+    write(second, b'of the second port\n')
+    host.guests[UUID] = one
+    host.start()
+    write(host.log(), b'of the first\n')
+    host.until(lambda: 'of the first' in host.texts())
+    assert sorted(host.texts()) == ['of the first', 'of the second port']
+    assert host.events() == []
+
+
 def test_a_guest_that_was_rotated_and_leaves_loses_nothing(
         host: Host) -> None:
     """All of its files are open, so all is given when their names are gone."""
