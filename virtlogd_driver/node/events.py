@@ -61,6 +61,16 @@ class Report:
     error: str = ''
     #: UUIDs of those that libvirt has, but has not told of yet.
     unknown: frozenset[str] = frozenset()
+    #: UUIDs of those that libvirt does not answer for: they are as they were.
+    unanswered: frozenset[str] = frozenset()
+
+    def tells_of(self, uuid: str) -> bool:
+        """Tell whether libvirt was asked just now for a guest, and answered.
+
+        Also where it answers that there is none.
+        """
+        return (self.guests is not None and uuid not in self.unanswered
+                and (self.looked_at is None or uuid in self.looked_at))
 
 
 class _Question:
@@ -266,8 +276,7 @@ class Watch:
         self._guests = self._look(connection, {
             uuid: functools.partial(_running, domain)
             for uuid, domain in domains.items()})
-        self._report(Report(dict(self._guests), None,
-                            unknown=frozenset(self._untold)))
+        self._tell(None)
 
     def _look_at_changed(self, connection: Any) -> None:
         self._run(())
@@ -280,8 +289,16 @@ class Watch:
             self._guests.pop(uuid, None)
         self._guests |= found
         if changed:
-            self._report(Report(dict(self._guests), frozenset(changed),
-                                unknown=frozenset(self._untold)))
+            self._tell(frozenset(changed))
+
+    def _tell(self, looked_at: frozenset[str] | None) -> None:
+        """Report what is known now.
+
+        :param looked_at: as of Report
+        """
+        self._report(Report(dict(self._guests), looked_at,
+                            unknown=frozenset(self._untold),
+                            unanswered=frozenset(self._questions)))
 
     def _run(self, questions: Collection[_Question]) -> None:
         """Ask, and look anew at guests of which it was asked long ago."""

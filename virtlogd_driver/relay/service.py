@@ -188,7 +188,7 @@ class Relay:
         for port in self._ports - self._consoles.keys():
             self._begin(port)
         for uuid in list(self._waiting):
-            if found.looked_at is None or uuid in found.looked_at:
+            if found.tells_of(uuid):
                 self._waiting.pop(uuid).set_result(None)
 
     def _know(self, guest: Running) -> tuple[Running, list[SerialPort]]:

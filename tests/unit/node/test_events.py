@@ -239,14 +239,21 @@ def test_one_that_libvirt_does_not_answer_for(soon, watch, reports) -> None:
         until(lambda run=run: _runs(reports) == {'2': run},
               lambda: watch._look_at_all(connection))
         assert reports[-1].unknown == {'1'}
+        assert not reports[-1].tells_of('1')
+        assert reports[-1].tells_of('2')
+        assert reports[-1].tells_of('gone')
     other.run = 3
     until(lambda: _runs(reports) == {'2': 3}, look_at_both)
+    assert not reports[-1].tells_of('1')
+    assert not reports[-1].tells_of('gone')
+    assert reports[-1].tells_of('2')
     # The one that waits for it, and the one for the others.
     at_most(2, before)
     hung.go.set()
     until(lambda: _runs(reports) == {'1': 1, '2': 3},
           lambda: watch._look_at_changed(connection))
     assert reports[-1].unknown == frozenset()
+    assert reports[-1].tells_of('1')
     # It is known now, and stays so while it hangs again.
     hung.go.clear()
     hung.run, other.run = 9, 4

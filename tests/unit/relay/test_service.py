@@ -31,16 +31,20 @@ class Watch:
         self.report = report
         self.guests: dict[str, Running] = {}
         self.up = True
+        #: UUIDs of those that it does not answer for.
+        self.unanswered: frozenset[str] = frozenset()
 
     def start(self) -> None:
         self.all()
 
     def all(self) -> None:
-        self.report(Report(dict(self.guests), None))
+        self.report(Report(dict(self.guests), None,
+                           unanswered=self.unanswered))
 
     def look_at(self, uuid: str) -> None:
         if self.up:
-            self.report(Report(dict(self.guests), frozenset({uuid})))
+            self.report(Report(dict(self.guests), frozenset({uuid}),
+                               unanswered=self.unanswered))
 
     def add(self, uuid: str, service: int, number: int = 1,
             host: str = INNER) -> None:
@@ -98,6 +102,31 @@ def test_guests_come_and_go() -> None:
             await until(lambda: again.client, 'it is there again')
             again.stop()
         second.stop()
+    run(test)
+
+
+def test_what_a_guest_was_is_no_answer() -> None:
+    """Its console may be another guest's now."""
+    async def test() -> None:
+        qemu = Qemu()
+        port = await qemu.listen()
+        async with service() as (relay, libvirt):
+            libvirt.add('a', port)
+            libvirt.all()
+            await until(lambda: qemu.client, 'it is at the guest')
+            libvirt.unanswered = frozenset({'a'})
+            asked = asyncio.create_task(
+                relay._is_there(relay.consoles[0].port))
+            await asyncio.sleep(0)
+            libvirt.all()
+            libvirt.look_at('a')
+            await asyncio.sleep(0.05)
+            assert not asked.done()
+            libvirt.unanswered = frozenset()
+            del libvirt.guests['a']
+            libvirt.look_at('a')
+            assert not await asked
+            qemu.stop()
     run(test)
 
 
