@@ -349,7 +349,9 @@ class History:
         with errors_logged(None, NOT_KEPT), self.guests.guest(
                 os.path.basename(directory), 0) as got:
             if got:
-                deleted.finish(keeping, directory, time.time())
+                # Or another host does so just now.
+                with contextlib.suppress(BlockingIOError):
+                    deleted.finish(keeping, directory, time.time())
 
     def remove(self, instance: Any, uuid: str, directory: str) -> None:
         """Remove what lies beside the directory of a deleted instance."""

@@ -583,12 +583,17 @@ def test_cleaning_is_cut_off(tmp_path: pathlib.Path) -> None:
         shutil.rmtree(host.path)
 
 
-def test_nobody_takes_what_is_just_being_kept(host: Host) -> None:
+def test_nobody_takes_what_is_just_being_kept(
+        host: Host, caplog: pytest.LogCaptureFixture) -> None:
     """Not another thread, nor another host."""
     begun = logs.deleted_directory(host.directory)
     os.rename(host.directory, begun)
-    with files.locked(begun, 0), pytest.raises(BlockingIOError):
-        deleted.finish(keeping(host), host.directory, NOW)
+    with files.locked(begun, 0):
+        with pytest.raises(BlockingIOError):
+            deleted.finish(keeping(host), host.directory, NOW)
+        host.kept.finish_deleted(host.directory, keeping(host))
+    # Nothing is wrong.
+    assert caplog.text == ''
     with host.kept.alone(GUEST):
         other = threading.Thread(target=host.kept.finish_deleted, args=[
             host.directory, keeping(host)])
