@@ -12,6 +12,9 @@ from virtlogd_driver.cmd.control_sequences import visible
 
 #: Characters of a row that are kept; a longer one is given as several.
 LONGEST = 1 << 16
+#: Columns that the cursor moves to where nothing was written: few bytes would
+#: make many spaces. No terminal is wider.
+WIDEST = 512
 
 #: A control sequence (ECMA-48): CSI, a string (OSC, DCS, APC, PM, SOS), or of
 #: two or three characters.
@@ -99,8 +102,11 @@ class Plain:
                 self._row[:self._column] = ' ' * min(
                     self._column, len(self._row))
         elif final == 'C':
-            self._column = min(self._column + max(count, 1), LONGEST)
+            self._move(self._column + max(count, 1))
         elif final == 'D':
             self._column = max(0, self._column - max(count, 1))
         elif final == 'G':
-            self._column = max(count, 1) - 1
+            self._move(max(count, 1) - 1)
+
+    def _move(self, column: int) -> None:
+        self._column = min(column, max(len(self._row), WIDEST))

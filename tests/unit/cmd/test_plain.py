@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtlogd_driver.cmd.plain import LONGEST, Plain
+from virtlogd_driver.cmd.plain import LONGEST, WIDEST, Plain
 
 
 def plain(data: bytes) -> str:
@@ -39,7 +39,12 @@ def test_a_row_is_bounded() -> None:
     for _ in range(5):
         flood.text(b'x' * LONGEST)
     assert len(flood.unfinished()) <= LONGEST
-    assert len(plain(b'\x1b[9999C' * 100 + b'x')) <= LONGEST + 2
+    for far in (b'\x1b[9999C', b'\x1b[9999G', b'\x1b[9999C' * 100):
+        assert len(plain(far + b'x')) <= WIDEST + 2
+    # Where something was written the cursor moves as it did.
+    row = b'x' * 2 * WIDEST
+    assert plain(row + b'\r\x1b[1000Gy') == plain(
+        b'x' * 999 + b'y' + b'x' * (len(row) - 1000))
 
 
 @given(st.lists(st.sampled_from((
