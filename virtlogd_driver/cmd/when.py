@@ -34,18 +34,20 @@ def parse_time(text: str, now: float | None = None) -> float:
 
     Without an offset it is this host's.
 
-    :returns: seconds since the epoch
+    :returns: seconds since the epoch; what is before that is then
     :raises argparse.ArgumentTypeError: it is none
     """
     now = time.time() if now is None else now
     ago = re.fullmatch(r'-?(\d{1,9})([smhd])(?: ago)?', text)
     if ago is not None:
-        return now - int(ago[1]) * _UNITS[ago[2]]
+        return max(0.0, now - int(ago[1]) * _UNITS[ago[2]])
     try:
         if re.fullmatch(r'\d\d:\d\d(:\d\d)?', text):
             today = datetime.datetime.fromtimestamp(now).date()
             text = f'{today.isoformat()} {text}'
-        return datetime.datetime.fromisoformat(text).timestamp()
+        # A date that can be told in each zone.
+        return min(max(0.0, datetime.datetime.fromisoformat(
+            text).timestamp()), float(boot.LATEST))
     except (ValueError, OverflowError) as error:
         raise argparse.ArgumentTypeError(
             f'{text!r} is no time: use 2026-01-31T12:00:00Z, "2026-01-31 '

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from virtlogd_driver import exception
-from virtlogd_driver.cmd import when
+from virtlogd_driver.cmd import interleave, when
 from virtlogd_driver.cmd.when import Span
 from virtlogd_driver.console_log.log import Position
 from virtlogd_driver.history import boot
@@ -65,6 +65,13 @@ NOW = datetime.datetime(2026, 11, 25, 12, 30).timestamp()
     ('2026-11-25 12:00', NOW - 1800), ('2026-11-25T12:30:00', NOW)])
 def test_times(text: str, moment: float) -> None:
     assert when.parse_time(text, NOW) == moment
+
+
+@pytest.mark.parametrize('text', [
+    '999999d', '999999999d ago', '1753-01-01', '9999-12-31T23:59:59-12:00',
+    '9999-12-31T23:59:59Z', '0001-01-01T00:00:00+14:00'])
+def test_any_time_can_be_shown(text: str) -> None:
+    assert interleave.stamp(when.parse_time(text))
 
 
 def test_a_time_with_an_offset() -> None:
