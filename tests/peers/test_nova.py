@@ -9,6 +9,7 @@ import importlib
 import logging
 import os
 import sys
+import threading
 import traceback
 import unittest
 from typing import Any, NoReturn
@@ -26,6 +27,9 @@ def _prepare() -> None:
             option.default = sys.prefix
     _read_beside_who_waits_to_write()
     _say_what_is_waited_for()
+    if any(name.endswith('.test_vgpu')
+           for name in os.environ['VIRTLOGD_PEERS'].split()):
+        _boot_one_at_a_time()
     if os.environ['VIRTLOGD_PEERS_DRIVER'] == 'ours':
         _rebind()
 
@@ -39,6 +43,29 @@ def _read_beside_who_waits_to_write() -> None:
     """
     from nova.tests import fixtures
     fixtures.ReaderWriterLock.has_pending_writers = False
+
+
+def _boot_one_at_a_time() -> None:
+    """Let no two servers of nova's tests of virtual GPUs take the same one.
+
+    nova's driver looks for a device that no domain has, and defines the domain
+    later: of two servers that are booted at once the second may find that of
+    the first. With a pause before ``_get_guest_xml`` it always does.
+    """
+    base = importlib.import_module(
+        f'{PACKAGE}functional.libvirt.test_vgpu').VGPUTestBase
+    start = base.start_compute_with_vgpu
+
+    def start_and_lock(self: Any, *args: Any, **names: Any) -> Any:
+        compute = start(self, *args, **names)
+        lock, spawn = threading.Lock(), compute.driver.spawn
+
+        def locked(*args: Any, **names: Any) -> None:
+            with lock:
+                spawn(*args, **names)
+        compute.driver.spawn = locked
+        return compute
+    base.start_compute_with_vgpu = start_and_lock
 
 
 def _say_what_is_waited_for() -> None:
