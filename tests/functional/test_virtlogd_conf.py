@@ -8,11 +8,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import libvirt
 import pytest
 
 from tests.lab import namespace
 from tests.lab.wait import until
-from tests.unit.virtlogd.test_conf_keys import REFUSED, TAKEN
+from tests.unit.virtlogd.test_conf_keys import REFUSED, TAKEN, TAKEN_LATER
 
 
 @pytest.fixture
@@ -54,7 +55,8 @@ def takes(directory: Path, text: str) -> bool:
 
 
 @pytest.mark.parametrize(('text', 'taken'), [
-    *((text, True) for text in TAKEN), *((text, False) for text in REFUSED)])
+    *((text, True) for text in TAKEN), *((text, False) for text in REFUSED),
+    *((text, libvirt.getVersion() >= 12_008_000) for text in TAKEN_LATER)])
 def test_virtlogd_reads_it_as_we_do(
         directory: Path, text: str, taken: bool) -> None:
     assert takes(directory, f'{text}\n') is taken

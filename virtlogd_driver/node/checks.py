@@ -16,7 +16,7 @@ from oslo_upgradecheck.upgradecheck import Code, Result
 from virtlogd_driver import exception
 from virtlogd_driver.guest.serial_port import PortRange
 from virtlogd_driver.node import release
-from virtlogd_driver.node.hypervisor import ConsoleCapability
+from virtlogd_driver.node.hypervisor import QUOTED_SIZES, ConsoleCapability
 from virtlogd_driver.node.release import Support
 from virtlogd_driver.node.selinux import OF_MODULE, Denial
 from virtlogd_driver.virtlogd import health, settings
@@ -301,6 +301,14 @@ def rotation(host: Survey) -> Result:
             f'{settings.MAX_BACKUPS}, no guest starts, and a reload ends '
             f'virtlogd. Set it to {settings.MAX_BACKUPS} or less, then reload '
             'virtlogd.')
+    if host.rotation.quoted and (
+            isinstance(host.capability, str)
+            or host.capability.libvirt < QUOTED_SIZES):
+        return _failure(
+            'max_size is in quotes in virtlogd.conf, which virtlogd takes '
+            'from libvirt 12.8 on: an older one ends when it is reloaded, and '
+            'the logs of all running guests with it. Set it to '
+            f'{host.rotation.max_size}, without quotes.')
     chain = host.rotation.chain_size
     if chain is None:
         return _failure(

@@ -22,6 +22,8 @@ Version = tuple[int, int, int]
 MIN_LIBVIRT_VERSION: Version = (1, 3, 3)
 #: chardev logfile, free of https://bugs.launchpad.net/qemu/+bug/1599214.
 MIN_QEMU_VERSION: Version = (2, 7, 0)
+#: Sizes such as "2MiB" in virtlogd.conf (libvirt's NEWS).
+QUOTED_SIZES: Version = (12, 8, 0)
 
 
 @dataclass(frozen=True, slots=True)

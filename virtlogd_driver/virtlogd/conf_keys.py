@@ -48,11 +48,38 @@ def _is_list(value: Value) -> bool:
         isinstance(one, str) for one in value)
 
 
+#: As virStrToLong and virScaleInteger read it (src/util/virutil.c).
+_BYTES = re.compile(
+    r'[ \t\n\v\f\r]*\+?0*([0-9]{1,20})(|b|bytes?|([kmgtpe])(|i?b))',
+    re.ASCII | re.IGNORECASE)
+_MOST_BYTES = 2 ** 64 - 1
+
+
+def bytes_of(value: Value) -> int | None:
+    """Give the bytes that a size says; None: it says none.
+
+    A number; or from libvirt 12.8 on a number with a unit, in quotes, where a
+    letter alone and "iB" are powers of 1024, "B" ones of 1000.
+    """
+    if isinstance(value, int):
+        return value if value >= 0 else None
+    found = _BYTES.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        return None
+    number, _, letter, end = found.groups()
+    base = 1000 if end and end.lower() == 'b' else 1024
+    size: int = int(number) * (
+        base ** ('kmgtpe'.index(letter.lower()) + 1) if letter else 1)
+    return size if size <= _MOST_BYTES else None
+
+
 BOOL = Kind('0 or 1', lambda value: value in (0, 1) and not isinstance(
     value, str))
 INT = _number(-2 ** 31, 2 ** 31 - 1)
 UINT = _number(0, 2 ** 32 - 1)
 SIZE = _number(0, None)
+BYTES = Kind('an integer from 0, or a size in quotes such as "2MiB"',
+             lambda value: bytes_of(value) is not None)
 STRING = Kind('a string in quotes', lambda value: isinstance(value, str))
 STRINGS = Kind('a list of strings', _is_list)
 STRING_OR_STRINGS = Kind(
@@ -73,7 +100,7 @@ VIRTLOGD: Mapping[str, Kind] = {
         rf'{_PRIORITY}:(stderr|journald|syslog:[^:]*|file:[^:]+)'),
     'max_clients': UINT,
     'admin_max_clients': UINT,
-    'max_size': SIZE,
+    'max_size': BYTES,
     'max_backups': SIZE,
     'max_age_days': SIZE,
     'log_root': STRING,

@@ -332,11 +332,11 @@ def check_qemu_conf(path: str) -> None:
 
 
 @virtlogd_context.entrypoint
-def virtlogd_settings(path: str) -> tuple[int, int]:
+def virtlogd_settings(path: str) -> tuple[int, int, bool]:
     """Do :func:`settings.read_virtlogd_settings`."""
     _check_own('virtlogd_conf', path)
     found = settings.read_virtlogd_settings(path)
-    return found.max_size, found.max_backups
+    return found.max_size, found.max_backups, found.quoted
 
 
 def _listeners() -> list[Address]:

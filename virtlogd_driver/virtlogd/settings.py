@@ -236,6 +236,8 @@ class VirtlogdSettings:
     max_size: int = 2 * 1024 * 1024
     #: Rotated files that are kept beside the current one.
     max_backups: int = 3
+    #: max_size is in quotes.
+    quoted: bool = False
 
     @property
     def bounded(self) -> bool:
@@ -255,11 +257,15 @@ def read_virtlogd_settings(path: str) -> VirtlogdSettings:
     :raises InvalidConfFile: virtlogd would not start with it
     :raises OSError: it may not be read
     """
-    settings = _read(path)
-    _refuse(path, settings, conf_keys.VIRTLOGD)
-    return VirtlogdSettings(**{
-        name: value for name, value in settings.items()
-        if name in ('max_size', 'max_backups') and isinstance(value, int)})
+    found = _read(path)
+    _refuse(path, found, conf_keys.VIRTLOGD)
+    default = VirtlogdSettings()
+    size = found.get('max_size', default.max_size)
+    backups = found.get('max_backups', default.max_backups)
+    return VirtlogdSettings(
+        conf_keys.bytes_of(size) or 0,
+        backups if isinstance(backups, int) else default.max_backups,
+        quoted=isinstance(size, str))
 
 
 def read_max_clients(path: str) -> int:

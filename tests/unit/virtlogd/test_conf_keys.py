@@ -59,12 +59,38 @@ def test_a_kind_takes_what_libvirt_takes(kind: str, text: str) -> None:
     assert getattr(conf_keys, kind).takes(value) == KINDS[kind](text)
 
 
+_SCALE = _LIBVIRT.virScaleInteger
+_SCALE.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_ulonglong,
+                   ctypes.c_ulonglong]
+
+
+@hypothesis.given(
+    number=st.integers(0, 2 ** 64 - 1),
+    unit=st.sampled_from(['', *(
+        letter + end for letter in 'bkmgtpexKMGTPE'
+        for end in ('', 'b', 'B', 'ib', 'iB', 'IB', 'i', 'yte', 'ytes', ' '))
+    ]))
+@hypothesis.settings(max_examples=500)
+def test_a_size_is_scaled_as_libvirt_does(number: int, unit: str) -> None:
+    value = ctypes.c_ulonglong(number)
+    taken = _SCALE(ctypes.byref(value), unit.encode(), 1, 2 ** 64 - 1) >= 0
+    assert conf_keys.bytes_of(f' +0{number}{unit}') == (
+        value.value if taken else None)
+
+
+@pytest.mark.parametrize('value', [
+    -1, '', 'M', '-1', '1.5M', '2 MiB', '0x10', str(2 ** 64), '9' * 5000,
+    '\u0663', '2\u212a', ['1'], []])
+def test_no_size(value: conf_keys.Value) -> None:
+    assert conf_keys.bytes_of(value) is None
+
+
 def said(keys: str, text: str) -> list[str]:
     known = {'virtlogd': conf_keys.VIRTLOGD, 'qemu': conf_keys.QEMU}[keys]
     return list(conf_keys.mistakes(settings.parse(text), known))
 
 
-#: What virtlogd 9.0 takes, and what it ends with; tests/functional asks it.
+#: What virtlogd takes, and what it ends with; tests/functional asks it.
 TAKEN = (
     'log_level = 0', 'log_level = 4', 'log_filters = ""',
     'log_filters = "3:util 4:rpc"', 'log_filters = " 1:+qemu  2:a:b "',
@@ -81,11 +107,15 @@ REFUSED = (
     'log_outputs = "1:syslog"', 'log_outputs = "1:stderr,2:journald"',
     'log_outputs = 3', 'max_clients = "1024"', 'max_clients = -1',
     'max_clients = 4294967296', 'admin_max_clients = -5',
-    'admin_max_clients = [ ]', 'max_size = "1"', 'max_size = -1',
-    'max_backups = "3"', 'max_backups = [ 3 ]')
+    'admin_max_clients = [ ]', 'max_size = "x"', 'max_size = -1',
+    'max_size = "2 MiB"', 'max_backups = "3"', 'max_backups = [ 3 ]')
 
 
-@pytest.mark.parametrize('text', TAKEN)
+#: What virtlogd 12.8 takes, and older ones end with.
+TAKEN_LATER = ('max_size = "1"', 'max_size = "2MiB"')
+
+
+@pytest.mark.parametrize('text', [*TAKEN, *TAKEN_LATER])
 def test_virtlogd_takes(text: str) -> None:
     assert said('virtlogd', f'{text}\n') == []
 

@@ -174,13 +174,15 @@ def test_virtlogd_settings(tmp_path: pathlib.Path) -> None:
         settings.VirtlogdSettings(max_size=4096, max_backups=3))
     assert read(_conf(tmp_path, f'max_size = +{"0" * 5000}7\n')
                 ).max_size == 7
+    assert read(_conf(tmp_path, 'max_size = "2KiB"\n')) == (
+        settings.VirtlogdSettings(max_size=2048, quoted=True))
     unbounded = read(_conf(tmp_path, 'max_size = 0\nmax_backups = 0\n'))
     assert not unbounded.bounded
     assert unbounded.chain_size is None
 
 
 @pytest.mark.parametrize('text', [
-    'max_size = -1\n', 'max_size = "1"\n', 'max_backups = [1]\n',
+    'max_size = -1\n', 'max_size = "1 M"\n', 'max_backups = [1]\n',
     'max_size = 1M\n', f'max_size = {"9" * 5000}\n',
     f'max_size = {"[" * 5000}', f'x = {"[" * 5000}{"]" * 5000}\n'],
     ids=lambda text: text[:20])
