@@ -214,7 +214,8 @@ class Guest:
         """Give what is left, and say that it has left."""
         for stream in self.ports.values():
             missing = yield from self._drain(stream)
-            found = yield from self._rest(stream, rotated=missing)
+            found = yield from self._rest(
+                stream, rotated=missing or stream.position == LIVE_GENERATION)
             if not found and missing:
                 stream.lose(None)
             self._end(stream)
@@ -391,9 +392,16 @@ class Guest:
         :returns: whether it was found
         """
         places = _places_after(stream.path, stream.uuid)
-        for path, gap in [(path, gap) for gap in (False, True)[:1 + rotated]
-                          for path in places]:
-            position: Position | None = stream.position
+        looks = [(path, stream.position, gap)
+                 for gap in (False, True)[:1 + rotated] for path in places]
+        if stream.came_back:
+            # Nothing was read of what it has written since. What it wrote
+            # before may wait in one of them, too.
+            looks = [(path, place, place == LIVE_GENERATION)
+                     for place in (stream.position, LIVE_GENERATION)
+                     for path in places if os.path.lexists(path)]
+        position: Position | None
+        for path, position, gap in looks:
             try:
                 while True:
                     since = self._followed.logs.read_from(

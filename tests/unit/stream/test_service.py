@@ -665,6 +665,54 @@ def test_a_guest_that_writes_again_what_it_wrote(
     assert 'lost' not in host.events()
 
 
+@pytest.mark.parametrize('begun', [False, True])
+def test_a_guest_that_leaves_before_it_was_read(
+        host: Host, begun: bool) -> None:
+    """Also where it may be that some was rotated away before."""
+    host.begin()
+    host.guest()
+    host.log().unlink()
+    host.report()
+    host.until(lambda: host.events() == ['started'])
+    # It lies where its guest leaves it, before anybody has looked.
+    kept = host.path / f'{UUID}_deleted'
+    kept.mkdir()
+    if begun:
+        chain.begin(str(kept / 'console.log'))
+    write(kept / 'console.log', b'one\n')
+    rotate(kept / 'console.log')
+    write(kept / 'console.log', b'two\n')
+    del host.guests[UUID]
+    host.report()
+    host.until(lambda: 'left' in host.events())
+    assert host.texts() == ['one', 'two']
+
+
+def test_a_guest_that_comes_back_and_leaves_before_it_was_read(
+        host: Host) -> None:
+    """What it wrote before waits for another host, and is not given again."""
+    host.guest()
+    host.begin()
+    write(host.log(), b'first\n')
+    host.until_text('first')
+    host.log().parent.rename(host.path / f'{UUID}_leaving.1')
+    del host.guests[UUID]
+    host.report()
+    host.until(lambda: host.events() == ['left'])
+    path = host.log().with_name('console.g2.log')
+    host.guest(run=5, path=path)
+    path.unlink()
+    host.report()
+    host.until(lambda: host.events() == ['left', 'started'])
+    kept = host.path / f'{UUID}_deleted'
+    kept.mkdir()
+    write(kept / path.name, b'second\n')
+    del host.guests[UUID]
+    host.report()
+    host.until(lambda: host.events() == ['left', 'started', 'left'])
+    assert host.texts() == ['first', 'second']
+
+
 @pytest.mark.parametrize('late', [False, True])
 def test_a_guest_that_has_its_old_log_again(host: Host, late: bool) -> None:
     """libvirt did not know it for a while: nothing is given twice."""
