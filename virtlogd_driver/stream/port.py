@@ -136,8 +136,11 @@ class PortStream:
         :param left: its guest has left this host
         :param cut: the unfinished line is about to be given
         """
+        # Of a guest that has come back nothing was read yet.
+        position = (LIVE_GENERATION if self.came_back and not left
+                    else self.position)
         return Progress(
-            self.name, self.path, self.run, self.position,
+            self.name, self.path, self.run, position,
             self._splitter.rest, self._splitter.begun,
             None if self._boot is None else self._boot.time,
             () if left else self._marks, left, cut)

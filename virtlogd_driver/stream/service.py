@@ -209,8 +209,8 @@ class Stream:
         self._cutting: list[PortStream] = []
         #: When to look for lines that do not go on, by time.monotonic.
         self._look_for_quiet = 0.0
-        #: A guest has left since the state file was written.
-        self._one_left = False
+        #: A guest has come, or left, since the state file was written.
+        self._other_guests = False
         self._states: dict[str, str] = {}
         #: Why virtlogd does not answer; '': it does.
         self._virtlogd = ''
@@ -255,7 +255,8 @@ class Stream:
         self._end_quiet_lines()
         self._say_stalled()
         self._commit()
-        if self._one_left or time.monotonic() >= self._saved + SAVE_INTERVAL:
+        if (self._other_guests
+                or time.monotonic() >= self._saved + SAVE_INTERVAL):
             self._save()
 
     # Turns at disks
@@ -366,11 +367,13 @@ class Stream:
         if self._touched:
             self._changed = True
         for key, progress in self._touched.items():
-            self._written[key] = progress
+            before, self._written[key] = self._written.get(key), progress
             if progress.left:
                 self._progress[key] = progress
-                # A later stream cannot look whether all was given.
-                self._one_left = True
+            if before is None or before.left != progress.left:
+                # A later stream cannot look whether it was here, or whether
+                # all was given.
+                self._other_guests = True
         self._touched.clear()
 
     def _save_first(self) -> None:
@@ -389,7 +392,7 @@ class Stream:
     def _save(self) -> None:
         if self._saver is None or self._turns.has(self._saver):
             return
-        self._saved, self._one_left = time.monotonic(), False
+        self._saved, self._other_guests = time.monotonic(), False
         if not self._changed:
             return
         gone = [key for key, one in self._progress.items() if one.left]

@@ -564,6 +564,32 @@ def test_that_one_has_left_is_known_to_the_next_stream(
     assert host.events() == ['left']
 
 
+def test_that_one_has_come_is_known_to_the_next_stream(
+        host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However soon this one is killed: it may leave by then, too."""
+    monkeypatch.setattr(service, 'SAVE_INTERVAL', 3600.0)
+    host.begin()
+
+    def run() -> int:
+        known = (state.load(str(host.state)) or {}).get((UUID, 0))
+        return -1 if known is None or known.left else known.run
+
+    for number, text in enumerate(('first', 'second'), 1):
+        path = host.log().with_name(f'console.g{2 * number}.log')
+        host.guest(run=number, path=path)
+        path.unlink()
+        host.report()
+        host.until(lambda number=number: run() == number)
+        host.kill(host.state.read_bytes())
+        write(path, f'{text}\n'.encode())
+        host.log().parent.rename(host.path / f'{UUID}_leaving.{number}')
+        del host.guests[UUID]
+        host.start()
+        host.until(lambda number=number: (
+            host.events().count('left') == number))
+    assert host.texts() == ['first', 'second']
+
+
 def test_a_port_that_a_guest_has_no_more(host: Host) -> None:
     """What it wrote while no stream ran is given; the guest is here."""
     host.guest()
