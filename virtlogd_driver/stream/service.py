@@ -596,8 +596,11 @@ class Stream:
 
     def _has_left(self, guest: Guest) -> None:
         """Forget a guest of which all was given."""
-        del self._guests[guest.running.uuid]
         self._unfinished.pop(guest, None)
+        # Also where it could not be read when its disk answered.
+        self._stalled.discard(guest)
+        self._said.unsay(f'disk of {guest.running.uuid}')
+        del self._guests[guest.running.uuid]
         if guest.returned is not None:
             self._commit()
             self._seen(guest.running.uuid, guest.returned)

@@ -188,6 +188,37 @@ def test_one_that_leaves_and_comes_back_meanwhile(
     assert others(host.events()) == ['left', 'started']
 
 
+def test_one_that_cannot_be_read_when_it_answers_and_leaves(
+        host: Host, hanging: Hanging, caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said once more of one that comes back."""
+    monkeypatch.setattr(service, '_PATIENCE', 0.0)
+    host.guest()
+    host.begin()
+    for count in (1, 2):
+        host.guest(run=count)
+        host.report()
+        host.until(lambda: not host.is_unknown(UUID))
+        before = events_of(host, UUID).count('stalled')
+        hanging.hang(directory(host))
+        write(host.log(), b'x\n')
+        host.until(lambda before=before: events_of(host, UUID).count(
+            'stalled') > before)
+        # A link is not read.
+        host.log().unlink()
+        host.log().symlink_to('/dev/null')
+        del host.guests[UUID]
+        host.report()
+        hanging.release(directory(host))
+        host.until(lambda count=count: events_of(host, UUID).count(
+            'left') == count)
+        host.until(lambda: host.is_unknown(UUID))
+        assert host._stream._stalled == set()
+        host.log().unlink()
+        assert (caplog.text.count('guest guest does not answer')
+                == events_of(host, UUID).count('stalled'))
+
+
 def test_what_is_rotated_away_while_it_hangs_is_said(
         host: Host, hanging: Hanging) -> None:
     two_guests(host)
