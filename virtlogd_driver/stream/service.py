@@ -85,6 +85,10 @@ class News:
         self.wake, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._lock = threading.Lock()
         self._report: Report | None = None
+        #: Guests of the last report that was not taken; and those that came
+        #: and left in such reports, by UUID.
+        self._untaken: Mapping[str, Running] = {}
+        self._passed: dict[str, Running] = {}
         self._states: tuple[str, dict[str, str]] | None = None
         self.ending = False
 
@@ -92,6 +96,13 @@ class News:
         """Take what libvirt has answered."""
         with self._lock:
             self._report = report
+            if report.guests is not None:
+                self._passed |= self._untaken
+                for uuid in report.guests.keys() & self._passed.keys():
+                    del self._passed[uuid]
+                for uuid in list(self._passed)[:-MOST_LEFT]:
+                    del self._passed[uuid]
+                self._untaken = report.guests
         self.nudge()
 
     def asked(self, reason: str, states: dict[str, str]) -> None:
@@ -114,15 +125,24 @@ class News:
             os.write(self._write, b'\0')
 
     def take(self) -> tuple[
-            Report | None, tuple[str, dict[str, str]] | None]:
-        """Give the newest of each, once."""
+            Report | None, dict[str, Running],
+            tuple[str, dict[str, str]] | None]:
+        """Give the newest of each, once.
+
+        And of the guests that libvirt has told of since, and does not any
+        more, what it has told, by UUID.
+        """
         with contextlib.suppress(BlockingIOError):
             while os.read(self.wake, 4096):
                 pass
         with self._lock:
             report, self._report = self._report, None
+            passed: dict[str, Running] = {}
+            if report is not None and report.guests is not None:
+                passed, self._passed = self._passed, {}
+                self._untaken = {}
             states, self._states = self._states, None
-        return report, states
+        return report, passed, states
 
     def close(self) -> None:
         os.close(self.wake)
@@ -240,9 +260,9 @@ class Stream:
         for path in self._follower.wait(timeout):
             self._is_ready(path)
         self._take_turns()
-        report, states = self._news.take()
+        report, passed, states = self._news.take()
         if report is not None:
-            self._reported(report)
+            self._reported(report, passed)
         if states is not None:
             self._say_virtlogd(states[0])
             self._asked(states[1])
@@ -462,7 +482,11 @@ class Stream:
 
     # Which guests there are
 
-    def _reported(self, report: Report) -> None:
+    def _reported(self, report: Report, passed: Mapping[str, Running]) -> None:
+        """Take what libvirt has answered.
+
+        :param passed: guests that came and left since the last report
+        """
         if report.guests is None:
             self._said.say('libvirt', f'{report.error} Until it answers, '
                            f'guests that come or leave are not seen.')
@@ -472,6 +496,10 @@ class Stream:
                  if self._is_wanted(guest)}
         for uuid, running in found.items():
             self._seen(uuid, running)
+        for uuid, running in passed.items():
+            if (uuid not in self._guests and not self._first_report
+                    and self._is_wanted(running)):
+                self._seen(uuid, running)
         for uuid, guest in self._guests.items():
             if uuid in found or uuid in report.unknown:
                 continue

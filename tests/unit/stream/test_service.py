@@ -32,6 +32,7 @@ from virtlogd_driver.stream.objects import ObjectSink, Source, host_event
 from virtlogd_driver.stream.service import News, Stream
 
 UUID = '9d0e2f4a-4b7f-4f5e-9b59-2f3c1d5e6a7b'
+OTHER = '1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed'
 
 
 def end_of(path: str, _port: int = 0) -> Position:
@@ -712,6 +713,48 @@ def test_a_guest_that_leaves_before_it_was_read(
     host.report()
     host.until(lambda: 'left' in host.events())
     assert host.texts() == ['one', 'two']
+
+
+def test_guests_that_come_and_leave_while_nobody_takes_lines(
+        host: Host) -> None:
+    """As one whose boot fails: its log is kept."""
+    host.guest()
+    host.begin()
+    host.output.taken.clear()
+    write(host.log(), b'one\n')
+    # It takes no news until that is taken.
+    host.until(lambda: bool(host._stream._waiting))
+    assert host._news is not None
+    for uuid in (OTHER, OTHER.replace('1', '2')):
+        host.guest(uuid)
+        host.report()
+        write(host.log(uuid), f'of {uuid}\n'.encode())
+        host.log(uuid).parent.rename(host.path / f'{uuid}_deleted')
+        del host.guests[uuid]
+        # libvirt fails in between.
+        host._news.reported(Report(None, None, 'made by the test'))
+        host.report()
+    host.output.taken.set()
+    host.until(lambda: host.events().count('left') == 2)
+    assert sorted(host.texts()) == sorted([
+        'one', f'of {OTHER}', f'of {OTHER.replace("1", "2")}'])
+    assert sorted(host.events()) == ['left', 'left', 'started', 'started']
+
+
+def test_no_more_of_those_that_left_are_kept_than_are_remembered() -> None:
+    news = News()
+    for number in range(service.MOST_LEFT + 5):
+        news.reported(Report({str(number): Running(
+            str(number), 'guest', 1, '')}, None))
+    report, passed, _ = news.take()
+    assert report is not None
+    assert report.guests is not None
+    assert [*passed, *report.guests] == [
+        str(number) for number in range(4, service.MOST_LEFT + 5)]
+    # A report is taken once.
+    news.reported(Report({}, None))
+    assert news.take()[1] == {}
+    news.close()
 
 
 def test_a_guest_that_comes_back_and_leaves_before_it_was_read(
