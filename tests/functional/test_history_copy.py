@@ -36,7 +36,7 @@ from tests.lab.backup import leave_backup
 from tests.lab.nova_node import Server
 from tests.lab.two_hosts import TwoHosts
 from tests.lab.wait import until
-from virtlogd_driver.history import history, inbox, outbox
+from virtlogd_driver.history import delivery, inbox, outbox
 
 NOT_YET = 'has not followed it yet'
 
@@ -369,7 +369,7 @@ class TestItComesLate:
     def test_its_source_asks_as_the_guest_comes_back(
             self, make: Make, use: Use) -> None:
         """It learns of itself that it had been there, and not before."""
-        use(fixtures.MockPatchObject(history, 'ASK', history.LONGEST))
+        use(fixtures.MockPatchObject(delivery, 'ASK', delivery.LONGEST))
         nova = make()
         server = nova.boot_on('host1')
         wait_for_more(nova, server)

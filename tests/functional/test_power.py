@@ -17,16 +17,15 @@ from pathlib import Path
 import pytest
 
 from tests.unit.history import crash, test_deleted
-from tests.unit.history.test_crash_points import (
+from tests.unit.history.hosts import (
     AFTER,
     BEFORE,
-    HERE,
-    TO_ANOTHER,
     Host,
     Pair,
     fill,
     finish_revert,
 )
+from tests.unit.history.test_crash_points import HERE, TO_ANOTHER
 from virtlogd_driver.console_log import reader
 from virtlogd_driver.history import boot, deleted, history
 

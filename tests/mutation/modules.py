@@ -25,8 +25,9 @@ MODULES: dict[str, list[str]] = {
     'history/inbox': [f'{_HISTORY}/test_inbox.py',
                       f'{_HISTORY}/test_outbox.py'],
     'history/outbox': [f'{_HISTORY}/test_outbox.py'],
-    'history/history': [f'{_HISTORY}/test_history.py',
-                        f'{_HISTORY}/test_inbox.py'],
+    'history/delivery': [f'{_HISTORY}/test_delivery.py'],
+    'history/arrivals': [f'{_HISTORY}/test_arrivals.py'],
+    'history/history': [f'{_HISTORY}/test_history.py'],
     'virtlogd/health': ['tests/unit/virtlogd/test_health.py',
                         'tests/unit/virtlogd/test_periodic.py'],
 }

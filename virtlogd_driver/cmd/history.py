@@ -95,14 +95,13 @@ def _retry(host: Host, one: outbox.Waiting) -> int:
 def _attempt(host: Host, path: str) -> None:
     host.init_helpers()
     # It takes a second, which no other command is to wait for.
-    from virtlogd_driver.history import history
+    from virtlogd_driver.history import delivery
     own = cfg.CONF.virtlogd
-    kept = history.History(
-        _copy, own.max_history_bytes, own.history_timeout,
-        own.virtlogd_socket)
+    made = delivery.Delivery(
+        _copy, own.max_history_bytes, own.history_timeout)
     for _ in range(5):
         # What nova-compute tries just now may have begun before it was mended.
-        delay = kept.attempt(path, lambda departure: history.Target(
+        delay = made.attempt(path, lambda departure: delivery.Target(
             departure.address, departure.directory), own.history_timeout)
         state = outbox.load_state(path)
         if delay is None or not state.copied or state.final:

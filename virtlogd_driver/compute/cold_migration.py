@@ -21,7 +21,7 @@ from virtlogd_driver.compute.nova_edge import nova_errors
 from virtlogd_driver.compute.options import Options
 from virtlogd_driver.compute.starts import Starts
 from virtlogd_driver.console_log import generation
-from virtlogd_driver.history import history, logs, outbox
+from virtlogd_driver.history import delivery, history, logs, outbox
 
 
 def is_expected(uuid: str) -> bool:
@@ -108,7 +108,7 @@ class ColdMigration:
                     context, instance, host, dest, directory=resized))
             if path is not None:
                 self._histories.try_now(
-                    path, history.Target(dest, directory))
+                    path, delivery.Target(dest, directory))
 
     @staticmethod
     def _destination(context: Any, instance: Any) -> str:
@@ -255,5 +255,5 @@ class ColdMigration:
             instance, instance.uuid,
             self._histories.prepare(instance, departure), directory)
         if path is not None:
-            self._histories.try_now(path, history.Target(
+            self._histories.try_now(path, delivery.Target(
                 departure.address, logs.resized(directory)))

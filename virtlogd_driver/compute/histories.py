@@ -21,7 +21,9 @@ from virtlogd_driver.compute.deletions import Deletions
 from virtlogd_driver.compute.options import Options
 from virtlogd_driver.guest import char_device
 from virtlogd_driver.history import (
+    arrivals,
     carrier,
+    delivery,
     files,
     history,
     inbox,
@@ -96,7 +98,7 @@ class Histories:
         #: Gives what keeps histories, with today's options.
         self.kept = kept
         self.deletions = Deletions(options, kept)
-        self._arrivals = history.Arrivals()
+        self._arrivals = arrivals.Arrivals()
         self._departures = carrier.Carrier(
             lambda path: self.kept().attempt(path, self._where))
 
@@ -210,7 +212,7 @@ class Histories:
         """Try until the other host has what is in an outbox."""
         self._departures.start(path)
 
-    def try_now(self, path: str, target: history.Target) -> None:
+    def try_now(self, path: str, target: delivery.Target) -> None:
         """Try once before nova goes on, then as of send."""
         delay = self.kept().attempt(path, lambda departure: target)
         if delay is not None:
@@ -238,11 +240,11 @@ class Histories:
             instance.uuid, address, host, there, generations, stint)
 
     def _where(self, departure: outbox.Departure
-               ) -> history.Target | history.Elsewhere | None:
+               ) -> delivery.Target | delivery.Elsewhere | None:
         """Look up where the history of a guest that has left goes now."""
         instance = look_up(departure.guest)
         if instance is None:
-            return history.Elsewhere(
+            return delivery.Elsewhere(
                 "nova's database does not know the guest now")
         if instance.deleted:
             self._keep_deleted(instance)
@@ -251,17 +253,17 @@ class Histories:
         moving = instance.task_state is not None
         reverting = instance.task_state == task_states.RESIZE_REVERTING
         if departure.stint is not None and reverting:
-            return history.Target(
+            return delivery.Target(
                 departure.address, departure.directory, busy=True)
         if here and (not moving or departure.stint is not None):
             awaited = inbox.is_awaited(get_instance_path(instance),
                                        self._log_names(instance))
-            return history.Elsewhere(
+            return delivery.Elsewhere(
                 '' if awaited else 'the guest is on this host again')
         if here or departure.host in ('', instance.host):
-            return history.Target(
+            return delivery.Target(
                 departure.address, departure.directory, moving=moving)
-        return history.Target(
+        return delivery.Target(
             address_of(nova_context.get_admin_context(), instance.host),
             departure.directory,
             moved_on=True)

@@ -8,14 +8,12 @@ doc/source/contributor/history.rst has the states.
 import contextlib
 import errno
 import os
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
-from oslo_concurrency import processutils
 from oslo_log import log as logging
 
 from virtlogd_driver import exception
@@ -23,12 +21,12 @@ from virtlogd_driver.console_log import chain, generation, reader
 from virtlogd_driver.guest import char_device
 from virtlogd_driver.history import (
     deleted,
+    delivery,
     exclusive,
     files,
     inbox,
     logs,
     outbox,
-    record,
 )
 from virtlogd_driver.virtlogd import health
 
@@ -36,64 +34,25 @@ LOG = logging.getLogger(__name__)
 
 #: Seconds for virtlogd to write out what a guest that has ended wrote last.
 CLOSING = 2.0
-#: Seconds between two looks at what comes, the first and the longest.
-LOOK, LONGEST_LOOK = 0.05, 0.25
+#: Seconds between two looks at what comes, the first ones.
+LOOK = 0.05
+#: At most.
+LONGEST_LOOK = 0.25
 #: And once it is late.
 LATE_LOOK = 5.0
-#: Seconds until a copy that has failed is tried again, the first time, and
-#: until it is asked whether one that was made has been put in place. Twice
-#: as long from time to time.
-RETRY, ASK, LONGEST = 5.0, 0.5, 3600.0
-#: How often it is asked for what was copied until it is said that it has not
-#: come: two minutes.
-ASKED = 8
 #: Seconds that another thread may take to rename a guest's logs.
 LOCK_TIMEOUT = 30.0
 
 #: Where logs end, by serial port; None: there is nothing in it.
 LogEnds = dict[int, reader.Position | None]
 
-#: nova.virt.libvirt.utils.copy_image.
-Copy = Callable[..., None]
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A guest's history is to go there now."""
-
-    #: Address of the host.
-    address: str
-    #: Path of the instance directory there.
-    directory: str
-    #: It has moved on: what was on its way may be there with the rest.
-    moved_on: bool = False
-    #: It is being started there, and its directory renamed: nothing is copied
-    #: until that is over.
-    busy: bool = False
-    #: Something is done to it: it may just leave, and its directory be gone.
-    moving: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Elsewhere:
-    """The guest is where its history cannot be put in place."""
-
-    #: For people; '': it may have come there with the rest, which is not known
-    #: yet.
-    reason: str
-
-
-#: Where a departure's history goes now; None: the instance was deleted.
-Where = Callable[[outbox.Departure], Target | Elsewhere | None]
-
 
 @dataclass(frozen=True, slots=True)
 class History:
     """Keeps what guests wrote, where nova takes their directories away."""
 
-    #: Copies a file or directory to a host, or back: (source, destination,
-    #: host=..., receive=...).
-    copy: Copy
+    #: As of Delivery.
+    copy: delivery.Copy
     #: The most bytes that follow a serial port.
     limit: int
     #: Seconds that a copy to another host may take, and that what is
@@ -265,8 +224,7 @@ class History:
         with errors_logged(instance), self.alone(uuid):
             self._wait_until_closed(instance, directory)
             with errors_logged(instance):
-                if directory == logs.instance_directory(directory):
-                    logs.recover(directory, idle=True)
+                logs.recover(directory, idle=True)
             if logs.names(directory) or path is not None:
                 return outbox.fill(path, directory)
         return path
@@ -279,22 +237,22 @@ class History:
         :returns: path of the outbox that is still to be carried, if any
         """
         resized = logs.resized(directory)
-        waiting = [path for path in outbox.paths(
+        path = next((path for path in outbox.paths(
             os.path.dirname(directory), uuid) if not outbox.is_filled(path)
-            and outbox.load(path) is not None]
-        if not waiting and outbox.is_delivered(resized):
+            and outbox.load(path) is not None), None)
+        if path is None and outbox.is_delivered(resized):
             with errors_logged(instance):
                 outbox.remove_delivered(resized)
             return None
-        if not waiting and not logs.names(resized):
-            return None
-        return self.leave(instance, uuid, waiting[0] if waiting else None,
-                          resized)
+        return self.leave(instance, uuid, path, resized)
 
     def forget(self, instance: Any, path: str) -> None:
-        """Rename back the logs of a guest that has stayed, or is back."""
+        """Remove the outbox of a guest that has stayed, or is back.
+
+        :param path: of the outbox
+        """
         with errors_logged(instance):
-            if files.is_directory(path) and not outbox.is_filled(path):
+            if not outbox.is_filled(path):
                 outbox.discard(path)
 
     def take_back(self, instance: Any, uuid: str, directory: str,
@@ -310,16 +268,17 @@ class History:
                 os.path.dirname(directory), uuid) if outbox.is_filled(path)]
             if len(found) != 1 or inbox.is_awaited(directory, log_names):
                 return
-            with files.locked(found[0], LOCK_TIMEOUT):
-                if not outbox.is_filled(found[0]) or any(
+            (path,) = found
+            with files.locked(path, LOCK_TIMEOUT):
+                if not outbox.is_filled(path) or any(
                         files.size(os.path.join(directory, name))
                         for name in logs.names(directory)):
                     return
                 for name in logs.names(directory):
                     os.unlink(os.path.join(directory, name))
                 # What another log is in the way of stays, and is listed.
-                if logs.move(found[0], directory):
-                    outbox.discard(found[0])
+                if logs.move(path, directory):
+                    outbox.discard(path)
 
     def keep_deleted(self, instance: Any, directory: str,
                      keeping: deleted.Keeping,
@@ -370,7 +329,7 @@ class History:
         :returns: whether there is something to be carried
         """
         with errors_logged(None):
-            directory = path.partition(outbox.LEAVING)[0]
+            directory = outbox.directory_of(path)
             if outbox.load(path) is None:
                 outbox.adopt_old(path)
                 if not outbox.is_filled(path):
@@ -382,185 +341,21 @@ class History:
             resized = logs.resized(directory)
             if outbox.is_filled(path):
                 # It was killed amid the renames.
-                for here in (directory, resized):
-                    if left and logs.names(here):
-                        outbox.fill(path, here)
+                for here in (directory, resized) if left else ():
+                    outbox.fill(path, here)
             elif not files.is_directory(resized):
                 if not left:
                     outbox.discard(path)
                     return False
                 logs.recover(directory, idle=True)
                 outbox.fill(path, directory)
-            return True
         return True
 
-    def attempt(self, path: str, where: Where,
-                patience: float = 0.0) -> float | None:
-        """Try once to let a host have what waits for it.
-
-        :param path: of the outbox
-        :param patience: seconds to wait for another process that tries just
-            now
-        :returns: seconds until the next time; None: it is done
-        """
-        try:
-            with files.locked(path, patience):
-                return self._attempt(path, where)
-        except FileNotFoundError:
-            return None
-        except OSError as e:
-            LOG.debug('%s: %s', path, e)
-            return RETRY if files.is_directory(path) else None
-
-    def _attempt(self, path: str, where: Where) -> float | None:
-        departure, before = outbox.load(path), outbox.load_state(path)
-        if departure is None:
-            outbox.save_state(path, replace(before, attempts=(
-                before.attempts + 1)))
-            return LONGEST
-        if logs.received(path.partition(outbox.LEAVING)[0]).get(
-                departure.id) == '':
-            # The guest is here again, and has brought it along.
-            outbox.finish(path, departure)
-            return None
-        after: outbox.State | None
-        try:
-            target = where(departure)
-            if target is None:
-                outbox.discard(path)
-                return None
-            if isinstance(target, Elsewhere):
-                after = outbox.State(
-                    before.attempts + 1, before.copied, target.reason)
-            else:
-                try:
-                    after = self._carry(path, departure, before, target)
-                except exception.LogError:
-                    if not before.copied or where(departure) == target:
-                        raise
-                    # What had been there has left meanwhile, with the guest.
-                    after = replace(before, attempts=before.attempts + 1)
-        except (exception.VirtlogdDriverError, OSError,
-                record.InvalidRecord) as e:
-            after = outbox.State(before.attempts + 1, before.copied, str(e))
-        except Exception as e:
-            LOG.exception(
-                'What guest %s wrote before it left this host could not be '
-                'sent, for a reason that is not foreseen. It is kept in %s, '
-                'and the copy is tried again', departure.guest, path)
-            after = outbox.State(before.attempts + 1, before.copied, repr(e))
-        if after is None:
-            if before.reason:
-                LOG.info('What guest %s wrote before it left has followed '
-                         'it to %s', departure.guest,
-                         departure.host or departure.address)
-            return None
-        if after.reason and after.reason != before.reason:
-            LOG.warning(
-                'What guest %s wrote before it left this host has not '
-                'followed it yet, so that its user does not see it: %s. It '
-                'is kept in %s, and the copy is tried again; '
-                '"virtlogd-console history %s --retry" does so now',
-                departure.guest, after.reason, path, departure.guest)
-        outbox.save_state(path, after)
-        if after.final:
-            return LONGEST
-        first = ASK if after.copied else RETRY
-        return min(LONGEST, float(first * 2 ** min(after.attempts, 20)))
-
-    def _carry(self, path: str, departure: outbox.Departure,
-               before: outbox.State,
-               target: Target) -> outbox.State | None:
-        """:returns: None: the other host has all, and it is removed here"""
-        attempts = before.attempts + 1
-        if before != outbox.State() or target.moved_on or target.busy:
-            refused = self._received(path, departure, target)
-            if refused == '':
-                outbox.finish(path, departure)
-                return None
-            if refused is not None:
-                return outbox.State(
-                    attempts, True,
-                    f'{target.address} has refused it: {refused}', True)
-            if target.busy:
-                return outbox.State(attempts, before.copied, before.reason)
-            if target.moved_on:
-                # What was copied may still be on its way from there.
-                return outbox.State(
-                    attempts, before.copied, before.reason
-                    if before.copied and attempts < ASKED else
-                    f'the guest went on to {target.address} before it had '
-                    f'followed it')
-            if before.copied:
-                if self._is_there(path, target):
-                    return outbox.State(
-                        attempts, True,
-                        before.reason if attempts < ASKED else (
-                            f'it was copied to {target.address}, which has '
-                            f'not put it in place: it may have another '
-                            f'driver'))
-                # It may have been put in place between the two questions.
-                if self._received(path, departure, target) == '':
-                    outbox.finish(path, departure)
-                    return None
-                if target.moving:
-                    return outbox.State(attempts, True, before.reason)
-        staged = outbox.stage(
-            path, self.limit,
-            lambda log, limit: reader.read_tail(
-                log, limit, max_backups=self.max_backups).data,
-            self._following)
-        self._copy(staged, f'{target.directory}/', target.address)
-        return outbox.State(0 if not before.copied else attempts, True)
-
-    def _following(self, path: str, position: reader.Position) -> int | None:
-        """Bytes of a log that follow a position; None: it is not there."""
-        since = reader.read_from(
-            path, position, 0, max_backups=self.max_backups)
-        return None if since.missed is None else since.behind
-
-    def _received(self, path: str, departure: outbox.Departure,
-                  target: Target) -> str | None:
-        """'' if the other host has it; why it refuses it; None otherwise."""
-        self._fetch(path, target, logs.RECEIVED)
-        return logs.received(outbox.fetched(path)).get(departure.id)
-
-    def _is_there(self, path: str, target: Target) -> bool:
-        """Whether what was copied still is where it was copied to.
-
-        Not where its host has lost the end of it in a power cut.
-        """
-        if not self._fetch(path, target, f'{logs.MOVING}/{record.FILE}'):
-            return False
-        sent, found = (
-            files.read(os.path.join(directory, record.FILE), record.MAX_SIZE)
-            for directory in (os.path.join(path, logs.MOVING),
-                              outbox.fetched(path)))
-        return sent == found
-
-    def _fetch(self, path: str, target: Target, name: str) -> bool:
-        into = outbox.fetched(path)
-        files.remove_tree(into)
-        os.mkdir(into, 0o700)
-        with contextlib.suppress(exception.LogError):
-            self._copy(os.path.join(target.directory, name), f'{into}/',
-                       target.address, receive=True)
-            return True
-        return False
-
-    def _copy(self, source: str, destination: str, host: str,
-              receive: bool = False) -> None:
-        """:raises LogError: it cannot be copied, or takes too long"""
-        deadline = _Deadline(self.timeout)
-        try:
-            self.copy(source, destination, host=host, receive=receive,
-                      compression=False, on_execute=deadline.start,
-                      on_completion=deadline.stop)
-        except (processutils.ProcessExecutionError, OSError) as e:
-            raise exception.LogError(
-                f'the copy to {host} took longer than [virtlogd] '
-                f'history_timeout = {self.timeout} s' if deadline.passed
-                else f'the copy to {host}: {_reason(e)}') from e
+    def attempt(self, path: str, where: delivery.Where) -> float | None:
+        """Try once to let a host have what waits for it, as of Delivery."""
+        return delivery.Delivery(
+            self.copy, self.limit, self.timeout, self.max_backups).attempt(
+                path, where)
 
     # From another host
 
@@ -626,101 +421,6 @@ class History:
                 pause = min(longest, pause * 1.2)
 
 
-def _reason(error: Exception) -> str:
-    """Give what a command has said, in one line."""
-    said = getattr(error, 'stderr', None) or str(error)
-    return ' '.join(said.split())
-
-
-class _Arrival:
-    """A guest has come."""
-
-    def __init__(self) -> None:
-        #: By time.monotonic.
-        self.since = time.monotonic()
-        #: Set when nobody is to wait for its history any more.
-        self.ended = threading.Event()
-        #: Set when its history is in place, or does not come.
-        self.done = threading.Event()
-
-
-class Arrivals:
-    """Guests have come, and what they wrote before comes after them."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._guests: dict[str, _Arrival] = {}
-
-    def start(self, uuid: str,
-              receive: Callable[[threading.Event], None]) -> None:
-        """Put in place what comes, in a thread.
-
-        :param receive: does it, until the event that it is given is set
-        """
-        with self._lock:
-            if uuid in self._guests:
-                return
-            arrival = self._guests[uuid] = _Arrival()
-
-        def run() -> None:
-            try:
-                receive(arrival.ended)
-            finally:
-                arrival.done.set()
-                with self._lock:
-                    if self._guests.get(uuid) is arrival:
-                        del self._guests[uuid]
-
-        threading.Thread(target=run, name='virtlogd-arrival',
-                         daemon=True).start()
-
-    def forget(self, uuid: str) -> None:
-        """The guest has gone, or another thread waits for its history."""
-        with self._lock:
-            arrival = self._guests.pop(uuid, None)
-        if arrival is not None:
-            arrival.ended.set()
-
-    def stop(self) -> None:
-        """nova-compute ends; the next one goes on."""
-        for uuid in list(self._guests):
-            self.forget(uuid)
-
-    def wait(self, uuid: str, seconds: float) -> None:
-        """Wait until what comes for a guest is in place, or does not come.
-
-        :param seconds: since the guest has come, at most
-        """
-        with self._lock:
-            arrival = self._guests.get(uuid)
-        if arrival is not None:
-            arrival.done.wait(
-                max(0.0, arrival.since + seconds - time.monotonic()))
-
-
-class _Deadline:
-    """Ends the process of a copy that takes too long."""
-
-    def __init__(self, seconds: float) -> None:
-        self.passed = False
-        self._seconds = seconds
-        self._timer: threading.Timer | None = None
-
-    def start(self, process: 'subprocess.Popen[bytes]') -> None:
-        def end() -> None:
-            self.passed = True
-            # A signal that scp and rsync hand on to the ssh they started.
-            process.terminate()
-
-        self._timer = threading.Timer(self._seconds, end)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def stop(self, process: 'subprocess.Popen[bytes]') -> None:
-        assert self._timer is not None
-        self._timer.cancel()
-
-
 def is_pending(directory: str) -> bool:
     """Whether there is something for recover to look at.
 
@@ -770,12 +470,11 @@ def begin_logs(log_files: list[str]) -> None:
 
 def guest_logs(domain_xml: str) -> dict[int, str]:
     """Path of the log of each serial port, if this driver has named it."""
-    found = {}
-    for device in char_device.parse(domain_xml):
-        file = generation.parse(os.path.basename(device.log_file or ''))
-        if device.log_file is not None and file is not None:
-            found[file.port] = device.log_file
-    return found
+    return {
+        file.port: device.log_file
+        for device in char_device.parse(domain_xml)
+        if device.log_file is not None and (file := generation.parse(
+            os.path.basename(device.log_file))) is not None}
 
 
 def ends(logs: dict[int, str]) -> LogEnds:

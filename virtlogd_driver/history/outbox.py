@@ -81,6 +81,14 @@ class State:
     #: Nothing that is tried again would help.
     final: bool = False
 
+    def again(self, reason: str | None = None) -> 'State':
+        """The state after one try more.
+
+        :param reason: what is in the way now; None: the same
+        """
+        return State(self.attempts + 1, self.copied,
+                     self.reason if reason is None else reason)
+
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
@@ -134,7 +142,12 @@ def paths(instances_path: str, guest: str | None = None) -> list[str]:
 
 def guest_of(path: str) -> str:
     """UUID of the guest that an outbox is of."""
-    return os.path.basename(path).partition(LEAVING)[0]
+    return os.path.basename(directory_of(path))
+
+
+def directory_of(path: str) -> str:
+    """Path of the instance directory that an outbox is beside."""
+    return path.partition(LEAVING)[0]
 
 
 def new_id() -> str:
@@ -252,7 +265,7 @@ def is_filled(path: str) -> bool:
 
 def source(path: str) -> str:
     """Path of the directory that its logs are in."""
-    resized = logs.resized(path.partition(LEAVING)[0])
+    resized = logs.resized(directory_of(path))
     return (path if is_filled(path) or not files.is_directory(resized)
             else resized)
 

@@ -28,7 +28,7 @@ from virtlogd_driver.compute.histories import Histories
 from virtlogd_driver.compute.live_migration import Destination, Source
 from virtlogd_driver.compute.starts import Starts
 from virtlogd_driver.guest import char_device, plan
-from virtlogd_driver.history import boot, history, outbox
+from virtlogd_driver.history import boot, delivery, history, outbox
 from virtlogd_driver.node import hypervisor
 
 UUID = '00000000-0000-4000-8000-000000000007'
@@ -275,12 +275,12 @@ class TestHistories:
 
     def test_to_its_host(self, histories, known) -> None:
         known.append(_row())
-        assert histories._where(self.DEPARTURE) == history.Target(
+        assert histories._where(self.DEPARTURE) == delivery.Target(
             '192.0.2.7', f'/instances/{UUID}')
 
     def test_to_one_that_it_may_just_leave(self, histories, known) -> None:
         known.append(_row(task_state='migrating'))
-        assert histories._where(self.DEPARTURE) == history.Target(
+        assert histories._where(self.DEPARTURE) == delivery.Target(
             '192.0.2.7', f'/instances/{UUID}', moving=True)
 
     def test_it_has_moved_on(self, histories, known, monkeypatch) -> None:
@@ -292,12 +292,12 @@ class TestHistories:
             objects.ComputeNode, 'get_first_node_by_host_for_old_compat',
             node)
         known.append(_row(host='host3'))
-        assert histories._where(self.DEPARTURE) == history.Target(
+        assert histories._where(self.DEPARTURE) == delivery.Target(
             '192.0.2.9', f'/instances/{UUID}', moved_on=True)
 
     def test_it_is_here_again(self, histories, known) -> None:
         known.append(_row(host='host1'))
-        assert histories._where(self.DEPARTURE) == history.Elsewhere(
+        assert histories._where(self.DEPARTURE) == delivery.Elsewhere(
             'the guest is on this host again')
 
     def test_it_is_here_again_and_the_rest_still_comes(
@@ -307,7 +307,7 @@ class TestHistories:
         monkeypatch.setattr('virtlogd_driver.compute.histories'
                             '.get_instance_path', lambda _: str(tmp_path))
         known.append(_row(host='host1'))
-        assert histories._where(self.DEPARTURE) == history.Elsewhere('')
+        assert histories._where(self.DEPARTURE) == delivery.Elsewhere('')
 
     def test_deleted(self, histories, known) -> None:
         known.append(_row(deleted=True))
@@ -318,7 +318,7 @@ class TestHistories:
         """Another cell's, or the wrong one: no reason to remove a log."""
         assert known == []
         assert isinstance(
-            histories._where(self.DEPARTURE), history.Elsewhere)
+            histories._where(self.DEPARTURE), delivery.Elsewhere)
 
     @pytest.mark.parametrize('row', ['none', 'deleted', 'there'])
     def test_orphans(self, histories, known, row, options) -> None:

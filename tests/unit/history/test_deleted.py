@@ -20,16 +20,16 @@ import pytest
 from hypothesis import strategies
 
 from tests.unit.history import crash
-from tests.unit.history.test_crash_points import (
+from tests.unit.history.hosts import (
     AFTER,
     BEFORE,
     GUEST,
     LIMIT,
-    STATES,
     Host,
     departure,
     fill,
 )
+from tests.unit.history.test_crash_points import STATES
 from virtlogd_driver.console_log import reader
 from virtlogd_driver.history import (
     boot,

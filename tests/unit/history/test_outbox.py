@@ -142,6 +142,13 @@ class TestState:
             outbox.save_state(path, state)
             assert outbox.load_state(path) == state
 
+    def test_it_is_tried_once_more(self) -> None:
+        """It is as before, or something else is in the way."""
+        before = outbox.State(3, True, 'refused', final=True)
+        assert before.again() == outbox.State(4, True, 'refused')
+        assert before.again('lost') == outbox.State(4, True, 'lost')
+        assert before.again('') == outbox.State(4, True)
+
     def test_a_long_reason_is_cut(self, directory) -> None:
         path = str(make(directory))
         outbox.save_state(path, outbox.State(1, reason='x' * 1001))
