@@ -129,10 +129,9 @@ class Delivery:
                 'and the copy is tried again', departure.guest, path)
             after = before.again(repr(e))
         if after is None:
-            if before.reason:
-                LOG.info('What guest %s wrote before it left has followed '
-                         'it to %s', departure.guest,
-                         departure.host or departure.address)
+            LOG.info('What guest %s wrote before it left has followed it to '
+                     '%s', departure.guest,
+                     departure.host or departure.address)
             return None
         if after.reason and after.reason != before.reason:
             LOG.warning(

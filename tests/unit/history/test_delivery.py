@@ -331,6 +331,33 @@ class TestDeparture:
         assert 'Traceback' in caplog.text
         assert outbox.is_filled(path)
 
+    @pytest.mark.parametrize(('host', 'named'), [
+        ('other', 'other'), ('', ADDRESS)])
+    def test_it_has_followed_after_all(self, pair, caplog, host,
+                                       named) -> None:
+        """Who was told that it had not is told."""
+        caplog.set_level('INFO')
+        refuse(pair.source)
+        live(pair)
+        (path,) = outbox.paths(str(pair.source.path))
+        found = outbox.load(path)
+        assert found is not None
+        outbox.address(path, dataclasses.replace(found, host=host))
+        del pair.source.copy
+        pair.source.restart()
+        pair.source.attempt(to())
+        assert waiting(pair.source) == []
+        (said,) = [m for m in caplog.messages if 'has followed' in m]
+        assert GUEST in said
+        assert said.endswith(f' {named}')
+
+    def test_nobody_is_warned_where_nothing_is_wrong(self, pair,
+                                                     caplog) -> None:
+        live(pair)
+        assert waiting(pair.source) == []
+        assert [said for said in caplog.records
+                if said.levelname != 'INFO'] == []
+
     def test_it_is_asked_for_soon_after_it_was_copied(self, pair) -> None:
         """However often the copy had failed before."""
         pair.destination.place = lambda directory=None: inbox.Place(
