@@ -238,8 +238,8 @@ class History:
         """
         resized = logs.resized(directory)
         path = next((path for path in outbox.paths(
-            os.path.dirname(directory), uuid) if not outbox.is_filled(path)
-            and outbox.load(path) is not None), None)
+            os.path.dirname(directory), uuid)
+            if not outbox.is_filled(path)), None)
         if path is None and outbox.is_delivered(resized):
             with errors_logged(instance):
                 outbox.remove_delivered(resized)
@@ -366,8 +366,6 @@ class History:
             self._receive(instance, place)
 
     def _receive(self, instance: Any, place: inbox.Place) -> None:
-        if not inbox.is_coming(place.directory):
-            return
         detached = os.path.join(
             place.directory, generation.history_name(0, 0))
         known = files.size(detached)
@@ -401,8 +399,7 @@ class History:
         with errors_logged(instance):
             while inbox.is_awaited(place.directory, log_names) or (
                     may_come and time.monotonic() < deadline):
-                if inbox.is_coming(place.directory) and inbox.is_complete(
-                        place):
+                if inbox.is_complete(place):
                     may_come = False
                     self.receive(instance, uuid, place)
                     if inbox.is_coming(place.directory):

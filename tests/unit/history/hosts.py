@@ -98,13 +98,8 @@ class Host:
             os.path.join(self.directory, name), LIMIT).data
 
     def files(self) -> bytes:
-        """All that there is, in order, where it need not be sure that it is
-        contiguous: where no file can be begun, for one."""
-        names = files.names(self.directory)
-        return b''.join(
-            pathlib.Path(self.directory, name).read_bytes()
-            for number in range(10)
-            for name in generation.files_of(names, 0, number))
+        """All that there is, as of written."""
+        return written(self.directory)
 
     def nova_deletes(self, directory: str | None = None) -> None:
         directory = directory or self.directory
@@ -131,6 +126,18 @@ def _copy(source: str, destination: str) -> None:
         shutil.copytree(source, there, dirs_exist_ok=True)
     else:
         shutil.copyfile(source, there)
+
+
+def written(directory: str) -> bytes:
+    """All that a directory has of a log, in order, where it need not be sure
+    that it is contiguous: where no file can be begun, or one was by another
+    driver.
+    """
+    names = files.names(directory)
+    return b''.join(
+        pathlib.Path(directory, name).read_bytes()
+        for number in range(10)
+        for name in generation.files_of(names, 0, number))
 
 
 def fill(directory: str, number: int = 0) -> None:

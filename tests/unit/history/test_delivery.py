@@ -495,21 +495,19 @@ class TestCopy:
 
     def test_nobody_is_left_to_end_it(self, pair) -> None:
         """Nor does the end of nova-compute wait for it."""
-        timers = []
-
-        def look(*_: object) -> None:
-            timers.extend(thread for thread in threading.enumerate()
-                          if isinstance(thread, threading.Timer))
+        before, meanwhile = set(threading.enumerate()), set()
 
         def copy(*_: object, on_execute: Any, on_completion: Any,
                  **__: object) -> None:
             on_execute(None)
-            look()
+            meanwhile.update(
+                thread for thread in threading.enumerate()
+                if isinstance(thread, threading.Timer))
             on_completion(None)
         path = outbox.make(pair.source.directory, departure())
         outbox.fill(path, pair.source.directory)
         delivery.Delivery(copy, 1 << 20, 3600).attempt(path, to())
-        (timer,) = timers
+        (timer,) = meanwhile - before
         assert timer.daemon
         timer.join(60)
         assert not timer.is_alive()
