@@ -27,6 +27,8 @@ MODULES: dict[str, list[str]] = {
     'history/outbox': [f'{_HISTORY}/test_outbox.py'],
     'history/delivery': [f'{_HISTORY}/test_delivery.py'],
     'history/arrivals': [f'{_HISTORY}/test_arrivals.py'],
+    'history/carrier': [f'{_HISTORY}/test_carrier.py'],
+    'history/exclusive': [f'{_HISTORY}/test_exclusive.py'],
     'history/history': [f'{_HISTORY}/test_history.py',
                         f'{_HISTORY}/test_promised.py'],
     'virtlogd/health': ['tests/unit/virtlogd/test_health.py',
