@@ -34,6 +34,8 @@ from tests.peers.virtlogd import LINE, held
 #: What may stay open, or grow, without being a leak.
 SPARE_DESCRIPTORS = 2
 SPARE_MEMORY = 8 << 20
+#: Seconds in which a log is closed whose guest is gone: two sweeps.
+LONGEST_SWEEP = 30
 #: Seconds between two lines of progress.
 PROGRESS = 30.0
 
@@ -44,6 +46,7 @@ OPERATIONS = ('console read', 'serial console', 'boot', 'delete')
 class Usage:
     """What a process uses of its host."""
 
+    #: But those of console logs, which are kept open between reads.
     descriptors: int
     threads: int
     #: Bytes of resident memory.
@@ -62,8 +65,26 @@ class Usage:
     @classmethod
     def now(cls) -> 'Usage':
         process = psutil.Process()
-        return cls(process.num_fds(), process.num_threads(),
+        return cls(process.num_fds() - open_logs(), process.num_threads(),
                    process.memory_info().rss)
+
+
+def open_logs() -> int:
+    """How many descriptors are of a guest's log, there or deleted."""
+    count = 0
+    for name in os.listdir('/proc/self/fd'):
+        with contextlib.suppress(FileNotFoundError):
+            count += '/console.log' in os.readlink(f'/proc/self/fd/{name}')
+    return count
+
+
+def _left_open() -> int:
+    """How many are once all guests are gone, and logs were swept."""
+    for _ in range(LONGEST_SWEEP):
+        if not open_logs():
+            return 0
+        time.sleep(1)
+    return open_logs()
 
 
 class Timings:
@@ -274,6 +295,7 @@ def _report(load: Load, took: float, before: Usage, samples: list[Usage],
         'directories left': len(os.listdir(load.compute.instances_path)),
         'descriptors more than before':
             after.descriptors - before.descriptors,
+        'logs left open': _left_open(),
         'threads more than before': after.threads - before.threads,
         'KiB of memory more than before': memory >> 10,
     }
