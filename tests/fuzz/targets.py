@@ -403,7 +403,7 @@ def last_lines(data: bytes, count: int) -> None:
     """The end of the log, so many lines of it, from its end or through it."""
     def tail(limit: int) -> LogRead:
         return LogRead(data[max(0, len(data) - limit):],
-                       Position(1, 1, len(data), 0), True, 0)
+                       Position(1, 1, len(data), 0), True)
 
     def since(position: Position | None, limit: int) -> LogSince:
         start = position.offset if position else 0

@@ -169,9 +169,10 @@ class _Held:
             return False
         total = 0
         for unit, joins in taken.units:
-            total += unit.size
-            if total >= limit:
-                return True
+            for segment in unit.segments:
+                total += segment.size
+                if total >= limit:
+                    return True
             if not unit.settled:
                 return False
             if not joins:

@@ -97,8 +97,6 @@ class LogRead:
     #: False: there may be older bytes that belong to it within the limit, but
     #: it is not sure that they are contiguous.
     exact: bool
-    #: There are at least as many bytes before the data. 0 says nothing.
-    older: int
 
 
 #: A part of some data: device, inode and version of its file, the offset there
@@ -373,66 +371,49 @@ def tail(taken: Taken, limit: int, *,
     :raises LogNotFound: the log has no file
     :raises LogError: the newest file cannot be read
     """
-    live = taken.live
-    if (live.segments and live.segments[0].size >= limit >= MARKED_BYTES
-            and not shrinking):
-        return _tail_of_one(taken.path, live.files, live.segments[0], limit)
-    segments: list[Segment] = []
+    pieces: list[_Piece] = []
+    newest: Segment | None = None
     exact = joined = True
-    total = 0
+    left = limit
     for unit, joins in taken.units:
         if not joined:
             if not unit.segments:
                 continue
             exact = False
             break
-        segments += unit.segments
-        total += unit.size
-        if total >= limit:
+        for segment in unit.segments:
+            size = segment.size
+            # Not the start of an empty file, where nothing tells it from a
+            # later one with its inode.
+            if newest is None or (newest.size == 0 and size > 0):
+                newest = segment
+            size = min(size, left)
+            if size > 0:
+                pieces.append((segment, segment.size - size, size))
+                left -= size
+            if left == 0 or shrinking:
+                break
+        if left == 0 or shrinking:
             break
         exact = exact and unit.exact
         joined = joins
     else:
         exact = exact and not taken.cut
-    if not segments:
+    if newest is None:
         raise not_found(taken.path)
     files = taken.live.files
-    if shrinking:
-        segments = segments[:1]
-        exact = False
+    pieces.reverse()
     try:
-        pieces = _last(segments, limit)
         data, lost = _read_last(files, pieces)
-        if len(data) + lost < sum(size for _, _, size in pieces) and (
-                not shrinking):
-            return None
-        # Not the start of an empty file, where nothing tells it from a later
-        # one with its inode.
-        newest = next(filter(_has_bytes, segments), segments[0])
         end = newest.size
-        if shrinking and pieces:
+        if len(data) + lost < limit - left:
+            if not shrinking:
+                return None
             end = pieces[0][1] + len(data)
         return LogRead(data, _position(files, newest, end, data),
-                       exact and not lost, total - len(data))
+                       exact and not shrinking and not lost)
     except OSError as error:
         raise failed(taken.path, error) from error
-
-
-def _tail_of_one(path: str, files: Files, segment: Segment,
-                 limit: int) -> LogRead | None:
-    """Give the answer where one file is enough, as it mostly is."""
-    size = segment.size
-    try:
-        data = files.pread(segment.fd, limit, size - limit)
-        if len(data) < limit:
-            return None
-        return LogRead(
-            data, Position(segment.device, segment.inode, size,
-                           _version(files, segment) << 32
-                           | zlib.crc32(data[-MARKED_BYTES:])),
-            True, size - limit)
-    except OSError as error:
-        raise failed(path, error) from error
 
 
 def since(taken: Taken, position: Position | None, limit: int,
@@ -710,22 +691,6 @@ def _position(files: Files, segment: Segment, offset: int,
 
 def _size(segments: list[Segment]) -> int:
     return sum(segment.size for segment in segments)
-
-
-def _has_bytes(segment: Segment) -> bool:
-    return segment.size > 0
-
-
-def _last(segments: list[Segment], limit: int) -> list[_Piece]:
-    """Give the last bytes of files, which come the newest first."""
-    pieces = []
-    for segment in segments:
-        size = min(segment.size, limit)
-        if size > 0:
-            pieces.append((segment, segment.size - size, size))
-            limit -= size
-    pieces.reverse()
-    return pieces
 
 
 def _first(segments: list[Segment], offset: int) -> list[_Piece]:

@@ -68,9 +68,9 @@ def read_tail(
     try:
         return _store.read_tail(path, limit, max_backups)
     except _NotPassed:
-        data, position, exact, older = _call(
+        data, position, exact = _call(
             path, privileged.read_tail, path, limit, max_backups)
-        return LogRead(data, opened.unpack_position(position), exact, older)
+        return LogRead(data, opened.unpack_position(position), exact)
 
 
 def read_from(

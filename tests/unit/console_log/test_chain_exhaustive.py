@@ -125,7 +125,7 @@ def tails(
                 else store.read_tail(path, limit, max_backups))
         except exception.LogNotFound:
             assert max_backups == 0, 'otherwise there is always a file'
-            read = log.LogRead(b'', None, True, 0)
+            read = log.LogRead(b'', None, True)
         found = ends(read.data, before, rotator.written)
         assert found, read
         assert len(read.data) <= limit

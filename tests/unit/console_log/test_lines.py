@@ -32,7 +32,7 @@ class Log:
     def tail(self, limit: int) -> LogRead:
         data = self.data[max(0, len(self.data) - limit):]
         self.most = max(self.most, len(data))
-        return LogRead(data, Position(1, 1, len(self.data), 0), True, 0)
+        return LogRead(data, Position(1, 1, len(self.data), 0), True)
 
     def since(self, position: Position | None, limit: int) -> LogSince:
         start = position.offset if position else 0

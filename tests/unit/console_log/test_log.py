@@ -80,7 +80,6 @@ class TestTail:
     def test_one_file(self, files: Files) -> None:
         files.write('console.log', b'abcdef')
         assert files.tail(limit=4).data == b'cdef'
-        assert files.tail(limit=4).older == 2
         assert files.tail().data == b'abcdef'
         assert files.tail().exact
 
@@ -389,7 +388,6 @@ class TestGenerations:
                 read = log.tail(taken, limit)
                 assert read is not None
                 assert (read.data, read.exact) == (LONG[-limit:], True)
-                assert read.older in (200 - limit, 300 - limit)
 
     def test_no_file_is_read_that_is_not_wanted(self) -> None:
         directory = Memory(log_1=b'1', log_0=b'22', log=b'333')
@@ -712,8 +710,7 @@ class TestPlace:
                 read = directory.tail(limit)
                 assert read.position == expected
                 assert read.data == (LONG[:size][-limit:] if limit else b'')
-                assert (read.exact, read.older) == (
-                    True, size - len(read.data))
+                assert read.exact
 
     def test_of_the_end_of_more_files_than_one(self) -> None:
         for last in (b'1', b'123'):
@@ -1125,7 +1122,7 @@ class TestMoving:
         directory.calls = 0
         assert directory.tail(900_000).data == stream
 
-    def test_a_file_that_cannot_be_read_is_counted(self) -> None:
+    def test_a_file_that_cannot_be_read(self) -> None:
         """There are older bytes, though nobody can have them."""
         class Failing(Memory):
             __slots__ = ()
@@ -1137,9 +1134,9 @@ class TestMoving:
 
         directory = Failing(log_1=b'12345', log_0=b'67', log=b'8')
         read = directory.tail()
-        assert (read.data, read.exact, read.older) == (b'678', False, 5)
+        assert (read.data, read.exact) == (b'678', False)
         read = directory.tail(5)
-        assert (read.data, read.exact, read.older) == (b'678', False, 5)
+        assert (read.data, read.exact) == (b'678', False)
         with pytest.raises(exception.LogError, match='made by the test'):
             directory.since(None)
 

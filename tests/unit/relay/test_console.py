@@ -124,7 +124,7 @@ async def lab(before: bytes = b'', log_error: Exception | None = None,
         if found.log_error:
             raise found.log_error
         data = bytes(qemu.log[-limit:])
-        return LogRead(data, Position(1, 1, len(qemu.log), 0), True, 0)
+        return LogRead(data, Position(1, 1, len(qemu.log), 0), True)
 
     async def is_there(_: SerialPort) -> bool:
         await asyncio.sleep(0)
