@@ -72,8 +72,20 @@ one_process() {
         tests/functional/test_nova_virtlogd.py
 }
 
+# older_than_python RELEASE: its libraries are not there for this Python
+older_than_python() {
+    # lxml 5.4
+    [ "$1" = 31 ] && "${PYTHON:-python3}" -c \
+        'import sys; sys.exit(sys.version_info < (3, 14))'
+}
+
 # shellcheck disable=SC2048  # words
 for asked in ${*:-$releases}; do
+    if older_than_python "$asked"; then
+        echo "nova $asked: not run, as the libraries of its time are not" \
+            'there for this Python'
+        continue
+    fi
     if [ -e "$asked" ]; then
         make -path "$(realpath "$asked")"
     elif [ ! -e "tools/constraints/nova$asked.txt" ]; then
