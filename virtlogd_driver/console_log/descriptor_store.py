@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
+from virtlogd_driver import exception
 from virtlogd_driver.console_log import log
 from virtlogd_driver.console_log.chain import Segment, Snapshot
 from virtlogd_driver.console_log.log import (
@@ -214,6 +215,8 @@ class _Held:
             limit, newest.key, self.max_backups, joined=True),
             {newest.key: newest})
         live = come.live
+        if not any(unit.segments for unit, _ in come.units):
+            raise log.not_found(taken.path)
         if not live.segments or live.segments[-1] is not newest:
             # So many rotations, or so many bytes: it stands for itself.
             self._replace(come)
@@ -279,6 +282,9 @@ class DescriptorStore:
         held = self._take(path, max_backups)
         try:
             answer = self._tail(held, limit)
+        except exception.LogNotFound:
+            self._keep(path, held, era)
+            raise
         except BaseException:
             held.close()
             raise
@@ -293,6 +299,9 @@ class DescriptorStore:
         held = self._take(path, max_backups)
         try:
             answer = self._since(held, path, position, limit, passed)
+        except exception.LogNotFound:
+            self._keep(path, held, era)
+            raise
         except BaseException:
             held.close()
             raise
@@ -407,6 +416,14 @@ class DescriptorStore:
         if changed:
             self._make_room()
             self._watch()
+
+    def _keep(self, path: str, held: _Held, era: object) -> None:
+        """Keep what is open of a log whose names are gone: see read_held.
+
+        What its guest wrote last may be in it, and be read nowhere else.
+        """
+        if held.taken is not None:
+            self._give_back(path, held, era)
 
     def _put(self, path: str, held: _Held, era: object) -> None:
         # It may have been forgotten while it was not there; or another thread

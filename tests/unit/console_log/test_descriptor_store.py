@@ -455,6 +455,26 @@ def test_a_backup_that_is_deleted_after_a_position(
 
 # What is held, whatever its names
 
+def test_a_log_without_names_stays_open(
+        store: DescriptorStore, live: pathlib.Path) -> None:
+    """Whoever asked for it last by its name: its guest has just left."""
+    append(live, b'1')
+    position = store.read_tail(str(live), 99).position
+    assert position is not None
+    append(live, b'2')
+    live.unlink()
+    for read in (lambda: store.read_from(str(live), position, 99),
+                 lambda: store.read_tail(str(live), 99)):
+        with pytest.raises(exception.LogNotFound):
+            read()
+    since = store.read_held(str(live), position, 99)
+    assert since is not None
+    assert since.data == b'2'
+    store.sweep()
+    assert store.read_held(str(live), position, 99) is None
+    assert store.descriptors() == 0
+
+
 def test_a_log_without_names_is_read_on(
         store: DescriptorStore, opener: Opener, live: pathlib.Path) -> None:
     rotate(live)

@@ -60,10 +60,11 @@ class Host:
         self.published.append((report, totals))
 
     def task(self, heal: bool = False, interval: float = 60,
-             viewer_timeout: float = 0) -> periodic.HealthTask:
+             viewer_timeout: float = 0,
+             patience: float = 30) -> periodic.HealthTask:
         return periodic.HealthTask(
             periodic.Settings('/sock', interval, 1, viewer_timeout,
-                              patience=0.3),
+                              patience=patience),
             self.list_ports, self.reattach if heal else None, self.publish)
 
     def said(self) -> list[str]:
@@ -349,7 +350,7 @@ def started(host: Host) -> Iterator[Callable[..., periodic.HealthTask]]:
     tasks: list[periodic.HealthTask] = []
 
     def start(interval: float) -> periodic.HealthTask:
-        task = host.task(interval=interval)
+        task = host.task(interval=interval, patience=0.3)
         tasks.append(task)
         task.start()
         return task
@@ -505,7 +506,7 @@ def test_look_beside_is_no_pass(
 def test_look_beside_that_is_late_is_not_heeded(
         host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pass has ended while it was asking."""
-    task = host.task()
+    task = host.task(patience=0.3)
 
     real = health.ask
 
@@ -532,7 +533,7 @@ def test_healing_that_takes_long_is_no_libvirt_that_hangs(
         return real(one)
 
     host.reattach = slow  # type: ignore[method-assign]
-    task = host.task(heal=True, interval=0.05)
+    task = host.task(heal=True, interval=0.05, patience=0.3)
     task.start()
     wait_for(lambda: len(host.attempts) == 6)
     task.stop()
@@ -551,7 +552,7 @@ def test_stop_waits_for_the_attempt_under_way_and_begins_no_other(
         return real(one)
 
     host.reattach = slow  # type: ignore[method-assign]
-    task = host.task(heal=True)
+    task = host.task(heal=True, patience=0.3)
     task.start()
     assert begun.wait(10)
     task.stop()
@@ -572,7 +573,7 @@ def test_stop_does_not_wait_for_ever_for_an_attempt(
         return ''
 
     host.reattach = hang  # type: ignore[method-assign]
-    task = host.task(heal=True)
+    task = host.task(heal=True, patience=0.3)
     task.start()
     assert begun.wait(10)
     start = time.monotonic()
@@ -590,7 +591,7 @@ def test_stop_does_not_wait_for_a_pass_that_hangs(host: Host) -> None:
         return []
 
     host.list_ports = hang  # type: ignore[method-assign]
-    task = host.task(interval=60)
+    task = host.task(interval=60, patience=0.3)
     task.start()
     start = time.monotonic()
     task.stop()
@@ -614,7 +615,7 @@ def test_a_helper_that_hangs_is_said_once_and_ends_no_watch(
         return answer(*args)
 
     monkeypatch.setattr(privileged, 'probe', hang)
-    task = host.task()
+    task = host.task(patience=0.3)
     task.run_once()
     task.run_once()
     (said,) = _logged(host, 'privileged helper has not answered')
@@ -640,7 +641,7 @@ def test_an_attempt_that_hangs_ends_no_watch(host: Host) -> None:
     host.reattach = hang  # type: ignore[method-assign]
     host.ports = [port(0), port(1, guest='b')]
     host.virtlogd.open = set()
-    task = host.task(heal=True)
+    task = host.task(heal=True, patience=0.3)
     task.run_once()
     assert [log.state for log in task.report.logs] == [
         LogState.DEAD, LogState.ALIVE]
