@@ -393,7 +393,7 @@ def tail(taken: Taken, limit: int, *,
                 left -= size
             if left == 0 or shrinking:
                 break
-        if left == 0 or shrinking:
+        if left == 0 or (shrinking and newest is not None):
             break
         exact = exact and unit.exact
         joined = joins

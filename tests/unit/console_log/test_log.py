@@ -389,6 +389,15 @@ class TestGenerations:
                 assert read is not None
                 assert (read.data, read.exact) == (LONG[-limit:], True)
 
+    def test_a_history_that_shrinks_where_there_is_no_live_file(self) -> None:
+        directory = MemoryDirectory()
+        directory.create('console.g2.history', 0).data += b'old'
+        with contextlib.closing(log.take(
+                directory, 'console.g2.log', log.Wanted())) as taken:
+            read = log.tail(taken, 99, shrinking=True)
+        assert read is not None
+        assert (read.data, read.exact) == (b'old', False)
+
     def test_no_file_is_read_that_is_not_wanted(self) -> None:
         directory = Memory(log_1=b'1', log_0=b'22', log=b'333')
         with contextlib.closing(log.take(
