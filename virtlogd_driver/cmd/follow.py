@@ -111,9 +111,12 @@ class _Screen:
         ) if by_line else None
         #: The guest's last line is not finished.
         self._within = False
+        #: Why logs cannot be read, by path, as it was said.
+        self._failed: dict[str, str] = {}
 
     def put(self, path: str, data: bytes) -> None:
         """Print what a guest wrote."""
+        self._failed.pop(path, None)
         if path in self._plain:
             data = self._plain[path].text(data).encode()
             self._rows[path] = time.monotonic() + PATIENCE
@@ -130,6 +133,12 @@ class _Screen:
                   flush=True)
         else:
             print(f'virtlogd-console: {text}', file=sys.stderr, flush=True)
+
+    def fail(self, path: str, text: str) -> None:
+        """Print why a log cannot be read, once until it can."""
+        if self._failed.get(path) != text:
+            self._failed[path] = text
+            self.say(text)
 
     def flush(self) -> float | None:
         """Give seconds until there is something to be written, if there is."""
@@ -249,7 +258,7 @@ def _read(follower: Follower, path: str, port: SerialPort,
     try:
         since = follower.read(path)
     except exception.LogError as error:
-        screen.say(f'{port.label}: {error}')
+        screen.fail(path, f'{port.label}: {error}')
         return False
     if since is None:
         return False

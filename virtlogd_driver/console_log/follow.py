@@ -143,6 +143,8 @@ class _Log:
     given: bool = False
     #: What was read of it last was not little.
     busy: bool = False
+    #: It could not be read when that was tried last.
+    failed: bool = False
 
     @property
     def watched(self) -> bool:
@@ -346,9 +348,11 @@ class Follower:
             since = self._read(path, log.position, CHUNK, log.passed)
         except exception.LogError as error:
             log.unread = log.unread or unread
-            if isinstance(error, exception.LogNotFound):
-                return None
-            raise
+            log.failed = not isinstance(error, exception.LogNotFound)
+            if log.failed:
+                raise
+            return None
+        log.failed = False
         if log.file_watch is None and not log.seen:
             # It has a file, which the kernel does not watch.
             self._look(log)
@@ -509,6 +513,10 @@ class Follower:
                     # At the moments at which logs are read that have a pace.
                     compared.last = now - now % compared.interval
                     logs |= compared.logs
+                    if compared.logs is self._logs:
+                        # The kernel does not tell when a disk is mended.
+                        self._ready |= {path: None for path, log
+                                        in self._logs.items() if log.failed}
             if self._looks:
                 return list(logs.values())
             self._to_look |= dict.fromkeys(logs)

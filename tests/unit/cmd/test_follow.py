@@ -71,6 +71,20 @@ def test_an_error_is_said_and_no_end(
     assert 'guest: it may not be read' in err
 
 
+def test_an_error_is_said_once_until_the_log_can_be_read(
+        port: SerialPort, capfd: pytest.CaptureFixture[str]) -> None:
+    refused = exception.LogRefused('it may not be read')
+    reads: Any = Reads(refused, refused, LogSince(b'one\n', None, 0, 0),
+                       refused)
+    screen = follow._Screen({LOG: ''}, stamps=False, raw=False)
+    for _ in range(4):
+        follow._read(reads, LOG, port, screen)
+    screen.close()
+    out, err = capfd.readouterr()
+    assert out == 'one\n'
+    assert err.count('guest: it may not be read') == 2
+
+
 class Terminal(io.TextIOWrapper):
     def isatty(self) -> bool:
         return True

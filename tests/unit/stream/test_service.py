@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The stream of a host, on real files, with guests as libvirt reports them."""
 
+import errno
 import functools
 import json
 import os
@@ -921,6 +922,30 @@ def test_a_state_file_that_cannot_be_written(host: Host) -> None:
                     state_file=str(host.state))
     with pytest.raises(exception.InvalidState, match='No such file'):
         stream.run()
+
+
+def test_a_log_that_cannot_be_read_for_a_while(
+        host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its guest may write no more: what it wrote is given all the same."""
+    monkeypatch.setattr(service, '_COMPARE', 0.05)
+    host.guest()
+    host.begin()
+    write(host.log(), b'before\n')
+    host.until_text('before')
+    failed = 0
+
+    def fail(*_: int) -> bytes:
+        nonlocal failed
+        failed += 1
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, 'pread', fail)
+        write(host.log(), b'panic\n')
+        # Its file was looked at since, and has not changed.
+        host.until(lambda: failed > 4)
+    host.until_text('before', 'panic')
+    assert host.events() == []
 
 
 def test_two_guests_with_one_log(
