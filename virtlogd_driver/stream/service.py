@@ -651,8 +651,13 @@ class Stream:
                 guest.leaving = True
             source = Source(self._host, progress.guest, uuid, number,
                             metadata.Metadata())
-            self._do(guest, guest.end(source, self._output.sink(
-                source, guest.waiting), progress, left=guest.leaving))
+            sink = self._output.sink(source, guest.waiting)
+            if guest.leaving:
+                # Its disk may hang.
+                guest.now[number] = PortNow(
+                    source, progress.path, sink, progress)
+            self._do(guest, guest.end(source, sink, progress,
+                                      left=guest.leaving))
 
     # What virtlogd does
 

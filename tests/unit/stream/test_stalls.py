@@ -145,6 +145,23 @@ def test_one_that_hangs_as_the_stream_begins(host: Host,
     host.until_text('two', 'three', 'one')
 
 
+def test_one_that_left_while_nothing_ran(
+        host: Host, hanging: Hanging,
+        caplog: pytest.LogCaptureFixture) -> None:
+    """It is said whose log hangs, and where: others are not held back."""
+    two_guests(host)
+    host.stop()
+    write(host.log(), b'one\n')
+    del host.guests[UUID]
+    hanging.hang(directory(host))
+    host.start()
+    host.until(lambda: is_stalled(host))
+    assert f'what is read of {host.log()} has not come' in caplog.text
+    hanging.release_all()
+    host.until(lambda: others(events_of(host, UUID)) == ['left'])
+    assert of(host, UUID) == ['one']
+
+
 def test_its_events_come_behind_its_lines(host: Host,
                                           hanging: Hanging) -> None:
     two_guests(host)
