@@ -77,7 +77,7 @@ def with_mark(marks: tuple[Mark, ...], mark: Mark) -> tuple[Mark, ...]:
     # The one whose neighbours are closest, for its age, goes.
     closest = min(range(1, len(marks) - 1), key=lambda index: (
         (marks[index + 1].time - marks[index - 1].time)
-        / (1.0 + mark.time - marks[index].time)))
+        / (1.0 + abs(mark.time - marks[index].time))))
     return marks[:closest] + marks[closest + 1:]
 
 

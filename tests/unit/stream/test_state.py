@@ -120,3 +120,13 @@ def test_marks_reach_back() -> None:
 def test_a_clock_that_is_set_back() -> None:
     marks = state.with_mark((Mark(1000.0, POSITION),), Mark(10.0, POSITION))
     assert [mark.time for mark in marks] == [1000.0, 10.0]
+
+
+def test_a_clock_that_is_set_back_while_marks_are_many() -> None:
+    marks = tuple(Mark(minute * 60.0, POSITION)
+                  for minute in range(state.MOST_MARKS))
+    # A second before one of them.
+    now = marks[8].time - 1.0
+    marks = state.with_mark(marks, Mark(now, POSITION))
+    assert len(marks) == state.MOST_MARKS
+    assert marks[-1].time == now
