@@ -8,6 +8,7 @@ them against it.
 import base64
 import datetime
 import json
+import re
 from dataclasses import dataclass
 from json import encoder
 from typing import Any
@@ -23,7 +24,10 @@ LOST, DIED, REVIVED = 'lost', 'died', 'revived'
 STALLED, ANSWERS = 'stalled', 'answers'
 VIRTLOGD_DOWN, VIRTLOGD_UP = 'virtlogd_down', 'virtlogd_up'
 
-_quote = encoder.encode_basestring
+#: What a terminal obeys that JSON may have as it is: C1, of which one begins
+#: control sequences, ends of lines, and what reorders the text around it.
+_OBEYED = re.compile(
+    '[\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class Formatter:
 
     def __init__(self, source: Source) -> None:
         self._fields = source.fields()
-        self._known = json.dumps(self._fields, ensure_ascii=False)[1:-1]
+        self._known = _dumps(self._fields)[1:-1]
         self._boot: Start | None = None
         self._middle = self._known
         #: The last second, as a text: most lines share it with the one
@@ -73,18 +77,19 @@ class Formatter:
                 f'"start": "{stamp(boot.time)}"}}')
         raw = ''
         try:
-            text = line.data.decode()
+            data = line.data.decode()
         except UnicodeDecodeError:
-            text = line.data.decode(errors='replace')
+            data = line.data.decode(errors='replace')
             raw = (', "raw": "'
                    + base64.b64encode(line.data).decode('ascii') + '"')
+        text = _harmless(encoder.encode_basestring(data))
         second, fraction = divmod(line.time, 1)
         if second != self._second:
             self._second = int(second)
             self._stamp = stamp(second)[:19]
         partial = ', "partial": true' if line.partial else ''
         return (f'{{"time": "{self._stamp}.{int(fraction * 1000):03d}Z", '
-                f'{self._middle}, "text": {_quote(text)}{raw}{partial}, '
+                f'{self._middle}, "text": {text}{raw}{partial}, '
                 f'"position": "{position}"}}\n')
 
     def event(self, event: str, time: float, message: str,
@@ -121,8 +126,19 @@ class ObjectSink:
 def host_event(fields: dict[str, Any], event: str, time: float,
                message: str, **more: Any) -> str:
     """Give an event that has these fields."""
-    return json.dumps({'time': stamp(time), **fields, 'event': event,
-                       'message': message, **more}, ensure_ascii=False) + '\n'
+    return _dumps({'time': stamp(time), **fields, 'event': event,
+                   'message': message, **more}) + '\n'
+
+
+def _dumps(values: dict[str, Any]) -> str:
+    return _harmless(json.dumps(values, ensure_ascii=False))
+
+
+def _harmless(text: str) -> str:
+    """Give JSON that means the same, whatever it is shown on."""
+    if text.isascii():
+        return text
+    return _OBEYED.sub(lambda match: f'\\u{ord(match[0]):04x}', text)
 
 
 def stamp(seconds: float) -> str:

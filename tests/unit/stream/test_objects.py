@@ -40,6 +40,20 @@ def test_any_line(data: bytes, time: float, boot: Start | None,
     assert one.get('partial', False) == partial
 
 
+def test_nothing_is_in_it_that_a_terminal_obeys() -> None:
+    hostile = '\x9b31mx\x85y\u202e \u2028grün'
+    formatter = Formatter(Source('host', hostile, 'a-uuid', 0, Metadata(
+        server=hostile)))
+    for text in (
+            formatter.line(Line(hostile.encode(), 1.0, 9), None, '1-2-3-a'),
+            formatter.event(objects.LEFT, 1.0, f'Guest {hostile} has left.')):
+        assert text[:-1].isprintable()
+        assert 'grün' in text
+        one = json.loads(text)
+        assert one['server'] == one['guest'] == hostile
+        assert one.get('text', hostile) == hostile
+
+
 def test_the_second_changes_with_the_line() -> None:
     formatter = Formatter(SOURCE)
     times = [json.loads(formatter.line(Line(b'', time, 1), None, '1-2-3-4'))[
