@@ -19,7 +19,8 @@ from virtlogd_driver.cmd.telnet import Telnet
 _PAUSE = 0.5
 #: Seconds without output after which one leaves whose input has ended.
 _QUIET = 1.0
-#: Bytes of a pipe that are kept for a guest that does not take them.
+#: Bytes of a pipe, or of answers, that are kept for a guest that does not take
+#: them.
 _MOST_TYPED = 1 << 16
 #: Seconds without a guest until it has left; a hard reboot may fall in it.
 _PATIENCE = 10.0
@@ -150,7 +151,9 @@ def _talk(console: Console, show: Callable[[bytes], bytes],
                 return
             if telnet:
                 data, answer = telnet.received(data)
-                typed += answer
+                if len(typed) < _MOST_TYPED:
+                    # A guest may ask without end.
+                    typed += answer
             _write(screen, show(data))
         if there in writable:
             try:

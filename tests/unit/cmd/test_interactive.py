@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import contextlib
 import itertools
 import os
 import pty
@@ -135,6 +136,29 @@ def test_who_watches_sends_nothing_but_answers_of_telnet() -> None:
     console.close()
     assert guest.recv(100) == b''
     guest.close()
+    for fd in (keys, typed, screen, shown):
+        os.close(fd)
+
+
+def test_a_guest_that_asks_without_end_and_takes_no_answer() -> None:
+    console, guest = socket.socketpair()
+    keys, typed = os.pipe()
+    screen, shown = os.pipe()
+    talk = threading.Thread(target=interactive._talk, args=(
+        interactive.Console(console, Telnet()), bytes, b'\x1d', keys, shown))
+    talk.start()
+    asked = b'\xff\xfb\x63' * 1_000_000
+    guest.sendall(asked)
+    guest.settimeout(1.0)
+    answered = 0
+    with contextlib.suppress(TimeoutError):
+        while data := guest.recv(1 << 16):
+            answered += len(data)
+    # What the kernel keeps, beside that.
+    assert 0 < answered < len(asked) / 2
+    guest.close()
+    talk.join(10)
+    console.close()
     for fd in (keys, typed, screen, shown):
         os.close(fd)
 
