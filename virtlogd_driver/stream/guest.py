@@ -116,6 +116,8 @@ class Guest:
         self.touched: dict[Key, tuple[PortStream, bool]] = {}
         #: Logs whose unfinished lines are given in the next turn.
         self.cutting: list[PortStream] = []
+        #: Paths of logs that it has followed, and does not any more.
+        self.freed: set[str] = set()
         #: What was read last could not be.
         self.failed = False
         #: One of its logs was in its place when that was looked at.
@@ -204,7 +206,7 @@ class Guest:
                 continue
             known.sink, known.run = port.sink, running.run
             known.name = running.name
-            if known.path != port.path:
+            if known.path != port.path or not self._is_followed(known):
                 self._forget(known)
                 known.move(port.path)
                 self._add(known)
@@ -288,17 +290,21 @@ class Guest:
         if other is stream:
             self._followed.follower.add(stream.path, stream.position)
         else:
+            if stream.position == LIVE_GENERATION:
+                # What is there already is given as the other's.
+                stream.position = other.position
             self._followed.said.say(
                 f'{stream.key}', f'Serial port {stream.number} of guest '
                 f'{stream.name} has the log of guest {other.name}, '
                 f'{stream.path}: what both write is given as of the '
-                f'latter. Give each a log of its own.')
+                f'latter, while that is here. Give each a log of its own.')
 
     def _forget(self, stream: PortStream) -> None:
         """Follow a log no more."""
         if self._is_followed(stream):
             self._followed.follower.remove(stream.path)
             del self._followed.streams[stream.path]
+            self.freed.add(stream.path)
 
     def _is_followed(self, stream: PortStream) -> bool:
         return self._followed.streams.get(stream.path) is stream

@@ -329,6 +329,9 @@ class Stream:
                 self._unfinished.pop(guest, None)
         self._cutting += guest.cutting
         guest.cutting.clear()
+        freed, guest.freed = guest.freed, set()
+        if freed:
+            self._follow_freed(freed)
         if guest in self._stalled and not guest.failed:
             self._say_answers(guest)
         if guest.is_to_do:
@@ -609,6 +612,17 @@ class Stream:
             running, guest.now.values(),
             from_now=(self._was_here(running.uuid)
                       and not self._known_before)))
+
+    def _follow_freed(self, paths: Collection[str]) -> None:
+        """Have logs followed that were taken for those of other guests.
+
+        One that is defined anew, with another UUID, has the log that it had.
+        """
+        for guest in self._guests.values():
+            if not guest.leaving and any(
+                    port.path in paths for port in guest.now.values()):
+                self._do(guest, guest.follow(
+                    guest.running, guest.now.values(), from_now=False))
 
     def _look_for_gone(self) -> None:
         """See whether guests that libvirt does not know have left."""

@@ -966,6 +966,29 @@ def test_two_guests_with_one_log(
     assert host.texts() == ['whose?']
 
 
+def test_a_guest_that_is_defined_anew_with_another_uuid(
+        host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log is where that of the old one was, and is."""
+    monkeypatch.setattr(service, '_PATIENCE', 0.3)
+    host.guest()
+    host.begin()
+    write(host.log(), b'old\n')
+    host.until_text('old')
+    del host.guests[UUID]
+    host.guest(OTHER, path=host.log())
+    host.report()
+    host.until(lambda: 'left' in host.events())
+    write(host.log(), b'new\n')
+    host.until(lambda: 'new' in host.texts())
+    assert [(one['uuid'], one['text']) for one in host.output.objects
+            if 'text' in one] == [(UUID, 'old'), (OTHER, 'new')]
+    # As it was until now.
+    host.stop()
+    host.start()
+    write(host.log(), b'more\n')
+    host.until_text('old', 'new', 'more')
+
+
 def test_what_is_read_at_once_is_bounded(host: Host) -> None:
     """However many guests have written while nobody took anything."""
     host.begin()
