@@ -54,6 +54,9 @@ class _Writer:
         self._whole = stat.S_ISREG(os.fstat(self._fd).st_mode)
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLOUT)
+        #: A kill, or a full disk, has cut the last line that is in the file:
+        #: with the first one behind it neither could be read.
+        self._cut = self._whole and _ends_within_a_line(self._fd)
 
     def write(self, waiting: list[str]) -> None:
         """Write all that waits.
@@ -63,6 +66,9 @@ class _Writer:
         """
         if not waiting:
             return
+        if self._cut:
+            waiting.insert(0, '\n')
+            self._cut = False
         data = memoryview(''.join(waiting).encode(errors='replace'))
         waiting.clear()
         while data:
@@ -72,6 +78,16 @@ class _Writer:
                 data = data[os.write(self._fd, data[:_ROOM]):]
             elif self._news.ending:
                 raise _Ended
+
+
+def _ends_within_a_line(fd: int) -> bool:
+    """Tell whether the last line of a file was not written to its end."""
+    try:
+        with open(f'/proc/self/fd/{fd}', 'rb') as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b'\n'
+    except OSError:   # it is empty, or may not be read
+        return False
 
 
 class _Objects:

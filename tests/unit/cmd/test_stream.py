@@ -18,9 +18,11 @@ from tests.lab.command import Console
 from tests.lab.wait import until
 from tests.unit import fake_libvirt
 from tests.unit.stream.schema import VALIDATOR
+from virtlogd_driver.cmd import stream
 from virtlogd_driver.console_log import log
 from virtlogd_driver.console_log.directory import open_directory
 from virtlogd_driver.history import boot
+from virtlogd_driver.stream.service import News
 
 
 class Guests:
@@ -214,6 +216,27 @@ def test_it_ends_while_nobody_reads(guests: Guests) -> None:
 def _bytes_in(pipe: int) -> int:
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)),
                           'little')
+
+
+@pytest.mark.parametrize('before', [
+    b'', b'{"text": "one"}\n', b'{"text": "one"}\n{"tex'])
+def test_a_line_that_was_cut_in_a_file_spoils_no_other(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        before: bytes) -> None:
+    """A kill has cut it, or a full disk: it is given again."""
+    path = tmp_path / 'out'
+    path.write_bytes(before)
+    news = News()
+    with path.open('ab', buffering=0) as out:
+        monkeypatch.setattr('sys.stdout', out)
+        writer = stream._Writer(news)
+        writer.write([])
+        writer.write(['{"text": "two"}\n'])
+        writer.write(['{"text": "three"}\n'])
+    news.close()
+    lines = path.read_bytes().splitlines()
+    assert lines == [*before.splitlines(), b'{"text": "two"}',
+                     b'{"text": "three"}']
 
 
 def test_it_ends_with_its_reader(guests: Guests) -> None:
