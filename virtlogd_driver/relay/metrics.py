@@ -8,6 +8,7 @@ import copy
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import prometheus_client
@@ -17,7 +18,7 @@ from prometheus_client.core import (
     Metric,
 )
 
-from virtlogd_driver.relay.console import Console, Counts
+from virtlogd_driver.relay.console import Console, Counts, SerialPort
 
 #: Each name in the file begins with this.
 PREFIX = 'virtlogd_driver_relay'
@@ -32,10 +33,27 @@ _COUNTERS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A console is as it was seen at a moment, for any thread."""
+
+    port: SerialPort
+    counts: Counts
+    #: Viewers that were there.
+    viewers: int
+
+
+def see(console: Console) -> Seen:
+    """Look at a console."""
+    counts = copy.copy(console.counts)
+    counts.dropped = console.dropped
+    return Seen(console.port, counts, len(console.viewers))
+
+
 class _Collected:
     """prometheus_client asks this for metrics."""
 
-    def __init__(self, consoles: Sequence[Console], past: Counts) -> None:
+    def __init__(self, consoles: Sequence[Seen], past: Counts) -> None:
         self._consoles = consoles
         self._past = past
 
@@ -49,8 +67,8 @@ class _Collected:
         found: list[Metric] = [viewers, dropped]
         for console in self._consoles:
             labels = [console.port.guest, str(console.port.number)]
-            viewers.add_metric(labels, len(console.viewers))
-            dropped.add_metric(labels, console.dropped)
+            viewers.add_metric(labels, console.viewers)
+            dropped.add_metric(labels, console.counts.dropped)
         for name, text, attribute in _COUNTERS:
             family = CounterMetricFamily(
                 f'{PREFIX}_{name}', text, labels=_LABELS)
@@ -62,10 +80,8 @@ class _Collected:
         for name, text, attribute in (*_COUNTERS, (
                 'dropped_bytes', 'Bytes that viewers were too slow for.',
                 'dropped')):
-            now = sum(
-                console.dropped if attribute == 'dropped'
-                else getattr(console.counts, attribute)
-                for console in self._consoles)
+            now = sum(getattr(console.counts, attribute)
+                      for console in self._consoles)
             found.append(CounterMetricFamily(
                 f'{PREFIX}_host_{name}', f'{text} Of all guests, those that '
                 f'are gone too.', getattr(self._past, attribute) + now))
@@ -83,15 +99,13 @@ class File:
         self.path = path
         self._written: list[Any] = []
 
-    def write(self, consoles: Sequence[Console], past: Counts) -> None:
+    def write(self, consoles: Sequence[Seen], past: Counts) -> None:
         """Write the metrics file, readable for node_exporter's user.
 
         :param past: the counts of consoles that are gone
         :raises OSError: it cannot be written
         """
-        now = [copy.copy(past), *(
-            (one.port, copy.copy(one.counts), len(one.viewers), one.dropped)
-            for one in consoles)]
+        now = [copy.copy(past), *consoles]
         if now == self._written and os.path.exists(self.path):
             os.utime(self.path)
             return

@@ -3,10 +3,12 @@
 
 import asyncio
 import contextlib
+import copy
 import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 from virtlogd_driver import exception
 from virtlogd_driver.console_log.log import LogRead
@@ -32,12 +34,40 @@ _SEEN, _PAUSE = 2.0, 0.02
 ReadTail = Callable[[str, int], LogRead]
 
 
-class _Reads:
-    """Logs are read in threads: a disk may stall, and a helper may hang.
+_T = TypeVar('_T')
 
-    Each read has its own, as one that does not return keeps it; so the
-    relay's end waits for none, either (as asyncio's own threads would).
+
+def _in_thread(function: Callable[..., _T], *arguments: Any,
+               ) -> 'asyncio.Future[_T]':
+    """Have something done in a thread: a disk may stall, a helper may hang.
+
+    In one of its own, as what does not return keeps it; so the relay's end
+    waits for none, either (as asyncio's own threads would).
     """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[_T] = loop.create_future()
+
+    def end(give: Callable[[Any], None], what: object) -> None:
+        if not answer.done():
+            give(what)
+
+    def run() -> None:
+        give: Callable[[Any], None] = answer.set_result
+        what: object
+        try:
+            what = function(*arguments)
+        except Exception as error:
+            give, what = answer.set_exception, error
+        # The relay may have ended.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(end, give, what)
+
+    threading.Thread(target=run, name=function.__name__, daemon=True).start()
+    return answer
+
+
+class _Reads:
+    """Logs are read in threads, one log in one at a time."""
 
     def __init__(self, read_tail: ReadTail) -> None:
         self._read_tail = read_tail
@@ -52,32 +82,14 @@ class _Reads:
         if path in self._under_way:
             raise exception.LogError(
                 f'{path}: the read before has not returned.')
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[LogRead] = loop.create_future()
-
-        def end(read: LogRead | None, error: BaseException | None) -> None:
-            self._under_way.discard(path)
-            if answer.done():
-                return
-            if read is None:
-                assert error is not None
-                answer.set_exception(error)
-            else:
-                answer.set_result(read)
-
-        def run() -> None:
-            read, error = None, None
-            try:
-                read = self._read_tail(path, limit)
-            except Exception as e:
-                error = e
-            # The relay may have ended.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(end, read, error)
-
         self._under_way.add(path)
-        threading.Thread(target=run, name='log', daemon=True).start()
-        return await answer
+        return await _in_thread(self._read, path, limit)
+
+    def _read(self, path: str, limit: int) -> LogRead:
+        try:
+            return self._read_tail(path, limit)
+        finally:
+            self._under_way.discard(path)
 
 
 async def _live(interval: float) -> None:
@@ -256,18 +268,27 @@ class Relay:
                 console.look(now)
 
     async def _measure(self, file: metrics.File) -> None:
+        """Write the metrics; guests do not wait for that."""
         while True:
+            writing = _in_thread(
+                file.write, [metrics.see(one) for one in self.consoles],
+                copy.copy(self._past))
+            _, stalled = await asyncio.wait([writing], timeout=_METRICS)
+            if stalled:
+                self._say_metrics(file, 'its file system does not answer')
             try:
-                file.write(self.consoles, self._past)
+                await writing
                 self._failed_metrics = False
             except OSError as error:
-                if not self._failed_metrics:
-                    LOG.error('[virtlogd] relay_metrics_file = %s cannot be '
-                              'written (%s): see to its directory. It is '
-                              'tried again', file.path,
-                              error.strerror)
-                self._failed_metrics = True
+                self._say_metrics(file, error.strerror)
             await asyncio.sleep(_METRICS)
+
+    def _say_metrics(self, file: metrics.File, reason: str | None) -> None:
+        if not self._failed_metrics:
+            LOG.error('[virtlogd] relay_metrics_file = %s cannot be written '
+                      '(%s): see to its directory. It is tried again',
+                      file.path, reason)
+        self._failed_metrics = True
 
 
 def _ports(guest: Running, address: str) -> list[SerialPort]:

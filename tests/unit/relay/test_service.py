@@ -311,7 +311,7 @@ def test_metrics(tmp_path) -> None:
             writer.write(b'abc')
             await until(lambda: qemu.got == b'abc', 'it is typed')
             file = metrics.File(str(path))
-            file.write(relay.consoles, relay._past)
+            file.write(list(map(metrics.see, relay.consoles)), relay._past)
             text = path.read_text()
             assert ('virtlogd_driver_relay_viewers{guest="a",port="0"} 1.0\n'
                     in text)
@@ -322,7 +322,7 @@ def test_metrics(tmp_path) -> None:
             qemu.stop()
             del libvirt.guests['a']
             await until(lambda: not relay.consoles, 'it is gone')
-            file.write(relay.consoles, relay._past)
+            file.write(list(map(metrics.see, relay.consoles)), relay._past)
             assert ('virtlogd_driver_relay_host_typed_bytes_total 3.0\n'
                     in path.read_text())
     run(test)
@@ -348,9 +348,40 @@ def test_metrics_that_have_not_changed_are_only_touched(tmp_path) -> None:
 def test_metrics_that_cannot_be_written(tmp_path, caplog) -> None:
     async def test() -> None:
         async with service(str(tmp_path / 'gone/relay.prom')):
-            await until(lambda: caplog.messages, 'it is said')
+            await until(lambda: 'relay_metrics_file' in caplog.text,
+                        'it is said')
     run(test)
-    assert 'relay_metrics_file' in caplog.text
+    assert 'No such file' in caplog.text
+
+
+def test_metrics_on_a_disk_that_stalls(tmp_path, caplog, monkeypatch) -> None:
+    """No guest waits for it: QEMU is read, and viewers are served."""
+    goes_on = threading.Event()
+    monkeypatch.setattr(service_module, '_METRICS', 0.05)
+    monkeypatch.setattr(metrics.File, 'write', lambda *_: goes_on.wait(60))
+
+    async def test() -> None:
+        qemu = Qemu()
+        port = await qemu.listen()
+        async with service(str(tmp_path / 'relay.prom')) as (relay, libvirt):
+            libvirt.add('a', port)
+            libvirt.all()
+            await until(lambda: relay.consoles and relay.consoles[0]._server,
+                        'it listens')
+            await until(lambda: 'relay_metrics_file' in caplog.text,
+                        'it is said')
+            reader, writer = await asyncio.open_connection(OUTER, port)
+            await until(lambda: relay.consoles[0].viewers, 'it is there')
+            qemu.write(b'go on')
+            assert await reader.readexactly(5) == b'go on'
+            writer.close()
+            qemu.stop()
+    run(test)
+    goes_on.set()
+    assert [message for message in caplog.messages if 'metrics' in message
+            ] == [f'[virtlogd] relay_metrics_file = {tmp_path}/relay.prom '
+                  'cannot be written (its file system does not answer): see '
+                  'to its directory. It is tried again']
 
 
 @pytest.mark.parametrize('address', [OUTER, '127.0.0.9'])
