@@ -12,8 +12,8 @@ from virtlogd_driver.cmd.control_sequences import visible
 
 #: Characters of a row that are kept; a longer one is given as several.
 LONGEST = 1 << 16
-#: Columns that the cursor moves to where nothing was written: few bytes would
-#: make many spaces. No terminal is wider.
+#: Columns that the cursor moves to where nothing was written, and that are
+#: erased before it: few bytes would make many spaces. No terminal is wider.
 WIDEST = 512
 
 #: A control sequence (ECMA-48): CSI, a string (OSC, DCS, APC, PM, SOS), or of
@@ -98,9 +98,11 @@ class Plain:
         if final == 'K':
             if count in (0, 2):
                 del self._row[0 if count == 2 else self._column:]
+                self._move(self._column)
             if count == 1:
-                self._row[:self._column] = ' ' * min(
-                    self._column, len(self._row))
+                end = min(self._column, len(self._row))
+                begin = max(0, end - WIDEST)
+                self._row[begin:end] = ' ' * (end - begin)
         elif final == 'C':
             self._move(self._column + max(count, 1))
         elif final == 'D':

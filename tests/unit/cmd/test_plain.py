@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plain text is what the rows of a terminal had in the end."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +24,8 @@ def plain(data: bytes) -> str:
     (b'\x1b[2K\rgone\x1b[2K\rhere\n', 'here\n'),
     (b'[ * ]\x08\x08\x08***]\n', '[ ***]\n'),
     (b'abc\x1b[2Dx\x1b[10Gy\n', 'axc      y\n'),
+    (b'abcdef\x1b[3D\x1b[1Kx\n', '   xef\n'),
+    (b'abc\x1b[2Kx\n', '   x\n'),
     (b'[  OK  ] Started\x1b[0;1;39m a unit\x1b[0m.\r\n',
      '[  OK  ] Started a unit.\n'),
     (b'bell\x07 and null\x00\n', 'bell and null\n'),
@@ -45,6 +49,15 @@ def test_a_row_is_bounded() -> None:
     row = b'x' * 2 * WIDEST
     assert plain(row + b'\r\x1b[1000Gy') == plain(
         b'x' * 999 + b'y' + b'x' * (len(row) - 1000))
+
+
+@pytest.mark.parametrize('erase', [b'\x1b[1K', b'\x1b[2Kx', b'\x1b[Kx'])
+def test_what_is_erased_again_and_again_costs_little(erase: bytes) -> None:
+    """A guest can write such a line as fast as any other."""
+    begun = time.process_time()
+    plain(b'x' * (LONGEST // 2) + erase * 8000)
+    # Where each erased all of the row it was eight seconds.
+    assert time.process_time() - begun < 1.0
 
 
 @given(st.lists(st.sampled_from((
