@@ -131,7 +131,15 @@ class InvalidConfFile(VirtlogdDriverError):
 class InvalidState(VirtlogdDriverError):
     """A state file of a stream that cannot be used."""
 
-    def __init__(self, path: str, reason: str) -> None:
+    #: What to do about one that is none.
+    MOVE = ('Move it away: the stream then begins with what guests write from '
+            'now on.')
+    #: And about one that cannot be read or written: what was not given yet
+    #: would be lost without it.
+    MEND = ('See to its directory, which has to be there and writable, and to '
+            'the file system. Leave what is there: the stream goes on where '
+            'that says.')
+
+    def __init__(self, path: str, reason: str, remedy: str = MOVE) -> None:
         super().__init__(
-            f'The state file {path} cannot be used: {reason}. Move it away: '
-            f'the stream then begins with what guests write from now on.')
+            f'The state file {path} cannot be used: {reason}. {remedy}')

@@ -98,7 +98,9 @@ def _marks(state_file: str | None, key: tuple[str, int]
         return ()
     logs = state.load(state_file)
     if logs is None:
-        raise exception.InvalidState(state_file, 'there is no such file')
+        raise exception.InvalidState(
+            state_file, 'there is no such file',
+            'Give the one that "virtlogd-console stream --state" keeps.')
     return logs[key].marks if key in logs else ()
 
 

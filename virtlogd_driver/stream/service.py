@@ -406,11 +406,13 @@ class Stream:
         self._saver.logs = dict(self._written)
         if not self._turns.finish(self._saver, _SAVE_LAST):
             raise exception.InvalidState(
-                self._saver.path, 'its file system does not answer')
+                self._saver.path, 'its file system does not answer',
+                exception.InvalidState.MEND)
         if self._saver.error is not None:
             raise exception.InvalidState(
                 self._saver.path, self._saver.error.strerror
-                or str(self._saver.error)) from self._saver.error
+                or str(self._saver.error),
+                exception.InvalidState.MEND) from self._saver.error
 
     def _save(self) -> None:
         if self._saver is None or self._turns.has(self._saver):

@@ -93,7 +93,8 @@ def claim(path: str) -> int:
                      | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise exception.InvalidState(
-            path, error.strerror or str(error)) from error
+            path, error.strerror or str(error),
+            exception.InvalidState.MEND) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -119,7 +120,8 @@ def load(path: str) -> dict[Key, Progress] | None:
         return None
     except OSError as error:
         raise exception.InvalidState(
-            path, error.strerror or str(error)) from error
+            path, error.strerror or str(error),
+            exception.InvalidState.MEND) from error
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError,
             RecursionError, exception.InvalidPosition) as error:
         raise exception.InvalidState(

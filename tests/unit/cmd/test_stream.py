@@ -159,7 +159,7 @@ def test_show_has_the_same_beginnings(guests: Guests) -> None:
 
 
 @pytest.mark.parametrize(('state', 'says'), [
-    ('no JSON', b'Move it away'), (None, b'No such file')])
+    ('no JSON', b'Move it away'), (None, b'No such file or directory. See')])
 def test_a_state_file_that_cannot_be_used(
         guests: Guests, state: str | None, says: bytes) -> None:
     path = guests.state if state else guests.directory / 'none' / 'state'
@@ -169,6 +169,8 @@ def test_a_state_file_that_cannot_be_used(
     assert done.returncode == 1
     assert says in done.stderr
     assert str(path).encode() in done.stderr
+    # What was not given yet would be lost with what can be read later.
+    assert (b'Move it away' in done.stderr) == bool(state)
 
 
 def test_a_state_file_is_of_one_stream(guests: Guests) -> None:

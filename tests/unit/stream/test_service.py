@@ -920,7 +920,8 @@ def test_a_state_file_that_cannot_be_written(host: Host) -> None:
     stream = Stream('host', host.output,
                     _logs(), host._news,
                     state_file=str(host.state))
-    with pytest.raises(exception.InvalidState, match='No such file'):
+    with pytest.raises(exception.InvalidState,
+                       match=r'No such file.*See to its directory'):
         stream.run()
 
 
