@@ -170,6 +170,8 @@ def _parse(values: Mapping[str, Any]) -> tuple[Key, Progress]:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f'{value!r} is no text')
+    if b'\0' in value.encode('utf-8', 'surrogateescape'):
+        raise ValueError(f'{value!r} is in no path')
     return value
 
 

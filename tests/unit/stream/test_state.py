@@ -51,7 +51,8 @@ def test_what_is_no_state(tmp_path: Path, text: str) -> None:
     ('position', '"../x"'), ('rest', '"?"'), ('rest', '1'), ('begun', 'NaN'),
     ('run', '"x"'), ('uuid', '1'), ('path', 'null'), ('marks', '[[1]]'),
     ('marks', '[[1e999, "1-2-3-4"]]'), ('boot', '"x"'), ('begun', '1e12'),
-    ('begun', '-1')])
+    ('begun', '-1'), ('path', r'"/x\u0000/y"'), ('path', r'"/x\ud800/y"'),
+    ('uuid', r'"\u0000"')])
 def test_values_are_checked(tmp_path: Path, name: str, value: str) -> None:
     path = tmp_path / 'state'
     values = {
