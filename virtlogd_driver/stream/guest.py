@@ -207,6 +207,8 @@ class Guest:
             known.sink, known.run = port.sink, running.run
             known.name = running.name
             if known.path != port.path or not self._is_followed(known):
+                # What it wrote last may not be where it writes now.
+                yield from self._drain(known)
                 self._forget(known)
                 known.move(port.path)
                 self._add(known)

@@ -827,6 +827,21 @@ def test_a_guest_that_goes_on_at_another_path(host: Host) -> None:
     host.until_text('one', 'two', 'three')
 
 
+def test_what_it_wrote_last_before_its_log_was_elsewhere(host: Host) -> None:
+    """Its domain was edited while it ran: that counts from its stop on."""
+    host.guest()
+    host.begin()
+    write(host.log(), b'one\n')
+    host.until_text('one')
+    write(host.log(), b'two\n')
+    path = host.path / 'elsewhere' / 'guest.log'
+    host.guest(run=-1, path=path)
+    host.report()
+    host.until(lambda: 'stopped' in host.events())
+    write(path, b'three\n')
+    host.until_text('one', 'two', 'three')
+
+
 def test_each_line_has_its_start(host: Host) -> None:
     host.guest()
     boot.add(str(host.log().parent), boot.Boot(1000.0, {0: None}))
