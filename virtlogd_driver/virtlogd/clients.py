@@ -70,7 +70,8 @@ def refused(socket_path: str, max_clients: int) -> str:
         found = count(socket_path)
     except OSError:
         return ''
-    if found.accepted < max_clients:
+    # It accepts one even where none is allowed: it counts afterwards.
+    if found.accepted < max(max_clients, 1):
         return ''
     return (
         f'virtlogd takes no more connections: it has {found.accepted}, and '

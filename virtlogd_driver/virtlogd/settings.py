@@ -278,7 +278,7 @@ def read_max_clients(path: str) -> int:
         value = _read(path).get('max_clients')
     except (OSError, exception.InvalidConfFile):
         value = None
-    return value if isinstance(value, int) and value > 0 else 1024
+    return value if isinstance(value, int) and value >= 0 else 1024
 
 
 def disk_budget(settings: VirtlogdSettings, logs: int) -> int | None:

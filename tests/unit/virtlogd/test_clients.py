@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from virtlogd_driver.virtlogd import clients
+from virtlogd_driver.virtlogd import clients, settings
 from virtlogd_driver.virtlogd.clients import Clients
 
 
@@ -43,3 +43,18 @@ def test_a_socket_that_is_not_there(tmp_path: pathlib.Path) -> None:
     with pytest.raises(FileNotFoundError):
         clients.count(str(tmp_path / 'none'))
     assert clients.refused(str(tmp_path / 'none'), 1) == ''
+
+
+def test_none_is_allowed(tmp_path: pathlib.Path) -> None:
+    """As who wants no limit writes it; virtlogd then accepts one."""
+    path, conf = str(tmp_path / 'sock'), tmp_path / 'virtlogd.conf'
+    conf.write_text('max_clients = 0\n')
+    allowed = settings.read_max_clients(str(conf))
+    with (socket.socket(socket.AF_UNIX) as listener,
+          socket.socket(socket.AF_UNIX) as client):
+        listener.bind(path)
+        listener.listen()
+        assert clients.refused(path, allowed) == ''
+        client.connect(path)
+        with listener.accept()[0]:
+            assert 'max_clients is 0' in clients.refused(path, allowed)
