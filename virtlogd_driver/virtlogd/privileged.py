@@ -13,6 +13,7 @@ privsep carries numbers, strings, lists and tuples; so these functions take
 and return those.
 """
 
+import contextlib
 import os
 import re
 import socket
@@ -345,15 +346,16 @@ def _listeners() -> list[Address]:
     for path in (Path(_own('virtlogd_socket')).parent / 'qemu').glob('*.xml'):
         try:
             status = _root_element(path)
-            for kind in ('serial', 'console'):
-                found += [
-                    numeric(source.get('host', ''),
-                            tcp_port(source.get('service', '')))
-                    for source in status.iterfind(
-                        f"domain/devices/{kind}/source[@mode='bind']")]
         except (OSError, ValueError, ElementTree.ParseError):
-            # Its guest has ended, or it has no number.
-            continue
+            continue   # its guest has ended
+        for kind in ('serial', 'console'):
+            for source in status.iterfind(
+                    f"domain/devices/{kind}[@type='tcp']"
+                    "/source[@mode='bind']"):
+                # One without a number takes nothing from the others.
+                with contextlib.suppress(ValueError):
+                    found.append(numeric(source.get('host', ''),
+                                         tcp_port(source.get('service', ''))))
     return found
 
 

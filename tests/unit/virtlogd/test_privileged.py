@@ -582,3 +582,20 @@ def test_disconnect_goes_by_all_status_files(
     name = fill(guest)
     assert privileged.disconnect(name, 0.0)
     assert ended == [name]
+
+
+@pytest.mark.parametrize('other', [
+    "<serial type='unix'><source mode='bind' path='/run/a'/></serial>",
+    "<serial type='tcp'><source mode='bind' host='::1' service='no-such'/>"
+    '</serial>'])
+def test_disconnect_goes_by_all_ports_of_a_guest(
+        connection: tuple[socket.socket, socket.socket],
+        tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch,
+        other: str) -> None:
+    monkeypatch.setattr(viewer, 'STUCK_AFTER', 0.0)
+    guest, _ = connection
+    status = tmp_path / 'qemu' / 'instance-1.xml'
+    status.write_text(status.read_text().replace(
+        '<devices>', f'<devices>{other}'))
+    monkeypatch.setattr(viewer, 'disconnect', lambda _: None)
+    assert privileged.disconnect(fill(guest), 0.0)
