@@ -95,6 +95,13 @@ class CharDevice:
         return None
 
     @property
+    def is_appended(self) -> bool:
+        """Tell whether a new QEMU process leaves what is in that file."""
+        if self.log is not None:
+            return self.log.append
+        return self.source is not None and bool(self.source.append)
+
+    @property
     def address(self) -> tuple[str, int] | None:
         """Give host and port that a TCP device listens on."""
         if self.type != 'tcp' or self.source is None:

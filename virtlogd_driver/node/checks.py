@@ -121,7 +121,7 @@ class Survey:
     qemu_conf_error: ConfError | None
     rotation: VirtlogdSettings | ConfError
     report: Report
-    #: Names of running guests whose ``<log>`` has append="off".
+    #: Names of running guests whose ``<log>``, or file, has append="off".
     not_appended: tuple[str, ...]
     file_systems: tuple[FileSystem, ...]
     #: ``[serial_console] enabled``.

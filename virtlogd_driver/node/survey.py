@@ -301,7 +301,7 @@ def _not_appended(guests: Sequence[hypervisor.Guest]) -> Iterator[str]:
     """Find running guests whose log libvirt deletes at the next start."""
     for guest in guests:
         if guest.active and any(
-                device.log is not None and not device.log.append
+                device.log_file is not None and not device.is_appended
                 for device in _devices(guest)):
             yield guest.name
 

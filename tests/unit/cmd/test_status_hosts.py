@@ -250,6 +250,12 @@ def _not_appended(node: Host) -> None:
         serial(log='/a/console.log', append='off')))).connection
 
 
+def _file_not_appended(node: Host) -> None:
+    node.libvirt = node.useFixture(FakeLibvirt(domain_xml(
+        "<serial type='file'><source path='/a/console.log'/>"
+        "<target port='0'/></serial>"))).connection
+
+
 def _held(node: Host) -> None:
     """virtlogd says of each log that it is open."""
     node.libvirt.lookupByName('guest').destroy()
@@ -360,6 +366,8 @@ FAULTS = (
         'Logs': '"virtlogd-console reattach GUEST"'}),
     Fault('append is off', _not_appended, WARNING, {
         'Logs': 'Reboot them hard, or migrate them live'}),
+    Fault('a file that is not appended to', _file_not_appended, WARNING, {
+        'Logs': 'append="off": 1 guest lose the log'}),
     Fault('the pipe of a log is held', _held, WARNING, {
         'Logs': 'Do not restart virtlogd'}),
     Fault('a log from before its bound', _large, WARNING, {
