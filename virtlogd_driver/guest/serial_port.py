@@ -153,7 +153,8 @@ class PortPool:
             f'No {count} free TCP ports for a guest on {host} in '
             f'{OPTION} = {self._range.first}:{self._range.last} '
             f'({len(mine | others)} of {len(self._range)} are held by '
-            f'guests, others may be in use): widen the range.')
+            f'guests, others may be in use, or root\'s alone as those below '
+            f'1024 are): widen the range.')
 
     def release(self, owner: str) -> None:
         """Take back all that a guest holds. Harmless when it holds none."""

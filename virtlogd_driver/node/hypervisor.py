@@ -250,7 +250,8 @@ def is_free(address: str, port: int) -> bool:
 
     As QEMU listens: where a name has several addresses on each of them that
     this host has; on ``::`` for IPv4 as well; with reuse, so that a
-    connection that lingers in TIME-WAIT does not make a port busy.
+    connection that lingers in TIME-WAIT does not make a port busy. One that
+    is root's alone is as good as busy.
 
     :raises InvalidAddress: the address does not resolve, or is not ours
     """
@@ -264,7 +265,8 @@ def is_free(address: str, port: int) -> bool:
             'address of this host.') from e
     refused = [error for family, kind, protocol, _, sockaddr in found
                if (error := _bind_error(family, kind, protocol, sockaddr))]
-    if any(error.errno == errno.EADDRINUSE for error in refused):
+    if any(error.errno in (errno.EADDRINUSE, errno.EACCES)
+           for error in refused):
         return False
     if len(refused) == len(found):
         raise exception.InvalidAddress(

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import socket
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from tests.unit import fake_libvirt
 from virtlogd_driver import exception
+from virtlogd_driver.guest.serial_port import PortPool, PortRange
 from virtlogd_driver.node import hypervisor
 
 
@@ -172,6 +174,19 @@ def test_a_name_with_several_addresses(
     with socket.create_server(('127.0.0.1', 0)) as listener:
         port = listener.getsockname()[1]
         assert hypervisor.is_free('node1', port) is free
+
+
+def test_a_port_of_root_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The range is to be changed then, not the address."""
+    def bind(_: socket.socket, address: tuple[str, int]) -> None:
+        if address[1] < 1024:
+            raise PermissionError(errno.EACCES, 'Permission denied')
+
+    monkeypatch.setattr(socket.socket, 'bind', bind)
+    pool = PortPool(PortRange(1023, 1024), hypervisor.is_free)
+    assert pool.acquire('one', '127.0.0.1', 1) == (1024,)
+    with pytest.raises(exception.PortRangeExhausted, match='below 1024'):
+        pool.acquire('another', '127.0.0.1', 1)
 
 
 def test_whether_a_guest_runs() -> None:
