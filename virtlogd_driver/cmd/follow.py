@@ -3,6 +3,7 @@
 
 import contextlib
 import itertools
+import math
 import os
 import queue
 import sys
@@ -36,6 +37,10 @@ from virtlogd_driver.node import hypervisor
 _LOOK = 2.0
 #: Looks without a guest until it has left; one may fall into its restart.
 _PATIENCE = 2
+
+#: Seconds until a log is said to have no file any more; those of guests that
+#: leave are removed, too.
+_GONE = _LOOK * (_PATIENCE + 1)
 
 #: UUID of a guest, and whether it runs; None: it is not on this host.
 _News = tuple[str, bool | None]
@@ -79,6 +84,29 @@ class _Presence:
             if runs != before:
                 self._runs[uuid] = runs
                 self.news.put((uuid, runs))
+
+
+class _Files:
+    """Tells of logs that had a file, and have none."""
+
+    def __init__(self) -> None:
+        #: When that is to be told, by path (time.monotonic).
+        self._due: dict[str, float] = {}
+
+    def found(self, path: str) -> None:
+        self._due[path] = math.inf
+
+    def missed(self, path: str) -> None:
+        if path in self._due:
+            self._due[path] = min(self._due[path], time.monotonic() + _GONE)
+
+    def gone(self) -> list[str]:
+        """Give those that have none for long enough, once."""
+        now = time.monotonic()
+        found = [path for path, due in self._due.items() if due <= now]
+        for path in found:
+            del self._due[path]
+        return found
 
 
 class _Screen:
@@ -231,11 +259,18 @@ def _follow(follower: Follower, ports: dict[str, SerialPort],
             presence: _Presence, screen: _Screen) -> None:
     """Print what guests write until none is here any more."""
     here = dict(ports)
+    files = _Files()
     while here:
         timeout = screen.flush()
         for path in follower.wait(1.0 if timeout is None else
                                   max(timeout, 0.01)):
-            _read(follower, path, here[path], screen)
+            _read(follower, path, here[path], screen, files)
+        for path in files.gone():
+            if path in here:
+                screen.say(f'{here[path].label}: {path} is not there any '
+                           f'more: it was removed, or renamed to what is no '
+                           f'name of a log. "virtlogd-console list" shows '
+                           f'what to do')
         while not presence.news.empty():
             uuid, runs = presence.news.get()
             for path, port in list(here.items()):
@@ -245,7 +280,7 @@ def _follow(follower: Follower, ports: dict[str, SerialPort],
                     screen.say(f'{port.label} '
                                + ('runs' if runs else 'is shut off'))
                     continue
-                _drain(follower, path, port, screen)
+                _drain(follower, path, port, screen, files)
                 follower.remove(path)
                 del here[path]
                 screen.say(f'{port.label} is on this host no more: it was '
@@ -253,7 +288,7 @@ def _follow(follower: Follower, ports: dict[str, SerialPort],
 
 
 def _read(follower: Follower, path: str, port: SerialPort,
-          screen: _Screen) -> bool:
+          screen: _Screen, files: _Files) -> bool:
     """Show what a log has; whether there may be more."""
     try:
         since = follower.read(path)
@@ -261,7 +296,9 @@ def _read(follower: Follower, path: str, port: SerialPort,
         screen.fail(path, f'{port.label}: {error}')
         return False
     if since is None:
+        files.missed(path)
         return False
+    files.found(path)
     if since.missed:
         screen.say(f'{port.label}: {since.missed} bytes were rotated away '
                    f'before they were read')
@@ -273,6 +310,6 @@ def _read(follower: Follower, path: str, port: SerialPort,
 
 
 def _drain(follower: Follower, path: str, port: SerialPort,
-           screen: _Screen) -> None:
-    while _read(follower, path, port, screen):
+           screen: _Screen, files: _Files) -> None:
+    while _read(follower, path, port, screen, files):
         pass

@@ -2,6 +2,7 @@
 """follow says which logs it cannot follow byte by byte."""
 
 import io
+import queue
 import re
 from typing import Any
 from unittest import mock
@@ -30,10 +31,10 @@ def port() -> SerialPort:
 class Reads:
     """A Follower with the answers given."""
 
-    def __init__(self, *answers: LogSince | Exception) -> None:
+    def __init__(self, *answers: LogSince | Exception | None) -> None:
         self._answers = list(answers)
 
-    def read(self, _path: str) -> LogSince:
+    def read(self, _path: str) -> LogSince | None:
         answer = self._answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -43,7 +44,7 @@ class Reads:
 def drain(port: SerialPort, *answers: LogSince | Exception) -> None:
     screen = follow._Screen({LOG: ''}, stamps=False, raw=False)
     reads: Any = Reads(*answers)
-    follow._drain(reads, LOG, port, screen)
+    follow._drain(reads, LOG, port, screen, follow._Files())
     screen.close()
 
 
@@ -78,11 +79,46 @@ def test_an_error_is_said_once_until_the_log_can_be_read(
                        refused)
     screen = follow._Screen({LOG: ''}, stamps=False, raw=False)
     for _ in range(4):
-        follow._read(reads, LOG, port, screen)
+        follow._read(reads, LOG, port, screen, follow._Files())
     screen.close()
     out, err = capfd.readouterr()
     assert out == 'one\n'
     assert err.count('guest: it may not be read') == 2
+
+
+class Waits(Reads):
+    """It has more each time; the guest leaves with the last of it."""
+
+    def __init__(self, *answers: LogSince | None) -> None:
+        super().__init__(*answers, None)
+        self.news: queue.SimpleQueue[tuple[str, None]] = queue.SimpleQueue()
+
+    def wait(self, _timeout: float) -> list[str]:
+        if len(self._answers) == 1:
+            self.news.put(('uuid', None))
+            return []
+        return [LOG]
+
+    def remove(self, _path: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize(('seconds', 'answers', 'times'), [
+    (0.0, (LogSince(b'', None, 0, 0), None, None), 1),
+    (0.0, (None, None), 0),
+    (60.0, (LogSince(b'', None, 0, 0), None, None), 0)],
+    ids=['gone', 'not yet there', 'its guest has left, too'])
+def test_a_log_that_has_no_file_any_more_is_said(
+        port: SerialPort, capfd: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch, seconds: float,
+        answers: tuple[LogSince | None, ...], times: int) -> None:
+    monkeypatch.setattr(follow, '_GONE', seconds)
+    waits: Any = Waits(*answers)
+    screen = follow._Screen({LOG: ''}, stamps=False, raw=False)
+    follow._follow(waits, {LOG: port}, waits, screen)
+    said = capfd.readouterr().err
+    assert said.count(f'guest: {LOG} is not there any more') == times
+    assert 'guest is on this host no more' in said
 
 
 class Terminal(io.TextIOWrapper):
