@@ -175,7 +175,7 @@ def size(logs: Sequence[tuple[int, str]]) -> int:
     total = 0
     for port, path in logs:
         for part in _listed(path, port):
-            with (contextlib.suppress(*_UNREADABLE),
+            with (contextlib.suppress(*_UNREADABLE, exception.LogNotFound),
                   _opened(path, part) as (_, taken)):
                 total += taken.size
     return total
@@ -213,6 +213,8 @@ def export(logs: Sequence[tuple[int, str]], target: Target,
                 try:
                     directory, taken = closing.enter_context(
                         _opened(path, part))
+                except exception.LogNotFound:
+                    continue   # its directory is not there
                 except _UNREADABLE as error:
                     LOG.warning('Left out of the export: %s', error)
                     unreadable[part.name] = str(error)

@@ -196,6 +196,19 @@ def test_the_cost_does_not_depend_on_the_number(tmp_path: Path) -> None:
     assert entry.size == 1
 
 
+@pytest.mark.parametrize('name', ['guest.log', 'console.log'])
+def test_a_log_without_a_directory_is_left_out(
+        tmp_path: Path, name: str) -> None:
+    (tmp_path / 'other.log').write_bytes(b'all')
+    out = tmp_path / 'out'
+    out.mkdir()
+    paths = [(0, str(tmp_path / 'gone' / name)),
+             (1, str(tmp_path / 'other.log'))]
+    assert export.size(paths) == 3
+    [entry] = export.export(paths, DirectoryTarget(str(out)), ABOUT, nothing)
+    assert entry.name == 'other.log'
+
+
 def test_nothing_to_export(tmp_path: Path) -> None:
     with pytest.raises(exception.LogNotFound, match='no console log yet'):
         export.export([(0, str(tmp_path / 'none/console.log'))],
