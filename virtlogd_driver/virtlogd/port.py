@@ -74,9 +74,12 @@ def tcp_port(service: str) -> int:
 
 
 def numeric(host: str, number: int) -> Address:
-    """Give the address of a listener, as the kernel shows it."""
+    """Give the address of a listener, as the kernel shows it: no interface,
+    and one of IPv4 as such.
+    """
     try:
-        return str(ipaddress.ip_address(host)), number
+        address = ipaddress.ip_address(host.partition('%')[0])
     except ValueError:
         # A name: the number alone tells it.
         return '::', number
+    return str(getattr(address, 'ipv4_mapped', None) or address), number

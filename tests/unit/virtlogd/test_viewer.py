@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from virtlogd_driver.virtlogd import sock_diag, viewer
+from virtlogd_driver.virtlogd.port import numeric
 
 
 @contextlib.contextmanager
@@ -126,6 +127,27 @@ def test_listener_is_found(bound: str, listener: str) -> None:
         assert viewer.listening([(listener, number), ('127.0.0.1', 1)]) == {
             (listener, number)}
     assert viewer.listening([(listener, number)]) == set()
+
+
+@pytest.mark.parametrize('address', [
+    '127.0.0.1', '::ffff:127.0.0.1', '::ffff:0.0.0.0', '0:0:0:0:0:0:0:1',
+    'localhost', '127.1'])
+def test_a_listener_is_found_as_an_operator_has_written_it(
+        address: str) -> None:
+    family, *_, sockaddr = socket.getaddrinfo(
+        address, 0, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family) as server:
+        server.bind(sockaddr)
+        server.listen()
+        listener = numeric(address, server.getsockname()[1])
+        assert viewer.listening([listener]) == {listener}
+        with (socket.create_connection((address, listener[1])),
+              server.accept()[0]):
+            assert len(viewer.viewers([listener])) == 1
+
+
+def test_a_link_local_address_is_shown_without_its_interface() -> None:
+    assert numeric('fe80::1%eth0', 10000) == ('fe80::1', 10000)
 
 
 def test_listener_of_others_is_not_found() -> None:
