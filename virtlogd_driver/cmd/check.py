@@ -12,7 +12,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from virtlogd_driver.cmd import terminal
+from virtlogd_driver.cmd import configuration, terminal
 from virtlogd_driver.cmd.host import Host
 
 #: Checks of what only nova-compute has.
@@ -24,6 +24,7 @@ _INDENT = 19
 
 
 def run(host: Host, arguments: Any) -> int:
+    configuration.check(cfg.CONF)
     found = list(_results(host, cfg.CONF))
     if arguments.json:
         json.dump([{'check': name, 'result': _WORDS[code][0].lower(),

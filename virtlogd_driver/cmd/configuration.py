@@ -65,11 +65,28 @@ def read(config: cfg.ConfigOpts, arguments: Sequence[str],
     for group, options in _NOVA.items():
         config.register_opts(options, group=group)
     conf.register_opts(config)
-    config(_options_first(arguments), project='nova',
-           default_config_files=cfg.find_config_files(
-               'nova', 'nova-compute'),
-           default_config_dirs=cfg.find_config_dirs('nova', 'nova-compute'),
-           **about)
+    try:
+        config(_options_first(arguments), project='nova',
+               default_config_files=cfg.find_config_files(
+                   'nova', 'nova-compute'),
+               default_config_dirs=cfg.find_config_dirs(
+                   'nova', 'nova-compute'),
+               **about)
+    except UnicodeDecodeError as e:
+        before = e.object[:e.start].rpartition(b'\n')[2].decode()
+        raise cfg.Error(
+            f'A configuration file is not UTF-8, and no service of nova reads '
+            f'it either: correct what comes after {before!r}.') from e
+
+
+def check(config: cfg.ConfigOpts) -> None:
+    """Read each option that is this driver's, as nova-compute does first.
+
+    :raises cfg.Error: a value is not valid, naming option and file
+    """
+    for group in ('virtlogd', 'serial_console'):
+        for option in config[group]:
+            getattr(config[group], option)
 
 
 def _options_first(arguments: Sequence[str]) -> list[str]:

@@ -129,6 +129,7 @@ def main() -> int:
     try:
         configuration.read(config, sys.argv[1:],
                            prog='virtlogd-driver-status')
+        configuration.check(config)
     except cfg.Error as error:
         print(f'virtlogd-driver-status: {error}', file=sys.stderr)
         return _ERROR

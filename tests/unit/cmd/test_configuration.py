@@ -2,6 +2,7 @@
 """The commands read what nova-compute reads, and start helpers as it does."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +91,25 @@ def test_a_file_that_cannot_be_read_is_one_line(
     assert ran.returncode == code
     (line,) = ran.stderr.splitlines()
     assert '/none/nova.conf' in line
+
+
+@pytest.mark.parametrize(('text', 'said'), [
+    (b'[virtlogd]\nhealth_interval = 1m\n', 'health_interval'),
+    (b'[virtlogd]\nfallback_device = pty\n', 'fallback_device'),
+    (b'[serial_console]\nenabled = maybe\n', 'enabled'),
+    (b'[DEFAULT]\n# gr\xf6sser\n', "not UTF-8, .* after '# gr'")])
+@pytest.mark.parametrize(('command', 'code'), [
+    ('status', 255), ('console', 1)])
+def test_what_nova_compute_would_not_start_with_is_one_line(
+        tmp_path: Path, command: str, code: int, text: bytes,
+        said: str) -> None:
+    file = tmp_path / 'nova.conf'
+    file.write_bytes(text)
+    ran = subprocess.run(
+        [sys.executable, '-m', f'virtlogd_driver.cmd.{command}', 'check',
+         '--config-file', str(file)], capture_output=True, text=True,
+        check=False, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert ran.returncode == code
+    assert ran.stdout == ''
+    (line,) = ran.stderr.splitlines()
+    assert re.search(said, line)
