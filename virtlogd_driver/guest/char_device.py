@@ -191,7 +191,8 @@ def from_element(element: etree._Element) -> CharDevice:
 
 def _source(source: etree._Element, kind: str, unclear: list[str]) -> Source:
     text = source.get('service')
-    service = None if text is None else _number(text, 65535)
+    # 0 is any port, which QEMU alone knows.
+    service = None if text is None else _number(text, 65535) or None
     name = text if service is None else None
     if name is not None:
         service = _service_number(name)

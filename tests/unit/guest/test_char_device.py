@@ -58,7 +58,7 @@ names = st.text('abcdefghijklmnopqrstuvwxyz/.-_ äß&<>"\'', min_size=1)
     type=st.sampled_from(['tcp', 'pty', 'file', 'unix']),
     source=st.none() | st.builds(
         Source, mode=st.none() | st.just('bind'), host=st.none() | names,
-        service=st.none() | st.integers(0, 65535), path=st.none() | names,
+        service=st.none() | st.integers(1, 65535), path=st.none() | names,
         append=st.none() | st.booleans(), tls=st.booleans()),
     log=st.none() | st.builds(Log, names, st.booleans()),
     target=st.none() | st.builds(
@@ -140,7 +140,7 @@ def test_a_tcp_port_by_its_name() -> None:
 
 
 @pytest.mark.parametrize('service', [
-    'no-such-service', '-1', '65536', '9' * 5000, '', '\u0661', '1 '])
+    'no-such-service', '-1', '65536', '9' * 5000, '', '\u0661', '1 ', '0'])
 def test_a_tcp_port_that_is_not_understood_is_said(service: str) -> None:
     found = _one("<serial type='tcp'><source mode='bind' host='127.0.0.1' "
                  f"service='{service}'/><log file='/l'/></serial>")
