@@ -293,9 +293,9 @@ def _place(place: Place) -> None:
     files.sync_directory(directory)
     if staged.record.boots:
         _place_boots(directory, staged.record, targets)
-    logs.note_received(directory, {
-        staged.record.departure: '',
-        **dict.fromkeys(staged.record.received, '')})
+    # The newest stay noted: those that it contains came before it.
+    logs.note_received(directory, dict.fromkeys(
+        [*staged.record.received, staged.record.departure], ''))
     placed = os.path.join(directory, PLACED)
     files.rename(staging, placed)
     files.remove_tree(placed)

@@ -151,6 +151,16 @@ class TestPutInPlace:
         assert logs.received(str(there)) == {
             staged.DEPARTURE: '', 'c' * 32: ''}
 
+    def test_it_is_the_newest_of_all_that_has_come(self, there) -> None:
+        """Of a guest that has moved a hundred times before."""
+        begin(there, 'console.log', b'before')
+        for _ in range(2):
+            staged.as_now(there, {0: b', there'}, stint=True, received=[
+                f'{number:032x}' for number in range(100)])
+            assert receive(there) == []
+            (name,) = logs.newest(str(there))
+            assert text(there, name) == b'before, there'
+
     def test_nothing_was_written(self, there) -> None:
         staged.as_now(there, {})
         assert receive(there) == []
