@@ -182,18 +182,21 @@ def locked(directory: str, seconds: float) -> Iterator[None]:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         deadline = time.monotonic() + seconds
+        itself = True
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError as e:
-                if e.errno in (errno.EBADF, errno.EINVAL):
+                if itself and e.errno in (errno.EBADF, errno.EINVAL):
                     # NFS: a lock is for who may write.
-                    os.close(fd)
-                    fd = os.open(
+                    itself = False
+                    file = os.open(
                         os.path.join(directory, _LOCK),
                         os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
                         | os.O_CLOEXEC, 0o600)
+                    os.close(fd)
+                    fd = file
                 elif (e.errno != errno.EAGAIN
                         or time.monotonic() > deadline):
                     raise

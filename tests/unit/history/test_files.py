@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.unit import descriptors
+from tests.unit.history import crash
 from virtlogd_driver.history import files
 
 
@@ -266,6 +267,42 @@ class TestLocked:
                 assert not is_free(tmp_path)
         assert set(locked) == {'console.lock'}
         assert (tmp_path / 'console.lock').stat().st_mode & 0o777 == 0o600
+        assert descriptors.below(tmp_path) == []
+
+    def test_nor_can_a_file_be_made_there(self, tmp_path,
+                                          monkeypatch) -> None:
+        """What another thread opens meanwhile stays open."""
+        opened = []
+
+        def nfs(*_: object) -> None:
+            raise OSError(errno.EBADF, 'no')
+        real = os.open
+
+        def full(path: str, flags: int, mode: int = 0o777) -> int:
+            if os.path.basename(path) == 'console.lock':
+                opened.append(real(os.devnull, os.O_RDONLY))
+                raise OSError(errno.ENOSPC, 'No space left on device')
+            return real(path, flags, mode)
+        monkeypatch.setattr(fcntl, 'flock', nfs)
+        monkeypatch.setattr(os, 'open', full)
+        with pytest.raises(OSError, match='No space left on device'):
+            is_free(tmp_path, 60)
+        for fd in opened:
+            os.close(fd)
+        assert descriptors.below(tmp_path) == []
+
+    def test_nothing_can_be_locked(self, tmp_path, monkeypatch) -> None:
+        """The file is no better: that is said, and not tried for ever."""
+        tried = []
+
+        def fail(*_: object) -> None:
+            tried.append(1)
+            if len(tried) > 10:
+                raise crash.Killed
+            raise OSError(errno.EINVAL, 'Invalid argument')
+        monkeypatch.setattr(fcntl, 'flock', fail)
+        with pytest.raises(OSError, match='Invalid argument'):
+            is_free(tmp_path, 60)
         assert descriptors.below(tmp_path) == []
 
     def test_another_error_is_not_waited_out(
