@@ -3,6 +3,7 @@
 
 import dataclasses
 import errno
+import os
 import pathlib
 import shutil
 import threading
@@ -13,7 +14,7 @@ import pytest
 from tests.unit.history import crash, staged
 from tests.unit.history.hosts import GUEST, Host, Pair
 from virtlogd_driver.console_log import chain
-from virtlogd_driver.history import history, inbox, logs
+from virtlogd_driver.history import files, history, inbox, logs
 
 
 class Clock:
@@ -176,6 +177,23 @@ class TestPromised:
         self.wait(host)
         (said,) = caplog.messages
         assert 'No space left on device' in said
+
+    @pytest.mark.parametrize('nobody', [True, False])
+    def test_whether_it_comes_cannot_be_seen(self, host, there, clock, caplog,
+                                             monkeypatch, nobody) -> None:
+        """The disk gives the names, and nothing of what they are of."""
+        tried = []
+
+        def fail(path: str, *_: object, **__: object) -> bytes:
+            tried.append(path)
+            if len(tried) > 100:
+                raise crash.Killed
+            raise OSError(errno.EIO, 'Input/output error', path)
+        monkeypatch.setattr(files, 'read', fail)
+        monkeypatch.setattr(os, 'unlink', fail)
+        self.wait(host, None if nobody else Ended(clock))
+        (said,) = caplog.messages
+        assert 'Input/output error' in said
 
     def test_nothing_is_digested_while_it_comes(self, host, there, clock,
                                                 monkeypatch) -> None:
