@@ -283,22 +283,27 @@ class Histories:
                 'is looked for again when they are next read, started or '
                 'moved'):
             for name in files.names(self._options.instances_path):
-                inbox.discard_incomplete(inbox.Place(
-                    self._directory(name),
-                    self._options.virtlogd.max_history_bytes))
+                with history.errors_logged(None):
+                    inbox.discard_incomplete(inbox.Place(
+                        self._directory(name),
+                        self._options.virtlogd.max_history_bytes))
             for uuid in self._here(in_use):
-                directory = self._directory(uuid)
-                place = self.place(uuid, directory)
-                self.kept().recover(None, uuid, place, in_use[uuid])
-                if inbox.is_awaited(directory, in_use[uuid]):
-                    self.receive_in_background(
-                        None, uuid, directory, in_use[uuid])
-        with history.errors_logged(
-                None, 'What guests that have left wrote here is not sent '
-                'after them until nova-compute starts again; '
-                '"virtlogd-console history" shows it'):
-            self._adopt_departures()
+                with history.errors_logged(None):
+                    self._adopt(uuid, in_use[uuid])
+        for adopt in (self._adopt_unsent, self._adopt_departures):
+            with history.errors_logged(
+                    None, 'What guests that have left wrote here is not sent '
+                    'after them until nova-compute starts again; '
+                    '"virtlogd-console history" shows it'):
+                adopt()
         self.deletions.look_around(starting=True)
+
+    def _adopt(self, uuid: str, names: list[str]) -> None:
+        directory = self._directory(uuid)
+        self.kept().recover(
+            None, uuid, self.place(uuid, directory), names)
+        if inbox.is_awaited(directory, names):
+            self.receive_in_background(None, uuid, directory, names)
 
     def _here(self, in_use: dict[str, list[str]]) -> set[str]:
         if not in_use:
@@ -309,12 +314,14 @@ class Histories:
     def _directory(self, uuid: str) -> str:
         return os.path.join(self._options.instances_path, uuid)
 
-    def _adopt_departures(self) -> None:
+    def _adopt_unsent(self) -> None:
         for directory in outbox.unsent(self._options.instances_path):
             with history.errors_logged(None):
                 found = self._left_for(look_up(os.path.basename(directory)))
                 if found is not None:
                     self.kept().prepare(None, directory, found)
+
+    def _adopt_departures(self) -> None:
         for path in outbox.paths(self._options.instances_path):
             uuid = outbox.guest_of(path)
             with history.errors_logged(None):

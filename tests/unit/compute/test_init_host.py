@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver starts."""
 
+import errno
 import os
 import queue
 import time
@@ -75,6 +76,54 @@ class TestInitHost:
         stage(directory, b'then')
         assert made.get_console_output(None, instance) == b'thennow'
         made.cleanup_host('host')
+
+    @pytest.mark.parametrize('broken', ['console.moving', ''])
+    def test_a_broken_disk_holds_up_no_other_guest(
+            self, make_driver, directory, monkeypatch, broken) -> None:
+        """The directory of a guest that comes before it cannot be listed."""
+        first = directory.with_name(UUID.replace('0', '1', 1))
+        for path in (directory, first):
+            path.mkdir(exist_ok=True)
+            chain.begin(str(path / 'console.g1.log'))
+            stage(path, b'then').unlink()
+        aside = directory.with_name(f'{UUID}_console')
+        aside.mkdir()
+        (aside / 'console.log').write_bytes(b'before')
+        listdir = os.listdir
+
+        def fail(path: str) -> list[str]:
+            if path == str(first / broken):
+                raise OSError(errno.EIO, 'Input/output error', path)
+            return listdir(path)
+        monkeypatch.setattr(os, 'listdir', fail)
+        made = make_driver()
+        in_use = {path.name: ['console.g1.log']
+                  for path in (first, directory)}
+        monkeypatch.setattr(made._histories, '_here', list)
+        made._histories.adopt(in_use)
+        made._histories.stop()
+        assert sorted(listdir(directory)) == ['console.g1.log', 'console.log']
+
+    def test_nor_what_has_left(self, make_driver, directory,
+                               monkeypatch) -> None:
+        """No outbox waits for what cannot be looked at of another guest."""
+        first = directory.with_name(
+            f'{UUID.replace("0", "1", 1)}_resize')
+        first.mkdir()
+        left = outbox.make(str(directory), outbox.begin_departure(
+            UUID, '192.0.2.7', 'other', str(directory), {}))
+        listdir = os.listdir
+
+        def fail(path: str) -> list[str]:
+            if path == str(first):
+                raise OSError(errno.EIO, 'Input/output error', path)
+            return listdir(path)
+        monkeypatch.setattr(os, 'listdir', fail)
+        monkeypatch.setattr(
+            objects.Instance, 'get_by_uuid', lambda *_: objects.Instance(
+                uuid=UUID, host='here', task_state=None, deleted=True))
+        make_driver()._histories.adopt({})
+        assert not os.path.exists(left)
 
     @pytest.mark.parametrize('known', ['lives', 'deleted', 'unknown'])
     def test_a_history_that_never_left(self, make_driver, directory,
