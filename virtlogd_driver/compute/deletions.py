@@ -105,30 +105,35 @@ class Deletions:
         with history.errors_logged(instance, history.NOT_KEPT):
             directory = get_instance_path(instance)
             gone = is_deleted(instance, self._options.host)
+            kept = True
             if gone:
-                self.keep(instance, directory, 'deleted')
+                kept = self.keep(instance, directory, 'deleted')
             elif failed_boot(instance, error):
-                self.keep(instance, directory,
-                          f'boot failed: {_reason(error)}')
+                kept = self.keep(instance, directory,
+                                 f'boot failed: {_reason(error)}')
+            if not kept:
+                # What nova does not delete is for Histories to keep.
+                self.failed += 1
             # No host keeps the log of one that is shelved.
-            if gone or instance.get('task_state', None) == (
+            elif gone or instance.get('task_state', None) == (
                     task_states.SHELVING_OFFLOADING):
                 self._kept().remove(instance, instance.uuid, directory)
 
-    def keep(self, instance: Any, directory: str, why: str) -> None:
+    def keep(self, instance: Any, directory: str, why: str) -> bool:
         """Keep what there is here of a guest's log, if that is wished.
 
         :param directory: path of the instance directory
+        :returns: False: it is wished, and some is not kept
         """
         keeping = keeping_of(self._options)
         if keeping.seconds:
-            if not self._kept().keep_deleted(
-                    instance, directory, keeping, _about(instance, why)):
-                self.failed += 1
+            kept = self._kept().keep_deleted(
+                instance, directory, keeping, _about(instance, why))
             self._clean(keeping)
-        else:
-            with history.errors_logged(instance):
-                files.remove_tree(logs.deleted_directory(directory))
+            return kept
+        with history.errors_logged(instance):
+            files.remove_tree(logs.deleted_directory(directory))
+        return True
 
     def look_around(self, starting: bool = False) -> None:
         """Go on with what was begun.

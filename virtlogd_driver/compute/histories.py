@@ -16,6 +16,7 @@ from nova.compute import task_states
 from nova.virt.libvirt.utils import get_instance_path
 from oslo_log import log as logging
 
+from virtlogd_driver import exception
 from virtlogd_driver.compute.consoles import Consoles
 from virtlogd_driver.compute.deletions import Deletions
 from virtlogd_driver.compute.options import Options
@@ -370,9 +371,16 @@ class Histories:
                     files.remove_tree(path)
 
     def _keep_deleted(self, instance: Any) -> None:
-        """Keep what is left here of a guest that was deleted elsewhere."""
-        self.deletions.keep(instance, self._directory(instance.uuid),
-                            'deleted, on another host')
+        """Keep what is left here of a guest that was deleted elsewhere.
+
+        :raises LogError: some is not: it stays, and is tried again
+        """
+        if not self.deletions.keep(
+                instance, self._directory(instance.uuid),
+                'deleted, on another host'):
+            raise exception.LogError(
+                f'guest {instance.uuid} was deleted, and what is left here of '
+                f'its log cannot be kept yet')
 
     def stop(self) -> None:
         """Stop waiting and sending: nova-compute ends, the next goes on."""

@@ -70,7 +70,7 @@ def test_what_is_kept_and_what_is_not_is_counted(
                 OSError(28, 'No space left on device')))
     instance = objects.Instance(
         uuid=UUID, deleted=True, task_state=None, vm_state=None)
-    made._histories.deletions.keep(instance, str(directory), 'deleted')
+    made._histories.deletions.files(instance)
     task = health.start(made._options, made._connection,
                         made._histories.deletions)
     assert task is not None
@@ -195,6 +195,17 @@ class TestLeft:
                             lambda *_: instance)
         return make_driver()
 
+    @pytest.fixture
+    def full(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+        """The disk is full, until this is called."""
+        make_directory = deleted.files.make_directory
+
+        def fail(path: str) -> None:
+            raise OSError(28, 'No space left on device', path)
+        monkeypatch.setattr(deleted.files, 'make_directory', fail)
+        return lambda: monkeypatch.setattr(
+            deleted.files, 'make_directory', make_directory)
+
     def kept(self, directory: pathlib.Path) -> deleted.Kept:
         assert outbox.paths(str(directory.parent)) == []
         (kept,) = deleted.kept(str(directory.parent))
@@ -211,6 +222,43 @@ class TestLeft:
     def test_as_nova_compute_starts(self, made: Any,
                                     directory: pathlib.Path) -> None:
         made._histories.adopt({})
+        self.kept(directory)
+
+    @pytest.mark.parametrize('starts', [False, True])
+    def test_it_cannot_be_kept_yet(
+            self, made: Any, directory: pathlib.Path, starts: bool,
+            full: Callable[[], None]) -> None:
+        """It waits: nobody else removes it."""
+        (path,) = outbox.paths(str(directory.parent))
+        if starts:
+            made._histories.adopt({})
+        else:
+            assert made._histories.kept().attempt(
+                path, made._histories._where)
+            (waits,) = outbox.waiting(str(directory.parent))
+            assert 'cannot be kept yet' in waits.reason
+        assert made._histories.deletions.failed == 0
+        full()
+        assert made._histories.kept().attempt(
+            path, made._histories._where) is None
+        self.kept(directory)
+
+    @pytest.mark.parametrize('deleted_here', [False, True])
+    def test_nor_what_was_set_aside(
+            self, made: Any, directory: pathlib.Path, deleted_here: bool,
+            full: Callable[[], None], instance: objects.Instance) -> None:
+        """It lies beside the directory that nova deletes."""
+        (path,) = outbox.paths(str(directory.parent))
+        aside = directory.with_name(f'{UUID}_console')
+        os.rename(path, aside)
+        for _ in range(2):
+            if deleted_here:
+                made.delete_instance_files(instance)
+            else:
+                made._histories.look_around()
+            assert (aside / 'console.log').read_bytes() == b'written'
+        full()
+        made._histories.look_around()
         self.kept(directory)
 
 
