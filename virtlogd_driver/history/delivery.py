@@ -185,8 +185,12 @@ class Delivery:
                 log, limit, max_backups=self.max_backups).data,
             self._following)
         self._copy(staged, f'{target.directory}/', target.address)
-        return (before.again('') if before.copied
-                else outbox.State(copied=True))
+        if not before.copied:
+            return outbox.State(copied=True)
+        vain = (f'it was copied to {target.address} again and again, which '
+                f'has not kept it: the log of nova-compute there says why')
+        return before.again(
+            vain if late and before.reason in ('', vain) else '')
 
     def _following(self, path: str, position: reader.Position) -> int | None:
         """Bytes of a log that follow a position; None: it is not there."""

@@ -171,10 +171,15 @@ def parse_boot(value: Any) -> Boot:
 
 
 def _history(value: Any, limit: int) -> History:
-    return History(
+    found = History(
         _port(value['port']), _number(value['generation'], 10 ** 8),
-        _number(value['size'], limit), _text(value['digest'], _DIGEST),
+        _number(value['size'], 1 << 62), _text(value['digest'], _DIGEST),
         _bool(value['whole']))
+    if found.size > limit:
+        raise InvalidRecord(
+            f'the history of serial port {found.port} has {found.size} bytes, '
+            f'and this host takes [virtlogd] max_history_bytes = {limit}')
+    return found
 
 
 def _parse_int(text: str) -> int:

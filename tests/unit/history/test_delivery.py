@@ -382,6 +382,29 @@ class TestDeparture:
             delays.append(pair.source.sender.attempt(path, to()))
         assert delays == sorted(set(delays))
 
+    def test_it_is_more_than_the_other_host_takes(self, pair, caplog) -> None:
+        """Both say so, and it follows once that host takes more."""
+        there = pair.destination
+        there.place = lambda directory=None: inbox.Place(
+            directory or there.directory, len(BEFORE) - 1)
+        live(pair)
+        for _ in range(delivery.ASKED):
+            pair.source.attempt(to())
+        (kept,) = waiting(pair.source)
+        assert 'the log of nova-compute there says why' in kept.reason
+        assert caplog.text.count(kept.reason) == 1
+        # Nothing was copied since, until that host is there again.
+        (path,) = outbox.paths(str(pair.source.path))
+        outbox.save_state(path, outbox.State(99, True, 'no route'))
+        pair.source.sender.attempt(path, to())
+        assert outbox.load_state(path).reason == ''
+        assert (f'has {len(BEFORE)} bytes, and this host takes [virtlogd] '
+                f'max_history_bytes = {len(BEFORE) - 1}') in caplog.text
+        del there.place
+        pair.source.attempt(to())
+        assert waiting(pair.source) == []
+        assert there.text() == BEFORE + THERE
+
     @pytest.mark.parametrize('state', [outbox.State(),
                                        outbox.State(copied=True)])
     def test_it_is_being_started_there(self, pair, state) -> None:
