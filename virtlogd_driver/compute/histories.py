@@ -121,7 +121,7 @@ class Histories:
                     flavor, instance.image_meta).ports
                     for flavor in flavors)}
         in_use: dict[int, int] | None = {}
-        with history.errors_logged(instance):
+        with history.errors_logged(instance or history.guest(uuid)):
             if not hypervisor.runs(self._connection(), uuid):
                 in_use = None
         return inbox.Place(
@@ -170,7 +170,8 @@ class Histories:
         place = self.place(uuid, directory, instance)
         self._arrivals.start(
             uuid, lambda ended: self.kept().wait_until_received(
-                instance, uuid, place, names, ended, may_come=may_come))
+                instance or history.guest(uuid), uuid, place, names, ended,
+                may_come=may_come))
 
     def wait_for_history(self, instance: Any) -> None:
         """Wait for what is promised, before the log is taken elsewhere."""
@@ -284,12 +285,12 @@ class Histories:
                 'is looked for again when they are next read, started or '
                 'moved'):
             for name in files.names(self._options.instances_path):
-                with history.errors_logged(None):
+                with history.errors_logged(history.guest(name)):
                     inbox.discard_incomplete(inbox.Place(
                         self._directory(name),
                         self._options.virtlogd.max_history_bytes))
             for uuid in self._here(in_use):
-                with history.errors_logged(None):
+                with history.errors_logged(history.guest(uuid)):
                     self._adopt(uuid, in_use[uuid])
         for adopt in (self._adopt_unsent, self._adopt_departures):
             with history.errors_logged(
@@ -301,8 +302,8 @@ class Histories:
 
     def _adopt(self, uuid: str, names: list[str]) -> None:
         directory = self._directory(uuid)
-        self.kept().recover(
-            None, uuid, self.place(uuid, directory), names)
+        self.kept().recover(history.guest(uuid), uuid,
+                            self.place(uuid, directory), names)
         if inbox.is_awaited(directory, names):
             self.receive_in_background(None, uuid, directory, names)
 
@@ -317,15 +318,16 @@ class Histories:
 
     def _adopt_unsent(self) -> None:
         for directory in outbox.unsent(self._options.instances_path):
-            with history.errors_logged(None):
-                found = self._left_for(look_up(os.path.basename(directory)))
+            guest = history.guest(os.path.basename(directory))
+            with history.errors_logged(guest):
+                found = self._left_for(look_up(guest['uuid']))
                 if found is not None:
-                    self.kept().prepare(None, directory, found)
+                    self.kept().prepare(guest, directory, found)
 
     def _adopt_departures(self) -> None:
         for path in outbox.paths(self._options.instances_path):
             uuid = outbox.guest_of(path)
-            with history.errors_logged(None):
+            with history.errors_logged(history.guest(uuid)):
                 instance = look_up(uuid)
                 if instance is not None and instance.deleted:
                     self._keep_deleted(instance)
@@ -356,13 +358,14 @@ class Histories:
 
     def _look_around(self, instances_path: str) -> None:
         for uuid in inbox.coming(instances_path):
-            with history.errors_logged(None):
+            guest = history.guest(uuid)
+            with history.errors_logged(guest):
                 if hypervisor.runs(self._connection(), uuid):
                     self.kept().receive(
-                        None, uuid, self.place(uuid, self._directory(uuid)))
+                        guest, uuid, self.place(uuid, self._directory(uuid)))
         for path in inbox.orphans(instances_path):
             uuid = os.path.basename(logs.instance_directory(path))
-            with history.errors_logged(None):
+            with history.errors_logged(history.guest(uuid)):
                 instance = look_up(uuid)
                 if (instance is not None and instance.deleted
                         and path in inbox.orphans(instances_path)):

@@ -236,7 +236,8 @@ class Source:
         does no harm: the second one waits for the first.
         """
         kept = self._histories.kept()
-        with history.errors_logged(None), kept.alone(uuid):
+        with (history.errors_logged(history.guest(uuid)),
+              kept.alone(uuid)):
             departure = self._departures.pop(uuid, None)
             if departure is None:
                 return

@@ -305,8 +305,9 @@ class History:
 
         :param directory: path of the instance directory
         """
-        with errors_logged(None, NOT_KEPT), self.guests.guest(
-                os.path.basename(directory), 0) as got:
+        uuid = os.path.basename(directory)
+        with errors_logged(guest(uuid), NOT_KEPT), self.guests.guest(
+                uuid, 0) as got:
             if got:
                 # Or another host does so just now.
                 with contextlib.suppress(BlockingIOError):
@@ -328,7 +329,7 @@ class History:
             None: it is on this host, or deleted
         :returns: whether there is something to be carried
         """
-        with errors_logged(None):
+        with errors_logged(guest(outbox.guest_of(path))):
             directory = outbox.directory_of(path)
             if outbox.load(path) is None:
                 outbox.adopt_old(path)
@@ -438,11 +439,17 @@ NOT_KEPT = ('The console log of a guest whose files nova deletes is not kept '
             'file system of instances_path')
 
 
+def guest(uuid: str) -> dict[str, str]:
+    """What a message needs of a guest whose Instance is not at hand."""
+    return {'uuid': uuid}
+
+
 @contextlib.contextmanager
 def errors_logged(instance: Any, failure: str = _LOST) -> Iterator[None]:
     """Log what fails in the block and go on: no log is worth a guest.
 
-    :param instance: nova's Instance that it is about; None: it is in failure
+    :param instance: nova's Instance that it is about, or as of guest; None: it
+        is in failure
     :param failure: what has happened and what it means; the reason follows
     """
     try:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver starts."""
 
+import contextlib
 import errno
 import os
 import queue
@@ -22,7 +23,7 @@ from tests.unit.compute.given import (
 )
 from tests.unit.history import staged
 from virtlogd_driver.console_log import chain
-from virtlogd_driver.history import outbox
+from virtlogd_driver.history import history, outbox
 
 
 def test_a_nova_that_is_too_old(make_driver) -> None:
@@ -79,7 +80,8 @@ class TestInitHost:
 
     @pytest.mark.parametrize('broken', ['console.moving', ''])
     def test_a_broken_disk_holds_up_no_other_guest(
-            self, make_driver, directory, monkeypatch, broken) -> None:
+            self, make_driver, directory, monkeypatch, caplog,
+            broken) -> None:
         """The directory of a guest that comes before it cannot be listed."""
         first = directory.with_name(UUID.replace('0', '1', 1))
         for path in (directory, first):
@@ -103,6 +105,39 @@ class TestInitHost:
         made._histories.adopt(in_use)
         made._histories.stop()
         assert sorted(listdir(directory)) == ['console.g1.log', 'console.log']
+        assert 'Input/output error' in caplog.text
+        assert {said.instance['uuid'] for said in caplog.records} == {
+            first.name}
+
+    @pytest.mark.parametrize('locked', [False, True])
+    @pytest.mark.parametrize('when', ['start', 'late', 'leaving'])
+    def test_whose_it_is_is_said(self, make_driver, directory, monkeypatch,
+                                 caplog, when, locked) -> None:
+        """Also where nova has named no guest."""
+        live = directory / 'console.g1.log'
+        chain.begin(str(live))
+        stage(directory, b'then')
+        (directory / 'console.moving/history.0').write_bytes(bytes(4))
+        made = make_driver(guest_xml(fake_libvirt.serial(log=str(live))))
+        if locked:
+            @contextlib.contextmanager
+            def alone(*_):
+                raise OSError(errno.EAGAIN, 'another has them')
+                yield
+            monkeypatch.setattr(history.History, 'alone', alone)
+        if when == 'start':
+            made._histories.receive_in_background(
+                None, UUID, str(directory), [live.name])
+            deadline = time.monotonic() + 60
+            while not caplog.records and time.monotonic() < deadline:
+                time.sleep(0.01)
+            made._histories.stop()
+        elif when == 'late':
+            made._histories.look_around()
+        else:
+            made._source.left(UUID)
+        assert bool(caplog.records) == (locked or when != 'leaving')
+        assert {said.instance['uuid'] for said in caplog.records} <= {UUID}
 
     def test_nor_what_has_left(self, make_driver, directory,
                                monkeypatch) -> None:
