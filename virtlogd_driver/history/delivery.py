@@ -93,7 +93,10 @@ class Delivery:
                 return self._attempt(path, where)
         except OSError as e:
             LOG.debug('%s: %s', path, e)
-            return RETRY if files.is_directory(path) else None
+            # A disk that fails for a moment does not show what it has either.
+            gone = (isinstance(e, FileNotFoundError)
+                    and not files.is_directory(path))
+            return None if gone else RETRY
 
     def _attempt(self, path: str, where: Where) -> float | None:
         departure, before = outbox.load(path), outbox.load_state(path)

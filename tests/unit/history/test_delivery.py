@@ -2,6 +2,7 @@
 """A copy is tried again until the other host has the history."""
 
 import dataclasses
+import errno
 import itertools
 import os
 import pathlib
@@ -304,6 +305,23 @@ class TestDeparture:
         assert pair.source.sender.attempt(
             f'{pair.source.directory}_leaving.{staged.DEPARTURE}', to()
             ) is None
+
+    @pytest.mark.parametrize('number', [errno.EIO, errno.ESTALE,
+                                        errno.EMFILE])
+    def test_it_cannot_be_seen_just_now(self, pair, monkeypatch,
+                                        number) -> None:
+        """It is there again in a moment."""
+        refuse(pair.source)
+        live(pair)
+        (path,) = outbox.paths(str(pair.source.path))
+
+        def fail(path: str, *_: object, **__: object) -> int:
+            raise OSError(number, os.strerror(number), path)
+        with monkeypatch.context() as broken:
+            broken.setattr(os, 'open', fail)
+            broken.setattr(os, 'access', lambda *_, **__: False)
+            assert pair.source.sender.attempt(path, to()) == delivery.RETRY
+        assert outbox.is_filled(path)
 
     def test_where_to_is_not_written_down(self, pair) -> None:
         """Nothing is asked or removed until that is known."""
