@@ -168,10 +168,11 @@ class Histories:
         :param may_come: something may come that is not promised
         """
         place = self.place(uuid, directory, instance)
-        self._arrivals.start(
-            uuid, lambda ended: self.kept().wait_until_received(
-                instance or history.guest(uuid), uuid, place, names, ended,
-                may_come=may_come))
+        guest = instance or history.guest(uuid)
+        with history.errors_logged(guest):
+            self._arrivals.start(
+                uuid, lambda ended: self.kept().wait_until_received(
+                    guest, uuid, place, names, ended, may_come=may_come))
 
     def wait_for_history(self, instance: Any) -> None:
         """Wait for what is promised, before the log is taken elsewhere."""

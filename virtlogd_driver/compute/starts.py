@@ -140,11 +140,15 @@ class Starts:
             return
         start = _Start(event.uuid, time.time(),
                        self._ends.pop(event.uuid, None))
-        with self._lock:
+        with history.errors_logged(
+                history.guest(event.uuid), 'The start of the guest is not '
+                'noted before another guest starts, so that "virtlogd-console '
+                'show --since-boot" does not know it'), self._lock:
             if self._noting is None:
-                self._noting = threading.Thread(
+                noting = threading.Thread(
                     target=self._note_all, name='virtlogd-boots', daemon=True)
-                self._noting.start()
+                noting.start()
+                self._noting = noting
         try:
             self._started.put_nowait(start)
         except queue.Full:

@@ -31,10 +31,7 @@ class Arrivals:
 
         :param receive: does it, until the event that it is given is set
         """
-        with self._lock:
-            if uuid in self._guests:
-                return
-            arrival = self._guests[uuid] = _Arrival()
+        arrival = _Arrival()
 
         def run() -> None:
             try:
@@ -45,8 +42,13 @@ class Arrivals:
                     if self._guests.get(uuid) is arrival:
                         del self._guests[uuid]
 
-        threading.Thread(target=run, name='virtlogd-arrival',
-                         daemon=True).start()
+        with self._lock:
+            if uuid in self._guests:
+                return
+            # Where there can be no more threads, there is nothing to wait for.
+            threading.Thread(target=run, name='virtlogd-arrival',
+                             daemon=True).start()
+            self._guests[uuid] = arrival
 
     def forget(self, uuid: str) -> None:
         """The guest has gone, or another thread waits for its history."""

@@ -40,8 +40,9 @@ class Carrier:
             thread = threading.Thread(
                 target=self._run, args=[path, wake, delay],
                 name='virtlogd-departure', daemon=True)
-            self._threads[path] = thread, wake
+            # Where there can be no more threads, there is nothing to wait for.
             thread.start()
+            self._threads[path] = thread, wake
 
     def stop(self) -> None:
         """Make no further try; one that is made goes on for a moment."""

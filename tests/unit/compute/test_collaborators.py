@@ -143,6 +143,21 @@ def test_a_start_is_noted(starts: Starts, directory: Path) -> None:
     assert noted.positions[0].offset == len(b'older')
 
 
+def test_there_can_be_no_more_threads(
+        starts: Starts, directory: Path, monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture) -> None:
+    """nova has the event all the same, and the start is noted later."""
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, 'start', fail)
+        starts.event(_started())
+    assert 'is not noted before another guest starts' in caplog.text
+    starts.event(_started())
+    starts.wait_until_noted()
+    assert len(boot.read(str(directory))) == 2
+
+
 def test_an_event_does_not_wait_for_a_disk(
         starts: Starts, directory: Path, monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture) -> None:
@@ -319,6 +334,26 @@ class TestHistories:
         assert known == []
         assert isinstance(
             histories._where(self.DEPARTURE), delivery.Elsewhere)
+
+    def test_there_can_be_no_more_threads(
+            self, histories, options, monkeypatch, caplog,
+            tmp_path) -> None:
+        """A guest that has come stays all the same, and is said."""
+        options.virtlogd.max_history_bytes = 1000
+        received: list[str] = []
+        histories.kept = lambda: types.SimpleNamespace(
+            wait_until_received=lambda *_, **__: received.append(UUID))
+
+        def fail(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+        with monkeypatch.context() as full:
+            full.setattr(threading.Thread, 'start', fail)
+            histories.receive_in_background(None, UUID, str(tmp_path), [])
+        (said,) = caplog.records
+        assert said.instance == {'uuid': UUID}
+        histories.receive_in_background(None, UUID, str(tmp_path), [])
+        histories._arrivals.wait(UUID, 60)
+        assert received == [UUID]
 
     @pytest.mark.parametrize('row', ['none', 'deleted', 'there'])
     def test_orphans(self, histories, known, row, options) -> None:

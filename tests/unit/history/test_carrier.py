@@ -56,6 +56,21 @@ def test_it_is_tried_until_it_is_done(held) -> None:
     assert tries == ['x'] * 3
 
 
+def test_there_can_be_no_more_threads(held, monkeypatch) -> None:
+    """It is carried when somebody asks for it again."""
+    def fail(_: Held) -> None:
+        raise RuntimeError("can't start new thread")
+    made = carrier.Carrier(lambda _: None)
+    with monkeypatch.context() as full:
+        full.setattr(Held, 'start', fail)
+        with pytest.raises(RuntimeError):
+            made.start('x')
+    assert made.wait('x', 0)
+    made.start('x')
+    assert len(held) == 2
+    made.stop()
+
+
 def test_it_is_not_tried_once_it_is_stopped(held) -> None:
     tries: list[str] = []
     made = carrier.Carrier(lambda path: tries.append(path))
