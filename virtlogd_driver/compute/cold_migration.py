@@ -202,9 +202,7 @@ class ColdMigration:
         self._histories.wait_for_history(instance)
         self._rebuilt.add(instance.uuid)
         kept = self._histories.kept()
-        with contextlib.ExitStack() as alone:
-            with history.errors_logged(instance):
-                alone.enter_context(kept.alone(instance.uuid))
+        with kept.before_deletion(instance, instance.uuid):
             kept.set_aside(instance, directory)
             try:
                 yield

@@ -236,8 +236,8 @@ class Source:
         does no harm: the second one waits for the first.
         """
         kept = self._histories.kept()
-        with (history.errors_logged(history.guest(uuid)),
-              kept.alone(uuid)):
+        guest = history.guest(uuid)
+        with history.errors_logged(guest), kept.before_deletion(guest, uuid):
             departure = self._departures.pop(uuid, None)
             if departure is None:
                 return

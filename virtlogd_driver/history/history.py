@@ -81,6 +81,18 @@ class History:
                                             'has its logs')
             yield
 
+    @contextlib.contextmanager
+    def before_deletion(self, instance: Any, uuid: str) -> Iterator[None]:
+        """Have the logs of a guest for oneself, as nova deletes what is left.
+
+        Where another thread has them for longer it is not waited for: each
+        file has one name at each time, and none would be left afterwards.
+        """
+        with contextlib.ExitStack() as alone:
+            with errors_logged(instance):
+                alone.enter_context(self.alone(uuid))
+            yield
+
     def recover(self, instance: Any, uuid: str, place: inbox.Place,
                 log_names: Collection[str] | None = None) -> None:
         """Finish what a crash, or a full disk, has left half done.
@@ -148,7 +160,7 @@ class History:
         :param here: path of the directory that they are in
         :param directory: path of the instance directory
         """
-        with errors_logged(instance), self.alone(uuid):
+        with errors_logged(instance), self.before_deletion(instance, uuid):
             self._wait_until_closed(instance, here)
             if logs.names(here):
                 files.make_directory(logs.aside_directory(directory))
@@ -162,7 +174,7 @@ class History:
 
         :param directory: path of the instance directory
         """
-        with errors_logged(instance), self.alone(uuid):
+        with errors_logged(instance), self.before_deletion(instance, uuid):
             self._wait_until_closed(instance, directory)
             logs.recover(directory, idle=True)
             logs.move(directory, logs.resized(directory))
@@ -221,7 +233,7 @@ class History:
         :param directory: path of the directory that its logs are in
         :returns: path of its outbox
         """
-        with errors_logged(instance), self.alone(uuid):
+        with errors_logged(instance), self.before_deletion(instance, uuid):
             self._wait_until_closed(instance, directory)
             with errors_logged(instance):
                 logs.recover(directory, idle=True)
@@ -288,8 +300,8 @@ class History:
         :param directory: path of its instance directory
         :returns: False: not, or not all of them
         """
-        with errors_logged(instance, NOT_KEPT), self.alone(
-                os.path.basename(directory)):
+        with errors_logged(instance, NOT_KEPT), self.before_deletion(
+                instance, os.path.basename(directory)):
             self._wait_until_closed(instance, directory)
             entry = deleted.keep(keeping, directory, about, time.time())
             if entry is not None:

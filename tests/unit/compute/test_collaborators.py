@@ -375,7 +375,8 @@ class Kept:
     def __getattr__(self, name: str) -> Any:
         def ask(*_: Any, **__: Any) -> Any:
             self.asked.append(name)
-            return contextlib.nullcontext() if name == 'alone' else None
+            return (contextlib.nullcontext() if name == 'before_deletion'
+                    else None)
         return ask
 
 
@@ -433,7 +434,7 @@ class TestColdMigration:
         rebuilt: Any = _Instance(task_states.REBUILDING)
 
         def delete() -> None:
-            assert kept.asked == ['wait', 'alone', 'set_aside']
+            assert kept.asked == ['wait', 'before_deletion', 'set_aside']
             raise ZeroDivisionError
         with pytest.raises(ZeroDivisionError), moves.saved(
                 self.CONTEXT, rebuilt, destroy_disks=True):
@@ -508,10 +509,12 @@ class TestSource:
             is_shared_instance_path=False))
         for _ in range(2):
             source.left(UUID)
-        assert kept.asked == ['alone', '/outbox', 'alone']
+        assert kept.asked == ['before_deletion', '/outbox',
+                              'before_deletion']
 
     @pytest.mark.parametrize(('stat', 'asked'), [
-        ('True', ['alone']), (None, ['alone', 'leave_aside'])])
+        ('True', ['before_deletion']),
+        (None, ['before_deletion', 'leave_aside'])])
     def test_on_shared_storage(self, source, kept, monkeypatch, stat,
                                asked) -> None:
         monkeypatch.setattr(live_migration, 'stat_of', lambda *_: stat)
@@ -526,7 +529,7 @@ class TestSource:
         source.stayed(INSTANCE, data)
         assert kept.asked == ['forget']
         source.left(UUID)
-        assert kept.asked == ['forget', 'alone']
+        assert kept.asked == ['forget', 'before_deletion']
 
 
 class TestDestination:

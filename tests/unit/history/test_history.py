@@ -251,6 +251,38 @@ class TestLeave:
         assert written(path) == BEFORE + SINCE
 
 
+class TestBeforeDeletion:
+    """nova deletes the directory next, whoever has its logs just now."""
+
+    @pytest.fixture(autouse=True)
+    def taken(self, host) -> None:
+        taken(host)
+
+    def test_left(self, host) -> None:
+        path = host.kept.leave(None, GUEST, None, host.directory)
+        host.nova_deletes()
+        assert written(path) == BEFORE
+
+    def test_left_for_another_driver(self, host) -> None:
+        host.kept.leave_aside(None, GUEST, host.directory, host.directory)
+        host.nova_deletes()
+        assert written(logs.aside_directory(host.directory)) == BEFORE
+
+    def test_reverted(self, host) -> None:
+        os.mkdir(host.resized)
+        host.kept.bring_back(None, GUEST, host.directory)
+        host.nova_deletes()
+        assert written(host.resized) == BEFORE
+
+    def test_deleted(self, host) -> None:
+        assert host.kept.keep_deleted(
+            None, host.directory, TestDeleted.keeping(host),
+            deleted.About())
+        host.nova_deletes()
+        (one,) = deleted.kept(str(host.path))
+        assert written(one.entry.path) == BEFORE
+
+
 class TestStay:
 
     def test_it_stays(self, pair) -> None:
@@ -493,8 +525,10 @@ class TestDeleted:
         assert self.keep(host)
         assert caplog.messages == []
 
-    def test_it_is_not_kept(self, host, caplog) -> None:
-        taken(host)
+    def test_it_is_not_kept(self, host, caplog, monkeypatch) -> None:
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        monkeypatch.setattr(files, 'make_directory', full)
         assert not self.keep(host)
         (said,) = caplog.messages
         assert 'keep_deleted' in said
