@@ -179,6 +179,9 @@ def set_aside(directory: str) -> None:
         move(directory, there)
     except OSError:
         if files.is_directory(there):
+            if names(there) and names(directory):
+                # It had room for some: they get their old names again.
+                move(there, directory)
             if names(there) or not names(directory):
                 raise
             files.remove_tree(there)

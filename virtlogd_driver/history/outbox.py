@@ -242,12 +242,20 @@ def fill(path: str | None, directory: str) -> str:
     found out later (:func:`address`).
 
     :param path: of the outbox; None: it could not be made
-    :returns: path of the outbox
+    :returns: path of the outbox, which is another one then
     :raises OSError: some are still where they were
     """
     if path is not None:
-        logs.move(directory, path)
-        return path
+        try:
+            logs.move(directory, path)
+            return path
+        except OSError:
+            if load_state(path) != State() or not logs.names(directory):
+                raise
+            # It had room for some: they get their old names again.
+            logs.move(path, directory)
+            with contextlib.suppress(OSError):
+                discard(path)
     path = path_of(logs.instance_directory(directory), new_id())
     files.rename(directory, path)
     with contextlib.suppress(OSError):

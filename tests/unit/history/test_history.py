@@ -283,6 +283,45 @@ class TestBeforeDeletion:
         assert written(one.entry.path) == BEFORE
 
 
+class TestNoRoomForAllNames:
+    """A new directory has room for one name, on a full disk: a name is given
+    again where it was, as nothing else has taken its room."""
+
+    @pytest.fixture
+    def full(self, host, monkeypatch) -> None:
+        given: list[str] = []
+        rename = os.rename
+
+        def renames(here: str, there: str) -> None:
+            new = os.path.dirname(there) != os.path.dirname(here) and (
+                os.path.dirname(there) != host.directory)
+            if new and given:
+                raise OSError(errno.ENOSPC, 'No space left on device', there)
+            rename(here, there)
+            given.extend([there] if new else [])
+        monkeypatch.setattr(os, 'rename', renames)
+
+    def test_rebuilt(self, host, full) -> None:
+        host.kept.set_aside(None, host.directory)
+        host.nova_deletes()
+        host.kept.put_back(None, host.directory)
+        assert host.files() == BEFORE
+
+    def test_left(self, host, full) -> None:
+        path = host.kept.prepare(None, host.directory, departure())
+        path = host.kept.leave(None, GUEST, path, host.directory)
+        host.nova_deletes()
+        assert outbox.paths(str(host.path)) == [path]
+        assert written(path) == BEFORE
+
+    def test_it_was_copied_already(self, host, full) -> None:
+        """Under the name of that departure: it stays where it is."""
+        path = host.kept.prepare(None, host.directory, departure())
+        outbox.save_state(path, outbox.State(copied=True))
+        assert host.kept.leave(None, GUEST, path, host.directory) == path
+        assert outbox.load(path) is not None
+
+
 class TestStay:
 
     def test_it_stays(self, pair) -> None:
