@@ -93,6 +93,8 @@ class Host:
             file.write(data)
 
     def text(self) -> bytes:
+        # What was deleted stays open for a while.
+        reader.forget(self.directory)
         (name,) = logs.newest(self.directory) or ['console.log']
         return reader.read_tail(
             os.path.join(self.directory, name), LIMIT).data
