@@ -167,9 +167,17 @@ def remove_tree(path: str) -> None:
     if not is_directory(path):
         remove(path)
         return
-    for name in names(path):
-        remove_tree(os.path.join(path, name))
-    os.rmdir(path)
+    # No recursion: another host may have sent any number of them.
+    directories = [path]
+    for directory in directories:
+        for name in names(directory):
+            inner = os.path.join(directory, name)
+            if is_directory(inner):
+                directories.append(inner)
+            else:
+                remove(inner)
+    for directory in reversed(directories):
+        os.rmdir(directory)
 
 
 @contextlib.contextmanager

@@ -202,6 +202,13 @@ class TestRemove:
         assert os.listdir(tmp_path) == ['victim']
         assert (victim / 'file').exists()
 
+    def test_however_deep(self, tmp_path) -> None:
+        path = str(tmp_path / 'tree')
+        for depth in range(1200):
+            os.mkdir(path + '/a' * depth)
+        files.remove_tree(path)
+        assert os.listdir(tmp_path) == []
+
     def test_one_file_or_nothing(self, victim) -> None:
         for _ in range(2):
             files.remove_tree(str(victim / 'file'))
