@@ -31,6 +31,9 @@ LONGEST = 3600.0
 #: come: two minutes.
 ASKED = 8
 
+#: Characters of what a command has said.
+_LONGEST = 1000
+
 #: nova.virt.libvirt.utils.copy_image.
 Copy = Callable[..., None]
 
@@ -248,7 +251,7 @@ class Delivery:
 def _reason(error: Exception) -> str:
     """Give what a command has said, in one line."""
     said = getattr(error, 'stderr', None) or str(error)
-    return ' '.join(said.split())
+    return logs.printable(' '.join(said.split()), _LONGEST)
 
 
 class _Deadline:

@@ -37,6 +37,9 @@ MOVING = 'console.moving'
 
 _BESIDES = (boot.FILE, RECEIVED)
 
+#: Characters of why something was refused.
+_LONGEST = 200
+
 
 def aside_directory(directory: str) -> str:
     """Path of the directory beside an instance directory for its logs."""
@@ -501,8 +504,16 @@ def received(directory: str) -> dict[str, str]:
     found = {}
     for line in lines.decode(errors='replace').splitlines():
         departure, _, reason = line.partition(' ')
-        found[departure] = reason
+        found[departure] = printable(reason, _LONGEST)
     return found
+
+
+def printable(text: str, most: int) -> str:
+    """What another host says, as it may be logged: no terminal obeys it.
+
+    :param most: characters
+    """
+    return ''.join(c if c.isprintable() else '?' for c in text[:most])
 
 
 def note_received(directory: str, departures: dict[str, str]) -> None:
@@ -510,7 +521,7 @@ def note_received(directory: str, departures: dict[str, str]) -> None:
     known = received(directory) | departures
     newest = list(known.items())[-100:]
     files.replace(os.path.join(directory, RECEIVED), ''.join(
-        f'{departure} {reason[:200]}'.rstrip() + '\n'
+        f'{departure} {reason[:_LONGEST]}'.rstrip() + '\n'
         for departure, reason in newest).encode())
 
 

@@ -531,6 +531,15 @@ class TestCopy:
             pair, 3600, 'sh', '-c', 'echo "lost\nconnection" >&2; exit 1'
             ) == f'the copy to {ADDRESS}: lost connection'
 
+    def test_what_it_says_can_be_logged(self, pair) -> None:
+        """The banner of another host, say; in whatever encoding."""
+        said = self.delivered(
+            pair, 3600, 'sh', '-c',
+            r'printf "\033[2Jlost \377%05000d" 7 >&2; exit 1')
+        assert said.startswith(f'the copy to {ADDRESS}: ?[2Jlost ?')
+        assert said.isprintable()
+        assert len(said) < 1100
+
     def test_it_is_not_there(self, pair) -> None:
         assert 'No such file' in self.delivered(pair, 3600, '/no/scp')
 

@@ -570,6 +570,16 @@ class TestReceived:
         (directory / 'console.received').write_bytes(data)
         assert len(logs.received(str(directory))) == 1
 
+    def test_a_reason_that_another_gives_is_one_line(
+            self, directory) -> None:
+        """Of which a terminal obeys nothing: it goes into the log."""
+        (directory / 'console.received').write_bytes(
+            b'a \x1b[2Jno\xff' + b'x' * 1000)
+        (reason,) = logs.received(str(directory)).values()
+        assert reason.startswith('?[2Jno')
+        assert len(reason) == 200
+        assert reason.isprintable()
+
     def test_no_file_of_ours(self, directory) -> None:
         (directory / 'console.received').write_bytes(bytes(65_537))
         assert logs.received(str(directory)) == {}
