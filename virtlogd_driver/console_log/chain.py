@@ -284,11 +284,14 @@ def _scan(
                         '%s/%s may not be what was written just before the '
                         'newer files: a backup was deleted, or it is left of '
                         'a higher max_backups', directory.path, name)
-                    if not split:
-                        directory.close(segments.pop().fd)
+                    if split:
+                        borders.append(len(segments) - 1)
+                    else:
                         exact = False
-                        break
-                    borders.append(len(segments) - 1)
+                        # From what is empty nothing has to go on.
+                        if total or cautious:
+                            directory.close(segments.pop().fd)
+                            break
                     renamed_ns = filled_ns = 0
             if index > 0:
                 renamed_ns = max(renamed_ns, status.st_ctime_ns)

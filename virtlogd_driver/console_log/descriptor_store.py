@@ -85,6 +85,21 @@ class _Names:
         return os.access(path, os.F_OK)
 
 
+def _is_doubtful(live: Snapshot, status: os.stat_result) -> bool:
+    """Tell whether a file that was empty may not go on from the one before.
+
+    Either is written now: virtlogd may still write one that was renamed.
+    """
+    newest, *older = live.segments
+    if newest.size or not older:
+        return False
+    try:
+        return (status.st_size > 0
+                or live.files.fstat(older[0].fd).st_size > older[0].size)
+    except OSError:
+        return True   # opened anew it says why
+
+
 class _Held:
     """A log is held open, in the hands of one thread."""
 
@@ -136,7 +151,9 @@ class _Held:
         newest = taken.live.segments[0]
         status = self._names.look(self._path)
         if status is not None and newest.is_file(status):
-            if status.st_size < newest.size:   # truncated
+            # A file that is smaller than it was has been truncated.
+            if status.st_size < newest.size or _is_doubtful(
+                    taken.live, status):
                 self.close()
             newest.look_at(status.st_size, status.st_mtime_ns)
         elif not taken.live.exact:

@@ -113,6 +113,22 @@ class TestTail:
                                            False)
         assert files.tail(limit=3, max_backups=max_backups).exact
 
+    @pytest.mark.parametrize('max_backups', [None, 3])
+    def test_an_empty_file_is_in_place_of_a_renamed_one(
+            self, files: Files, max_backups: int | None) -> None:
+        """As logrotate does with create; virtlogd writes on into the first."""
+        files.write('console.log', b'first')
+        (files.directory / 'console.log').rename(
+            files.directory / 'console.log.1')
+        files.write('console.log', b'')
+        read = files.tail(max_backups=max_backups)
+        assert (read.data, read.exact) == (b'first', False)
+        files.write('console.log.1', b'second')
+        assert files.tail(max_backups=max_backups).data == b'firstsecond'
+        assert files.since(read.position).data == b'second'
+        files.write('console.log', b'third')
+        assert files.tail(max_backups=max_backups).data == b'third'
+
     def test_live_file_is_missing_after_a_crash(self, files: Files) -> None:
         files.write('console.log.1', b'1')
         files.write('console.log.0', b'2')
