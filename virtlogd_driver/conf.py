@@ -4,6 +4,7 @@
 ``[serial_console]`` and ``[libvirt]`` are nova's and are reused as they are.
 """
 
+import math
 from collections.abc import Sequence
 
 from oslo_config import cfg, types
@@ -14,7 +15,6 @@ GROUP = cfg.OptGroup(
     help='Options of the virtlogd_driver compute driver.')
 
 
-
 class _Integer(types.Integer):
     """Names the value as well; oslo.config says only what is allowed."""
 
@@ -23,6 +23,16 @@ class _Integer(types.Integer):
             return super().__call__(value)
         except ValueError as e:
             raise ValueError(f'{value!r}: {e}') from e
+
+
+class _Float(types.Float):
+    """Takes no "nan" and no "inf", which oslo.config does."""
+
+    def __call__(self, value: object) -> float | None:
+        number = super().__call__(value)
+        if number is not None and not math.isfinite(number):
+            raise ValueError(f'{value!r} is no number to count with')
+        return number
 
 
 OPTS: list[cfg.Opt] = [
@@ -248,10 +258,10 @@ Related options:
   else a pass does.
 * ``[virtlogd_privileged_daemon]``: how the privileged helper is started.
 """),
-    cfg.FloatOpt(
+    cfg.Opt(
         'health_timeout',
+        type=_Float(min=0.1),
         default=5.0,
-        min=0.1,
         help="""
 Seconds that virtlogd has to answer, in a health pass and before a guest
 starts. One that does not answer in time counts as hung.

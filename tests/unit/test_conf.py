@@ -58,6 +58,8 @@ def test_the_unit_of_the_relay_makes_the_directory_of_its_socket() -> None:
     ('max_console_bytes = -5', '-5'),
     ('max_console_bytes = many', 'many'),
     ('fallback_device = pty', 'pty'),
+    ('health_timeout = nan', 'nan'),
+    ('health_timeout = inf', 'inf'),
 ])
 def test_a_bad_value_is_named_with_its_option(tmp_path, line, value) -> None:
     option = line.split()[0]

@@ -77,6 +77,8 @@ def read(config: cfg.ConfigOpts, arguments: Sequence[str],
         raise cfg.Error(
             f'A configuration file is not UTF-8, and no service of nova reads '
             f'it either: correct what comes after {before!r}.') from e
+    # Before anything is done.
+    root_helper(config)
 
 
 def check(config: cfg.ConfigOpts) -> None:
@@ -110,8 +112,15 @@ def root_helper(config: cfg.ConfigOpts) -> list[str]:
     """Tell what nova-compute starts its helpers with (nova/utils.py).
 
     Its sudo has no terminal to ask for a password at; nor has this one.
+
+    :raises cfg.Error: rootwrap_config is no part of a command
     """
     if config.workarounds.disable_rootwrap:
         return ['sudo', '-n']
-    return ['sudo', '-n', *shlex.split(
-        f'nova-rootwrap {config.rootwrap_config}')]
+    try:
+        words = shlex.split(f'nova-rootwrap {config.rootwrap_config}')
+    except ValueError as e:
+        raise cfg.Error(
+            f'rootwrap_config = {config.rootwrap_config} in nova.conf is not '
+            f'valid ({e}): give the path of a file.') from e
+    return ['sudo', '-n', *words]

@@ -14,6 +14,7 @@ import enum
 import functools
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -170,13 +171,20 @@ def parse(text: str, path: str = 'configuration') -> dict[str, Value]:
 def _read(path: str) -> dict[str, Value]:
     try:
         with open(path, encoding='utf-8', errors='surrogateescape',
-                  newline='') as conf:
+                  newline='', opener=_open_at_once) as conf:
+            if stat.S_ISFIFO(os.fstat(conf.fileno()).st_mode):
+                raise exception.InvalidConfFile(path, 0, 'it is a FIFO')
             text = conf.read(_MAX_FILE_SIZE + 1)
     except FileNotFoundError:
         return {}
     if len(text) > _MAX_FILE_SIZE:
         raise exception.InvalidConfFile(path, 1, 'at most 10 MiB are allowed')
     return parse(text, path)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file; a FIFO would wait for somebody who writes."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def read_stdio_handler(path: str) -> StdioHandler:

@@ -49,6 +49,11 @@ def test_helpers_are_started_as_nova_compute_starts_them(
     assert configuration.root_helper(config) == [sudo, '-n', *rest]
 
 
+def test_a_helper_that_is_no_command(tmp_path: Path) -> None:
+    with pytest.raises(cfg.Error, match='rootwrap_config = /etc/"nova in '):
+        read(tmp_path, '[DEFAULT]\nrootwrap_config = /etc/"nova\n')
+
+
 def test_files_of_nova_compute_are_found(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Debian and Ubuntu have it: the second file has the last word."""

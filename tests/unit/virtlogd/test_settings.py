@@ -198,3 +198,10 @@ def test_disk_budget() -> None:
     assert settings.disk_budget(default, 0) == 0
     assert settings.disk_budget(
         settings.VirtlogdSettings(max_size=0), 1) is None
+
+
+def test_a_fifo_is_not_waited_for(tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / 'virtlogd.conf')
+    os.mkfifo(path)
+    with pytest.raises(exception.InvalidConfFile, match='it is a FIFO'):
+        settings.read_virtlogd_settings(path)
