@@ -260,7 +260,7 @@ def test_what_had_not_followed_it(make: Make) -> None:
     server = nova.boot_on('host1')
     nova.wait_for_output(server, BOOT)
     nova.ssh.stop('host2')
-    assert nova.live_migrate(server, 'host2') == 'completed'
+    nova.move_live(server, 'host2')
     type_text(nova, server, 'there')
     assert len(waiting(nova, 'host1')) == 1
     nova.delete(server)

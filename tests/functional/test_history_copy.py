@@ -88,7 +88,7 @@ class TestTheCopyFails:
 
     def assert_kept(self, nova: TwoHosts, server: Server,
                     reason: str) -> None:
-        assert nova.live_migrate(server, 'host2') == 'completed'
+        nova.move_live(server, 'host2')
         (warning,) = warnings(nova, NOT_YET)
         assert re.search(reason, said_in(nova, warning))
         (kept,) = waiting(nova, 'host1')
@@ -142,7 +142,7 @@ class TestTheCopyFails:
             subprocess.run(host.command(
                 'fallocate', '--length', '75MiB', full), check=True)
         use(Before(nova.driver_of('host2'), 'pre_live_migration', fill))
-        assert nova.live_migrate(server, 'host2') == 'completed'
+        nova.move_live(server, 'host2')
         (warning,) = warnings(nova, NOT_YET)
         assert re.search('No space left|write remote', said_in(nova, warning))
         assert 'old' not in nova.console_output(server)
@@ -180,7 +180,7 @@ class TestTheCopyFails:
 
     def test_killed_half_way(self, nova: TwoHosts, server: Server) -> None:
         thread = self.half_way(nova, server, lambda: self.kill_copy(nova))
-        assert nova.live_migrate(server, 'host2') == 'completed'
+        nova.move_live(server, 'host2')
         thread.join()
         (warning,) = warnings(nova, NOT_YET)
         assert 'the copy to 127.0.0.2' in said_in(nova, warning)
@@ -230,7 +230,7 @@ class TestTheCopyFails:
             until(lambda: len(looked) > seen + 5, 'it is looked at')
             before.append(len(read))
         thread = self.half_way(nova, server, wait)
-        assert nova.live_migrate(server, 'host2') == 'completed'
+        nova.move_live(server, 'host2')
         thread.join()
         wait_until_it_has_followed(nova, 'host1')
         assert nova.console_output(server).startswith('old\n' * (10 << 20))
@@ -248,7 +248,7 @@ class TestTheCopyFails:
                 '--config-file', conf, 'history', server['id'], *arguments),
                 check=False, capture_output=True, text=True)
         nova.ssh.stop('host2')
-        assert nova.live_migrate(server, 'host2') == 'completed'
+        nova.move_live(server, 'host2')
         shown = history()
         assert shown.returncode == 0
         assert server['id'] in shown.stdout
@@ -267,7 +267,7 @@ class TestTheCopyFails:
                                   ) -> None:
         """Nothing of its output stays, wherever it waits."""
         nova.ssh.stop('host2')
-        assert nova.live_migrate(server, 'host2') == 'completed'
+        nova.move_live(server, 'host2')
         assert len(waiting(nova, 'host1')) == 1
         nova.delete(server)
         nova.ssh.start('host2')
@@ -340,7 +340,7 @@ class TestItComesLate:
         nova.wait_for_history(server)
         nova.wait_for_output(server, before)
         wait_for_more(nova, server, boots=2)
-        assert nova.live_migrate(server, 'host1') == 'completed'
+        nova.move_live(server, 'host1')
         wait_for_more(nova, server, boots=2)
         assert warnings(nova) == []
 
@@ -357,7 +357,7 @@ class TestItComesLate:
         use(Before(histories, 'wait_for_history', lambda: nova.ssh.signal(
             'host2', signal.SIGCONT)))
         if operation == 'live':
-            assert nova.live_migrate(server, 'host1') == 'completed'
+            nova.move_live(server, 'host1')
         elif operation == 'cold':
             nova.resize(server)
             nova.confirm_resize(server)
@@ -395,7 +395,7 @@ class TestItComesLate:
         nova.time_live_migration(server, 'host2')
         nova.restart_compute_on('host2')
         nova.ssh.signal('host2', signal.SIGCONT)
-        assert nova.live_migrate(server, 'host1') == 'completed'
+        nova.move_live(server, 'host1')
         wait_for_more(nova, server)
         assert warnings(nova) == []
 
@@ -437,7 +437,7 @@ class TestTheSharedDiskIsFull:
         leave_backup(directory / 'console.log', b'old\n' * (10 << 20))
         use(Before(nova.driver_of('host2'), 'pre_live_migration',
                    lambda: self.fill(disk)))
-        assert nova.live_migrate(server, 'host2') == 'completed'
+        nova.move_live(server, 'host2')
 
         # It is read where it is, and the guest writes on after it.
         def lines() -> list[int]:

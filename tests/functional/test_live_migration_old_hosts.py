@@ -35,12 +35,12 @@ class TestOldDestination:
         nova = make(**self.CAPABILITY)
         server = nova.boot_on('host1')
         wait_for_more(nova, server)
-        assert nova.live_migrate(server, 'host2') == 'completed'
+        nova.move_live(server, 'host2')
         assert devices(nova, server) == [('tcp', '127.0.0.2', 'None')]
         assert_interactive(nova, server)
         before = nova.console_output(server)
         assert_exact(nova, server)
-        assert nova.live_migrate(server, 'host1') == 'completed'
+        nova.move_live(server, 'host1')
         assert devices(nova, server) == [('tcp', '127.0.0.1', 'None')]
         assert nova.console_output(server) == before
         nova.reboot(server)
@@ -53,7 +53,7 @@ class TestOldDestination:
         nova = make(**self.DRIVER)
         server = nova.boot_on('host1')
         wait_for_more(nova, server)
-        assert nova.live_migrate(server, 'host2') == 'completed'
+        nova.move_live(server, 'host2')
         assert devices(nova, server) == [('tcp', '127.0.0.2', 'None')]
         assert_interactive(nova, server)
         # Nobody puts it in place there, but there it is, and whole.
@@ -62,7 +62,7 @@ class TestOldDestination:
         found = numbers(history.read_text().replace('\r', ''))
         assert found == list(range(1, len(found) + 1))
         # Back home it keeps what it has until it is rebooted.
-        assert nova.live_migrate(server, 'host1') == 'completed'
+        nova.move_live(server, 'host1')
         assert devices(nova, server) == [('tcp', '127.0.0.1', 'None')]
         assert_interactive(nova, server)
         nova.reboot(server)
@@ -76,14 +76,14 @@ class TestOldDestination:
         nova = make(shared=True, **getattr(self, middle))
         server = nova.boot_on('host1')
         wait_for_more(nova, server)
-        assert nova.live_migrate(server, 'host2') == 'completed'
+        nova.move_live(server, 'host2')
         assert devices(nova, server) == [('tcp', '127.0.0.2', 'None')]
         # Where nova's own driver does not delete it.
         aside = nova.directory_on('host2', server).with_name(
             f'{server["id"]}_console')
         assert (aside / 'console.log').exists() == (middle == 'DRIVER')
         assert assert_exact(nova, server) if middle != 'DRIVER' else True
-        assert nova.live_migrate(server, 'host1') == 'completed'
+        nova.move_live(server, 'host1')
         assert devices(nova, server) == [('tcp', '127.0.0.1', 'None')]
         before = nova.console_output(server)
         assert assert_exact(nova, server) > 0
@@ -91,7 +91,7 @@ class TestOldDestination:
         nova.wait_for_output(server, before + 'line 00000001\n')
         # Once more, with what it wrote since.
         for name in ('host2', 'host1'):
-            assert nova.live_migrate(server, name) == 'completed'
+            nova.move_live(server, name)
         output = nova.console_output(server)
         assert output.startswith(before + 'line 00000001\n')
         assert warnings(nova) == []
@@ -104,10 +104,10 @@ class TestOldDestination:
             ('virtlogd', 'upgrade_on_migration'): True})
         server = nova.boot_on('host1')
         wait_for_more(nova, server)
-        assert nova.live_migrate(server, 'host2') == 'completed'
+        nova.move_live(server, 'host2')
         before = nova.console_output(server)
         assert assert_exact(nova, server) > 0
-        assert nova.live_migrate(server, 'host1') == 'completed'
+        nova.move_live(server, 'host1')
         assert devices(nova, server) == [
             ('tcp', '127.0.0.1', 'console.g1.log')]
         until(lambda: len(nova.console_output(server)) > len(before),
@@ -159,7 +159,7 @@ class TestOldDestination:
         nova = make(**self.CAPABILITY, **self.SERIAL_OFF)
         server = nova.boot_on('host1')
         wait_for_more(nova, server)
-        assert nova.live_migrate(server, 'host2') == 'completed'
+        nova.move_live(server, 'host2')
         assert devices(nova, server) == [('file', 'None', 'console.g1.log')]
         wait_for_more(nova, server)
 
@@ -170,7 +170,7 @@ class TestOldDestination:
             **self.SERIAL_OFF['host_options']['host2']}})
         server = nova.boot_on('host1')
         wait_for_more(nova, server)
-        assert nova.live_migrate(server, 'host2') == 'completed'
+        nova.move_live(server, 'host2')
         assert devices(nova, server) == [('file', 'None', 'console.g1.log')]
         # nova shows what its file has: what was written since.
         def found() -> list[int]:
@@ -191,7 +191,7 @@ class TestOldSource:
         server = nova.boot_on('host1')
         wait_for_more(nova, server)
         assert devices(nova, server) == [('file', 'None', 'console.log')]
-        assert nova.live_migrate(server, 'host2') == 'completed'
+        nova.move_live(server, 'host2')
         upgraded = [('tcp', '127.0.0.2', 'console.g1.log')]
         assert devices(nova, server) == (
             upgraded if upgrade else [('file', 'None', 'console.g1.log')])
@@ -207,7 +207,7 @@ class TestOldSource:
             (None, 'compute_driver'): 'libvirt.LibvirtDriver'}})
         server = nova.boot_on('host1')
         nova.wait_for_output(server, 'line ')
-        assert nova.live_migrate(server, 'host2') == 'completed'
+        nova.move_live(server, 'host2')
         assert devices(nova, server) == [('tcp', '127.0.0.2', 'console.log')]
         numbers(nova.wait_for_output(server, '\nline '), begins_anywhere=True)
         assert_interactive(nova, server)
@@ -227,7 +227,7 @@ class TestBetweenOldHosts:
             options={('virtlogd', 'fallback_device'): 'tcp'})
         server = nova.boot_on('host1')
         assert devices(nova, server) == [('tcp', '127.0.0.1', 'None')]
-        assert nova.live_migrate(server, 'host2') == 'completed'
+        nova.move_live(server, 'host2')
         assert devices(nova, server) == [('tcp', '127.0.0.2', 'None')]
         assert_interactive(nova, server)
         assert held(nova, 'host1') == set()
@@ -240,7 +240,7 @@ class TestBetweenOldHosts:
         server = nova.boot_on('host1')
         wait_for_more(nova, server)
         assert devices(nova, server) == [('file', 'None', 'console.log')]
-        assert nova.live_migrate(server, 'host2') == 'completed'
+        nova.move_live(server, 'host2')
         assert devices(nova, server) == [('file', 'None', 'console.g1.log')]
         wait_for_more(nova, server)
         assert warnings(nova) == []
@@ -253,11 +253,11 @@ class TestSerialConsolesOnOneHostOnly:
             'host2': {('serial_console', 'enabled'): False}})
         server = nova.boot_on('host1')
         wait_for_more(nova, server)
-        assert nova.live_migrate(server, 'host2') == 'completed'
+        nova.move_live(server, 'host2')
         assert devices(nova, server) == [('pty', 'None', 'console.g1.log')]
         assert held(nova, 'host1') == held(nova, 'host2') == set()
         wait_for_more(nova, server)
-        assert nova.live_migrate(server, 'host1') == 'completed'
+        nova.move_live(server, 'host1')
         # It keeps what it has, and the port is there for the next boot.
         assert devices(nova, server) == [('pty', 'None', 'console.g1.log')]
         wait_for_more(nova, server)
@@ -273,7 +273,7 @@ class TestSerialConsolesOnOneHostOnly:
         server = nova.boot_on('host1')
         wait_for_more(nova, server)
         assert devices(nova, server) == [('pty', 'None', 'console.log')]
-        assert nova.live_migrate(server, 'host2') == 'completed'
+        nova.move_live(server, 'host2')
         assert devices(nova, server) == [
             ('tcp', '127.0.0.2', 'console.g1.log')]
         wait_for_more(nova, server)

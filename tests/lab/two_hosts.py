@@ -420,6 +420,14 @@ class TwoHosts(NovaNode):
         self.wait_for_history(server)
         return status
 
+    def move_live(self, server: Server, to: str) -> None:
+        """Live-migrate a server, which succeeds.
+
+        :raises AssertionError: it does not; with what was logged
+        """
+        status = self.live_migrate(server, to)
+        assert status == 'completed', f'{status}:\n{self.log()}'
+
     def wait_for_history(self, server: Server) -> None:
         """Until what the server wrote before has followed it, or cannot."""
         def ended(path: str, destination: Any) -> bool:

@@ -35,6 +35,14 @@ def here(monkeypatch) -> list[str]:
     return uuids
 
 
+def _stop(made: driver.VirtlogdDriver) -> None:
+    """No later test hears of its threads."""
+    if made._health is not None:
+        made._health.stop()
+    made._starts.stop()
+    made._histories.stop()
+
+
 @pytest.fixture
 def make_driver(conf, here):
     with fixtures.Fixture() as cleanup:
@@ -44,6 +52,7 @@ def make_driver(conf, here):
             made = driver.VirtlogdDriver(None)
             made._host.get_connection = lambda: fake.connection
             made.connection = fake.connection
+            cleanup.addCleanup(_stop, made)
             return made
         yield make
 

@@ -22,7 +22,8 @@ from virtlogd_driver.console_log.log import LogRead, Position
 from virtlogd_driver.relay import console
 from virtlogd_driver.relay.console import Console, SerialPort, Shared
 
-OUTER, INNER = '127.0.0.1', '127.77.0.1'
+#: Nobody else listens at either: their ports are free.
+OUTER, INNER = '127.78.0.1', '127.77.0.1'
 RESET = struct.pack('ii', 1, 0)
 
 
