@@ -132,11 +132,12 @@ def _type(context: str) -> str:
     return [*context.split(':'), '', ''][2]
 
 
-def _context_of_virtlogd() -> str | None:
+def _context_of_virtlogd(proc: Path = Path('/proc')) -> str | None:
     """Give the context of the virtlogd that runs; None: none does."""
-    for process in Path('/proc').glob('[0-9]*'):
+    for process in proc.glob('[0-9]*'):
         try:
-            if (process / 'comm').read_text() == 'virtlogd\n':
+            # Any process may have given itself a name that is no text.
+            if (process / 'comm').read_bytes() == b'virtlogd\n':
                 return (process / 'attr/current').read_text().rstrip('\0\n')
         except OSError:
             continue

@@ -121,6 +121,18 @@ def test_a_directory_without_a_label(
     assert selinux.denial(str(tmp_path), FakePolicy(tmp_path, {})) is None
 
 
+def test_a_process_whose_name_is_no_text(tmp_path: Path) -> None:
+    for number, name in (('1', b'gr\xc3\n'), ('2', b'virtlogd\n')):
+        (tmp_path / number / 'attr').mkdir(parents=True)
+        (tmp_path / number / 'comm').write_bytes(name)
+        (tmp_path / number / 'attr/current').write_bytes(
+            VIRTLOGD.encode() + b'\0')
+    (tmp_path / '2' / 'comm').rename(tmp_path / '2' / 'other')
+    assert selinux._context_of_virtlogd(tmp_path) is None
+    (tmp_path / '2' / 'other').rename(tmp_path / '2' / 'comm')
+    assert selinux._context_of_virtlogd(tmp_path) == VIRTLOGD
+
+
 def test_the_answer_is_read_where_the_question_was_written(
         tmp_path: Path) -> None:
     """In selinuxfs it is at the beginning, in this file behind it."""
