@@ -68,16 +68,20 @@ def max_backups(path: str) -> int | None:
     """
     try:
         status = os.stat(path)
-    except OSError:
+        return _max_backups(path, status.st_ino, status.st_size,
+                            status.st_mtime_ns)
+    except (exception.VirtlogdDriverError, *PRIVSEP_ERRORS):
         return None
-    return _max_backups(path, status.st_ino, status.st_size,
-                        status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=1)
 def _max_backups(path: str, *_version: int) -> int | None:
-    """Read it, of one version of the file."""
+    """Read it, of one version of the file; None: virtlogd refuses it.
+
+    :raises VirtlogdError, OSError, FailedToDropPrivileges: it cannot be read,
+        which may pass
+    """
     try:
         return virtlogd_settings(path).max_backups
-    except (exception.VirtlogdDriverError, *PRIVSEP_ERRORS):
+    except exception.InvalidConfFile:
         return None

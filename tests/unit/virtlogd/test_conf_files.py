@@ -135,6 +135,10 @@ def test_virtlogd_conf(files: pathlib.Path, helper: Helper) -> None:
         conf_files.virtlogd_settings(str(path))
 
 
+def _too_many_files(path: str) -> VirtlogdSettings:
+    raise OSError(24, 'Too many open files')
+
+
 def test_how_many_backups(tmp_path: pathlib.Path,
                           monkeypatch: pytest.MonkeyPatch) -> None:
     """It is read when the file has changed, and never a reason to fail."""
@@ -150,6 +154,12 @@ def test_how_many_backups(tmp_path: pathlib.Path,
         assert conf_files.max_backups(str(path)) == 7
     path.write_text('max_backups = "many"\n')
     assert conf_files.max_backups(str(path)) is None
+    path.write_text('max_backups = 9\n')
+    with monkeypatch.context() as patch:
+        patch.setattr(settings, 'read_virtlogd_settings', _too_many_files)
+        assert conf_files.max_backups(str(path)) is None
+    # That it could not be read then says nothing of now.
+    assert conf_files.max_backups(str(path)) == 9
     assert conf_files.max_backups('/nowhere/virtlogd.conf') is None
 
 
