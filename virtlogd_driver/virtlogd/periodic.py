@@ -154,8 +154,16 @@ class HealthTask:
         while not self._stop.is_set():
             done = threading.Event()
             self._progress = time.monotonic()
-            threading.Thread(target=self._guarded_pass, args=(done,),
-                             name='virtlogd-health-pass', daemon=True).start()
+            try:
+                threading.Thread(
+                    target=self._guarded_pass, args=(done,),
+                    name='virtlogd-health-pass', daemon=True).start()
+            except RuntimeError as e:
+                # There is none to be had: it is tried again.
+                LOG.error('The health pass of virtlogd is left out: %s. See '
+                          'what has so many threads (TasksMax of the unit).',
+                          e)
+                done.set()
             self._stop.wait(self._settings.interval)
             while not done.is_set() and not self._stop.is_set():
                 try:

@@ -390,6 +390,24 @@ def test_pass_that_fails_is_not_the_last(
     assert task.report is not None
 
 
+def test_a_pass_without_a_thread_is_not_the_last(
+        host: Host, started: Callable[..., periodic.HealthTask],
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    start, left = threading.Thread.start, [2]
+
+    def start_some(thread: threading.Thread) -> None:
+        if thread.name == 'virtlogd-health-pass' and left[0]:
+            left[0] -= 1
+            raise RuntimeError('can\'t start new thread')
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, 'start', start_some)
+    task = started(0.05)
+    wait_for(lambda: host.published)
+    task.stop()
+    assert len(_logged(host, 'is left out: can\'t start new thread')) == 2
+
+
 def test_libvirt_that_hangs_is_said_once_and_hangs_nothing_else(
         host: Host, started: Callable[..., periodic.HealthTask]) -> None:
     release = threading.Event()
