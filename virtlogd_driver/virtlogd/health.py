@@ -479,10 +479,18 @@ def remember(before: Report | None, now: Report) -> Report:
                                    unopened=before.unopened,
                                    unrelayed=before.unrelayed,
                                    stalled=before.stalled)
+    here = {log.port for log in now.logs}
+    # Only of a port whose log's state is known it is told whether it is
+    # listened on.
+    unseen = {log.port for log in now.logs if log.state is LogState.UNKNOWN}
     if now.viewers:
-        now = dataclasses.replace(now, stuck=before.stuck,
-                                  unopened=before.unopened,
-                                  unrelayed=before.unrelayed)
+        unseen = here
+        now = dataclasses.replace(
+            now, stuck=tuple(one for one in before.stuck if one.port in here),
+            unrelayed=tuple(one for one in before.unrelayed
+                            if one.port in here))
+    now = dataclasses.replace(now, unopened=now.unopened + tuple(
+        one for one in before.unopened if one.port in unseen))
     closed = {one.port: one for one in before.unopened}
     waiting = {one.port: one for one in before.unrelayed}
     old = {log.port: log for log in before.logs}

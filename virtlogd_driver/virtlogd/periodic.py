@@ -306,7 +306,8 @@ class HealthTask:
         dead = {log.port for log in found.logs if log.state in LOST}
         if self._report is not None:
             # Since when is in what is remembered.
-            dead |= set(self._report.closed)
+            dead |= set(self._report.closed) & {
+                one.port for one in found.unopened}
         self._forget_attempts(dead)
         if self._reattach is None or found.daemon is not DaemonState.UP:
             return False

@@ -328,14 +328,21 @@ class Listeners:
         self.report: health.Report | None = None
         self._time = 0.0
         self.ports = [port(0), port(1)]
+        self.stalled: list[str] = []
+        self.refused = False
         monkeypatch.setattr(time, 'time', lambda: self._time)
+
+    def viewers(self, listeners: object) -> list[Viewer]:
+        if self.refused:
+            raise OSError('no sock_diag')
+        return []
 
     def next(self, seconds: float = 0) -> health.Changes:
         self._time += seconds
         found = health.examine(
-            lambda: self.ports, '/sock', 1, self.virtlogd,
-            lambda listeners: [], 0,
-            lambda listeners: {one for one in listeners if one in self.open})
+            lambda: self.ports, '/sock', 1, self.virtlogd, self.viewers, 0,
+            lambda listeners: {one for one in listeners if one in self.open},
+            _find(unseen=self.stalled))
         changes = health.changes(self.report, found)
         self.report = health.remember(self.report, found)
         return changes
@@ -358,6 +365,37 @@ def test_port_that_nobody_listens_on_for_long_is_said_once(
     passes.open.add(port(number).listener)
     assert passes.next(60).opened == (port(number),)
     assert passes.next(60) == NOTHING
+
+
+def test_port_of_which_nothing_is_known_just_now_is_as_it_was(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = Listeners(monkeypatch)
+    passes.open.remove(port(0).listener)
+    passes.next()
+    assert passes.next(60).closed == (port(0),)
+    passes.stalled = ['/a/0']
+    assert passes.next(60) == NOTHING
+    assert passes.report is not None
+    assert passes.report.closed == (port(0),)
+    passes.stalled = []
+    assert passes.next(60) == NOTHING
+    passes.open.add(port(0).listener)
+    assert passes.next(60).opened == (port(0),)
+
+
+def test_port_of_a_guest_that_is_gone_is_not_closed(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = Listeners(monkeypatch)
+    passes.open.remove(port(0).listener)
+    passes.next()
+    passes.next(60)
+    passes.refused = True
+    passes.next(60)
+    assert passes.report is not None
+    assert passes.report.closed == (port(0),)
+    passes.ports = [port(1)]
+    passes.next(60)
+    assert passes.report.closed == ()
 
 
 class Relayed(Listeners):

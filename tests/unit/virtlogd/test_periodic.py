@@ -215,6 +215,25 @@ def test_log_that_dies_again_and_again_is_healed_ever_more_rarely(
     assert len(host.attempts) < 8
 
 
+def test_console_that_is_not_looked_at_just_now_is_left_alone(
+        host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(listeners: object) -> list[viewer.Viewer]:
+        raise OSError('no sock_diag')
+
+    monkeypatch.setattr(health, 'CLOSED_AFTER', 0)
+    monkeypatch.setattr(viewer, 'listening',
+                        lambda listeners: {port(1).listener})
+    task = host.task(heal=True)
+    task.run_once()
+    assert host.attempts == [port(0)]
+    monkeypatch.setattr(viewer, 'viewers', refuse)
+    for _ in range(3):
+        task.run_once()
+    assert host.attempts == [port(0)]
+    assert task.report is not None
+    assert task.report.closed == (port(0),)
+
+
 def test_log_that_stayed_alive_is_healed_at_once_again(host: Host) -> None:
     task = host.task(heal=True)
     host.virtlogd.open.remove('/a/0')
