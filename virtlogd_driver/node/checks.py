@@ -488,11 +488,13 @@ def health_pass(host: Survey) -> Result:
                         'last pass is not known')
     if isinstance(host.last_pass_age, str):
         return _warning(host.last_pass_age)
-    if host.last_pass_age > 3 * host.health_interval:
-        return _failure(
-            f'The last health pass was {host.last_pass_age:.0f} s ago. See '
-            'whether nova-compute runs, and what its log says.')
-    return _success(f'{host.last_pass_age:.0f} s ago')
+    age = host.last_pass_age
+    if abs(age) > 3 * host.health_interval:
+        when = (f'was {age:.0f} s ago' if age > 0 else
+                f'is of {-age:.0f} s from now, as the clock was set back')
+        return _failure(f'The last health pass {when}. See whether '
+                        'nova-compute runs, and what its log says.')
+    return _success(f'{max(age, 0):.0f} s ago')
 
 
 def histories(host: Survey) -> Result:

@@ -185,7 +185,7 @@ def _of_libvirt(function: Callable[[], _T]) -> _T:
 def _with_closed_ptys(report: Report) -> Report:
     """Add closed ptys, which nova-compute does not look for."""
     return dataclasses.replace(report, unopened=report.unopened + tuple(
-        health.Unopened(log.port, report.time) for log in report.logs
+        health.Unopened(log.port, report.moment) for log in report.logs
         if log.state in (LogState.ALIVE, LogState.DEAD)
         and log.port.pty is not None and not is_open(log.port.pty)))
 

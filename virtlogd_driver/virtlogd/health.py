@@ -105,7 +105,7 @@ class Unopened:
     """Nobody listens on a TCP port, though its guest runs."""
 
     port: Port
-    #: Time of the pass that found it first.
+    #: Moment of the pass that found it first.
     since: float
 
     def lasts(self, now: float) -> bool:
@@ -133,6 +133,8 @@ class Report:
     unrelayed: tuple[Unopened, ...] = ()
     #: Why the files of some logs were not looked at.
     stalled: tuple[str, ...] = ()
+    #: When the pass was, by time.monotonic, as the clock may be set.
+    moment: float = field(default_factory=time.monotonic)
     #: Time of the pass, in seconds since the epoch.
     time: float = field(default_factory=time.time)
     #: What the pass took, in seconds.
@@ -150,7 +152,7 @@ class Report:
         another moment while its log is brought back.
         """
         return tuple(one.port for one in self.unopened
-                     if one.lasts(self.time))
+                     if one.lasts(self.moment))
 
     @property
     def without_relay(self) -> tuple[Port, ...]:
@@ -159,7 +161,7 @@ class Report:
         The relay listens a moment after QEMU does.
         """
         return tuple(one.port for one in self.unrelayed
-                     if one.lasts(self.time))
+                     if one.lasts(self.moment))
 
 
 def ask(socket_path: str, logs: list[tuple[str, str]],
@@ -296,12 +298,12 @@ def examine(list_ports: Callable[[], Sequence[Port]], socket_path: str,
         except OSError as e:
             viewers = (f'The kernel does not tell who is connected ({e}). '
                        'Load its modules inet_diag and tcp_diag.')
-    now = time.time()
+    now = time.monotonic()
     return Report(daemon, reason, libvirt,
                   tuple(Log(port, state) for port, state in seen), stuck,
                   viewers, tuple(Unopened(port, now) for port in unopened),
                   tuple(Unopened(port, now) for port in unrelayed), stalled,
-                  now, time.monotonic() - start)
+                  duration=now - start, moment=now)
 
 
 def _stuck(ports: Sequence[Port],

@@ -201,7 +201,8 @@ class HealthTask:
             self._take(Report(
                 DaemonState(daemon), reason, libvirt,
                 time=last.time if last else 0.0,
-                duration=last.duration if last else 0.0), made)
+                duration=last.duration if last else 0.0,
+                moment=last.moment if last else 0.0), made)
 
     def run_once(self) -> Report:
         """Make one pass: clean, look, say, heal, publish."""

@@ -226,6 +226,9 @@ BROKEN: list[tuple[dict[str, Any], str, Code, str, str]] = [
      'Health pass', Code.WARNING, 'x.prom', 'see'),
     ({'last_pass_age': 200.0},
      'Health pass', Code.FAILURE, '200 s ago', 'See whether nova-compute'),
+    ({'last_pass_age': -3600.0},
+     'Health pass', Code.FAILURE, '3600 s from now, as the clock was set back',
+     'See whether nova-compute'),
     ({'waiting': ('6ba7b810 (the copy to host2: refused)',)},
      'Histories', Code.WARNING, 'refused', 'See "virtlogd-console history'),
     (kept(fault='/x is full. Free some space.'),
@@ -297,6 +300,7 @@ def test_every_check_can_fail(name: str, check: checks.Check) -> None:
 @pytest.mark.parametrize('changes', [
     {'serial_console': False, 'address_error': 'no matter'},
     {'metrics_file': None, 'last_pass_age': ''},
+    {'last_pass_age': -1.0},
     {'nova_version': '31.3.1'},
     {'file_systems': ()},
     {'rotation': VirtlogdSettings(max_size=4096, max_backups=32)},

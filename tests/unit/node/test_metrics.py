@@ -21,9 +21,9 @@ REPORT = health.Report(
           health.Log(PORTS[3], LogState.NOT_LOGGING)),
     stuck=(health.Stuck(PORTS[0], viewer.Viewer(
         ('127.0.0.1', 1), ('127.0.0.1', 2), 60, True, b'')),),
-    unopened=(health.Unopened(PORTS[1], 1792800000.25),
-              health.Unopened(PORTS[0], 1792800000.25 - health.CLOSED_AFTER)),
-    time=1792800000.25, duration=0.0625)
+    unopened=(health.Unopened(PORTS[1], 100),
+              health.Unopened(PORTS[0], 100 - health.CLOSED_AFTER)),
+    time=1792800000.25, duration=0.0625, moment=100)
 
 
 def samples(path: pathlib.Path) -> dict[tuple[str, tuple[str, ...]], float]:

@@ -330,7 +330,7 @@ class Listeners:
         self.ports = [port(0), port(1)]
         self.stalled: list[str] = []
         self.refused = False
-        monkeypatch.setattr(time, 'time', lambda: self._time)
+        monkeypatch.setattr(time, 'monotonic', lambda: self._time)
 
     def viewers(self, listeners: object) -> list[Viewer]:
         if self.refused:
@@ -381,6 +381,18 @@ def test_port_of_which_nothing_is_known_just_now_is_as_it_was(
     assert passes.next(60) == NOTHING
     passes.open.add(port(0).listener)
     assert passes.next(60).opened == (port(0),)
+
+
+def test_a_closed_port_where_the_clock_is_set_back(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    passes, hours = Listeners(monkeypatch), [2]
+    monkeypatch.setattr(
+        time, 'time', lambda: 3600 * hours[0] + time.monotonic())
+    passes.open.remove(port(0).listener)
+    passes.next()
+    assert passes.next(60).closed == (port(0),)
+    hours[0] = 1
+    assert passes.next(60) == NOTHING
 
 
 def test_port_of_a_guest_that_is_gone_is_not_closed(

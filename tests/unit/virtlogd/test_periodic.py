@@ -533,9 +533,10 @@ def test_look_beside_is_no_pass(
     answering.clear()
     time.sleep(0.2)
     assert task.report is not None
-    before = task.report.time
+    before, moment = task.report.time, task.report.moment
     wait_for(lambda: task.report and task.report.libvirt)
     assert task.report.time == before
+    assert task.report.moment == moment
     answering.set()
     wait_for(lambda: task.report and task.report.time > before)
 
