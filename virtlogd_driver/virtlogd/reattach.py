@@ -450,6 +450,12 @@ def reattach(domain: libvirt.virDomain, log: str, socket_path: str,
         raise exception.ReattachFailed(
             'libvirt-python is older than 8.2, and cannot give QEMU a '
             f'descriptor: install a newer one. {_REMEDY}')
+    try:
+        # Where that hangs, each attempt would cost the privileged helper one
+        # of its threads, until it answers nobody.
+        disks.ask(log, os.path.lexists, log)
+    except exception.DiskStalled as e:
+        raise exception.ReattachFailed(str(e)) from e
     if state == privileged.OPEN:
         run(_let_go if device.listens() else _open_listener, domain, device)
         _wait_until_closed(socket_path, name, log, timeout)

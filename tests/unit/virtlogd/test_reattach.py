@@ -3,11 +3,14 @@
 
 import os
 import socket
+from typing import NoReturn
 
+import libvirt_qemu
 import pytest
 
 from virtlogd_driver import exception
-from virtlogd_driver.virtlogd import reattach
+from virtlogd_driver.virtlogd import privileged, reattach
+from virtlogd_driver.virtlogd.disk import Disks
 
 LOG = '/a/console.log'
 
@@ -120,3 +123,39 @@ def test_a_descriptor_of_a_stranger_is_not_taken(
             channel.close()
         for descriptor in (read_end, pipe, strange):
             os.close(descriptor)
+
+
+class Guest:
+    """A domain whose log is dead."""
+
+    def name(self) -> str:
+        return 'instance-a'
+
+    def UUIDString(self) -> str:
+        return 'a'
+
+    def XMLDesc(self) -> str:
+        return (f"<domain><devices><serial type='pty'><log file='{LOG}'/>"
+                "<alias name='serial0'/></serial></devices></domain>")
+
+
+def test_a_log_on_a_disk_that_hangs_is_not_asked_for(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """The helper would hang with it, a thread with each attempt."""
+    def probe(*_: object) -> tuple[str, str, list[str]]:
+        return privileged.UP, '', [privileged.CLOSED]
+
+    def open_log(*_: object) -> NoReturn:
+        raise AssertionError
+
+    class Stalled(Disks):
+        def ask(self, path: str, *_: object) -> NoReturn:  # type: ignore[override]
+            raise exception.DiskStalled(f'{path} does not answer.')
+
+    monkeypatch.setattr(privileged, 'probe', probe)
+    monkeypatch.setattr(privileged, 'open_log', open_log)
+    monkeypatch.setattr(libvirt_qemu, 'qemuMonitorCommandWithFiles', None,
+                        raising=False)
+    with pytest.raises(exception.ReattachFailed,
+                       match=f'{LOG} does not answer'):
+        reattach.reattach(Guest(), LOG, '/sock', 1, disks=Stalled())
