@@ -74,17 +74,19 @@ def open_directory(path: str, *, of_root: bool = False,
                 raise Untrusted(_whose(walked, status))
             name, *left = left
             below = f'{walked.rstrip("/")}/{name}'
-            target = _link(directory, name)
-            if target is None:
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if not stat.S_ISLNK(found.st_mode):
                 directory = _descend(directory, name)
                 walked = below
                 continue
             links += 1
             if (not left and not last_link) or not _made_by_root(
-                    directory, status, name):
+                    status, found):
                 raise Untrusted(f'{below} is a link, which is not followed')
             if links > _MOST_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            # Not before it is known to be root's: then it stays what it is.
+            target = os.readlink(name, dir_fd=directory)
             left = [*_parts(target), *left]
             if target.startswith('/'):
                 directory, walked = _descend(directory, '/'), '/'
@@ -104,19 +106,8 @@ def _descend(directory: int, name: str) -> int:
     return below
 
 
-def _link(directory: int, name: str) -> str | None:
-    """Tell where a link leads; None: it is none."""
-    try:
-        return os.readlink(name, dir_fd=directory)
-    except OSError as e:
-        if e.errno == errno.EINVAL:
-            return None
-        raise
-
-
-def _made_by_root(directory: int, status: os.stat_result, name: str) -> bool:
-    link = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    return _keeps_names(status) and link.st_uid in _owners()
+def _made_by_root(directory: os.stat_result, link: os.stat_result) -> bool:
+    return _keeps_names(directory) and link.st_uid in _owners()
 
 
 def _whose(path: str, status: os.stat_result) -> str:
@@ -143,7 +134,7 @@ def check_of_root(path: str) -> None:
                 if not _of_root(status):
                     raise Untrusted(_whose(path, status))
                 return
-            if not _made_by_root(directory, os.fstat(directory), name):
+            if not _made_by_root(os.fstat(directory), status):
                 raise Untrusted(f'{path} is a link that is not root\'s')
             path = os.path.join(above, os.readlink(name, dir_fd=directory))
         finally:

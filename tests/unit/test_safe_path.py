@@ -157,6 +157,26 @@ def test_what_is_of_another(conf: Path,
         safe_path.check_of_root(str(make(conf)))
 
 
+@needs_root
+def test_a_link_that_is_exchanged_for_one_of_roots(
+        conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may add to a directory can move something of root's there."""
+    path = _directory_link_of_another(conf)
+    moved = conf.parent.parent / 'moved'
+    moved.symlink_to('etc')
+    readlink = os.readlink
+
+    def exchanging(*args: str, **kwargs: int) -> str:
+        target = readlink(*args, **kwargs)
+        if moved.is_symlink():
+            moved.rename(path.parent)
+        return target
+
+    monkeypatch.setattr(os, 'readlink', exchanging)
+    with pytest.raises(safe_path.Untrusted, match='is a link'):
+        safe_path.open_directory(str(path.parent))
+
+
 def test_what_is_not_there(conf: Path) -> None:
     for path in (conf.parent / 'none', conf.parent / 'none' / 'x',
                  conf / 'x'):
