@@ -22,8 +22,9 @@ PATIENCE = 5.0
 def mounts() -> dict[str, str]:
     """Give types of file systems by mount point (proc(5), mountinfo)."""
     found = {'/': 'unknown'}
+    # Of what can end a line the kernel escapes in a path only \n.
     with open('/proc/self/mountinfo', encoding='utf-8',
-              errors='surrogateescape') as mountinfo:
+              errors='surrogateescape', newline='\n') as mountinfo:
         for line in mountinfo:
             mount, _, optional = line.partition(' - ')
             path = mount.split(' ')[4]

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
+import pathlib
 import threading
 from collections.abc import Iterator
+from typing import Any, TextIO
 
 import pytest
 
@@ -39,6 +41,22 @@ def test_mounts_of_this_host() -> None:
     found = disk.mounts()
     assert '/' in found
     assert found['/proc'] == 'proc'
+
+
+def test_a_mount_point_with_odd_characters(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    mountinfo = tmp_path / 'mountinfo'
+    mountinfo.write_bytes(
+        b'22 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n'
+        b'23 22 0:40 / /home/a\rb\\040\xff rw - fuse.sshfs c\rd rw\n')
+
+    def opened(path: str, **kwargs: Any) -> TextIO:
+        assert path == '/proc/self/mountinfo'
+        return mountinfo.open(**kwargs)
+
+    monkeypatch.setattr(disk, 'open', opened, raising=False)
+    assert disk.mounts() == {
+        '/': 'ext4', os.fsdecode(b'/home/a\rb \xff'): 'fuse.sshfs'}
 
 
 def test_a_file_system_that_stalls_is_said(stalled: Disks) -> None:
