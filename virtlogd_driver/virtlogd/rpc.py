@@ -161,9 +161,12 @@ class Connection:
 
     @contextlib.contextmanager
     def _io(self) -> Iterator[None]:
+        left = self._deadline - time.monotonic()
         try:
-            self._socket.settimeout(
-                max(self._deadline - time.monotonic(), 0.001))
+            if left <= 0:
+                # What comes byte by byte is always there in time.
+                raise TimeoutError
+            self._socket.settimeout(left)
             yield
         except TimeoutError as e:
             raise hung(self._path, self._timeout) from e

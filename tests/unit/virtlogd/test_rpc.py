@@ -181,6 +181,19 @@ def test_slow_bytes_do_not_stretch_the_timeout(path: str) -> None:
     assert len(sent) < len(message(2, bytes(16)))
 
 
+def test_what_comes_at_once_does_not_stretch_the_timeout(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        with rpc.Connection(path, 0.1) as virtlogd:
+            client, _ = listener.accept()
+            with client:
+                client.sendall(message(2, bytes(16)))
+                time.sleep(0.15)
+                with pytest.raises(exception.VirtlogdHung):
+                    virtlogd.position('/log')
+
+
 def test_full_queue_of_connections_is_hung(path: str) -> None:
     with socket.socket(socket.AF_UNIX) as listener, (
             contextlib.ExitStack()) as waiting:
