@@ -251,6 +251,9 @@ def helpers(host: Survey) -> Result:
 
 def _helper_remedy(error: str) -> str:
     """Find the remedy by the words of sudo and of rootwrap."""
+    if 'not answer' in error:
+        # helper.py says what is to be seen to.
+        return 'Nothing is missing for it to start: see to that.'
     if 'no filter matched' in error:
         return f'Copy {_filters()} to /etc/nova/rootwrap.d.'
     if 'command not found' in error or 'No such file' in error:

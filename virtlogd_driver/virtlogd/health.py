@@ -169,6 +169,9 @@ def ask(socket_path: str, logs: list[tuple[str, str]],
     """Do privileged.probe; a helper that does not work is an answer."""
     try:
         state, reason, answers = privileged.probe(socket_path, logs, timeout)
+    except TimeoutError as e:
+        # helper.py says what it waits for: it is installed.
+        return privileged.REFUSED, f'virtlogd cannot be asked: {e}.', []
     except PRIVSEP_ERRORS as e:
         return privileged.REFUSED, (
             f'virtlogd cannot be asked: the privileged helper does not work '

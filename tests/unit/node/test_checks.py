@@ -112,6 +112,9 @@ BROKEN: list[tuple[dict[str, Any], str, Code, str, str]] = [
      'Privileged helpers', Code.FAILURE, 'not found', 'Say in helper_command'),
     ({'helper_error': "[Errno 2] No such file or directory: 'sudo'"},
      'Privileged helpers', Code.FAILURE, "'sudo'", 'Say in helper_command'),
+    ({'helper_error': 'the privileged helper did not answer within 10 s: its '
+                      'process (pgrep -af x) is stopped'},
+     'Privileged helpers', Code.FAILURE, 'is stopped', 'see to that'),
     ({'files_passed': False},
      'Privileged helpers', Code.WARNING, 'each read',
      'same network namespace'),

@@ -283,6 +283,17 @@ def test_helper_that_does_not_work_is_an_answer(
     assert answers == []
 
 
+def test_helper_that_does_not_answer_is_not_installed_anew(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object) -> None:
+        raise TimeoutError('the privileged helper did not answer within 10 s')
+
+    monkeypatch.setattr(privileged, 'probe', fails)
+    assert health.ask('/sock', [], 1) == (
+        privileged.REFUSED, 'virtlogd cannot be asked: the privileged helper '
+        'did not answer within 10 s.', [])
+
+
 @pytest.mark.parametrize('error', [
     PermissionError(1, 'Operation not permitted'), TimeoutError('timed out')])
 def test_viewers_that_the_kernel_does_not_tell_are_said_once(
