@@ -140,7 +140,8 @@ def _kept(options: Options) -> KeptLogs | None:
     failed = 0
     if found is not None and options.metrics_file:
         with contextlib.suppress(OSError, ValueError):
-            failed = metrics.not_kept(options.metrics_file)
+            failed = _within(_DISK_TIMEOUT, functools.partial(
+                metrics.not_kept, options.metrics_file))
     return found and dataclasses.replace(found, failed=failed)
 
 
@@ -318,7 +319,12 @@ def _last_pass_age(metrics_file: str | None) -> float | str:
     if not metrics_file:
         return ''
     try:
-        last = metrics.last_pass(metrics_file)
+        last = _within(_DISK_TIMEOUT, functools.partial(
+            metrics.last_pass, metrics_file))
+    except TimeoutError:
+        return (f'{metrics_file} does not answer: its file system hangs, or '
+                'it is a FIFO. Set [virtlogd] metrics_file to a file on a '
+                'local disk, and restart nova-compute.')
     except (OSError, ValueError) as e:
         return (f'{metrics_file} cannot be read ({e}): no health pass was '
                 'made yet, or nova-compute may not write it. See whether '

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The survey looks at no more than it has to; as a whole: cmd/test_status."""
 
+import contextlib
+import dataclasses
 import os
 import pathlib
 import threading
@@ -12,7 +14,7 @@ import pytest
 from virtlogd_driver import exception
 from virtlogd_driver.console_log import privileged, reader
 from virtlogd_driver.node import survey
-from virtlogd_driver.node.checks import FileSystem
+from virtlogd_driver.node.checks import FileSystem, KeptLogs
 from virtlogd_driver.virtlogd import disk, health
 from virtlogd_driver.virtlogd import privileged as daemon_privileged
 from virtlogd_driver.virtlogd.health import LogState
@@ -199,3 +201,28 @@ def test_pseudo_terminals_that_are_closed(tmp_path: pathlib.Path) -> None:
     report = health.Report(health.DaemonState.UP, logs=(gone, *others))
     assert [one.port for one in survey._with_closed_ptys(report).unopened
             ] == [gone.port]
+
+
+def test_a_metrics_file_that_does_not_answer(
+        tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey, '_DISK_TIMEOUT', 0.1)
+    path = tmp_path / 'x.prom'
+    os.mkfifo(path)
+    said = []
+    looks = threading.Thread(target=lambda: said.extend([
+        survey._last_pass_age(str(path)),
+        survey._kept(dataclasses.replace(
+            OPTIONS, metrics_file=str(path),
+            kept=lambda: KeptLogs(1, 2, 3, None, 0, 0, '')))]), daemon=True)
+    looks.start()
+    looks.join(5)
+    answered = list(said)
+    # Let go whoever reads, one after the other.
+    for _ in range(2):
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        looks.join(1)
+    age, kept = answered
+    assert isinstance(age, str)
+    assert age.startswith(f'{path} does not answer: ')
+    assert kept == KeptLogs(1, 2, 3, None, 0, 0, '')
