@@ -15,6 +15,11 @@ GROUP = cfg.OptGroup(
     help='Options of the virtlogd_driver compute driver.')
 
 
+#: Seconds. Python waits for no time that the system cannot count; and what is
+#: longer than this means never.
+_YEAR = 365 * 24 * 3600
+
+
 class _Integer(types.Integer):
     """Names the value as well; oslo.config says only what is allowed."""
 
@@ -26,10 +31,13 @@ class _Integer(types.Integer):
 
 
 class _Float(types.Float):
-    """Takes no "nan" and no "inf", which oslo.config does."""
+    """Does so, and takes no "nan" and no "inf", which oslo.config does."""
 
     def __call__(self, value: object) -> float | None:
-        number = super().__call__(value)
+        try:
+            number = super().__call__(value)
+        except ValueError as e:
+            raise ValueError(f'{value!r}: {e}') from e
         if number is not None and not math.isfinite(number):
             raise ValueError(f'{value!r} is no number to count with')
         return number
@@ -98,10 +106,10 @@ Related options:
 * ``[libvirt] remote_filesystem_transport``: how it is copied to another host.
 * ``history_timeout``
 """),
-    cfg.IntOpt(
+    cfg.Opt(
         'history_timeout',
+        type=_Integer(min=1, max=_YEAR),
         default=60,
-        min=1,
         help="""
 Seconds that one copy of a guest's older output to another host may take.
 
@@ -113,7 +121,7 @@ was promised to the guest and has not come yet.
 
 Possible values:
 
-* Any integer from 1.
+* Any integer from 1 to 31536000, a year.
 """),
     cfg.Opt(
         'keep_deleted',
@@ -236,10 +244,10 @@ Possible values:
 
 * An absolute path of at most 107 bytes.
 """),
-    cfg.IntOpt(
+    cfg.Opt(
         'health_interval',
+        type=_Integer(min=0, max=_YEAR),
         default=60,
-        min=0,
         help="""
 Seconds from one health pass to the next; 0 is never.
 
@@ -249,7 +257,7 @@ back, as information. A pass takes some milliseconds for a hundred guests.
 
 Possible values:
 
-* 0, or any number of seconds.
+* 0, or any integer up to 31536000, a year.
 
 Related options:
 
@@ -260,7 +268,7 @@ Related options:
 """),
     cfg.Opt(
         'health_timeout',
-        type=_Float(min=0.1),
+        type=_Float(min=0.1, max=600),
         default=5.0,
         help="""
 Seconds that virtlogd has to answer, in a health pass and before a guest
@@ -268,8 +276,8 @@ starts. One that does not answer in time counts as hung.
 
 Possible values:
 
-* Any number from 0.1. A virtlogd that is well answers for 500 guests within
-  a tenth of a second.
+* Any number from 0.1 to 600. A virtlogd that is well answers for 500 guests
+  within a tenth of a second.
 """),
     cfg.BoolOpt(
         'reattach',

@@ -60,6 +60,10 @@ def test_the_unit_of_the_relay_makes_the_directory_of_its_socket() -> None:
     ('fallback_device = pty', 'pty'),
     ('health_timeout = nan', 'nan'),
     ('health_timeout = inf', 'inf'),
+    # Python's waits would end in a traceback.
+    ('health_timeout = 1e10', '1e10'),
+    ('health_interval = 10000000000', '10000000000'),
+    ('history_timeout = 10000000000', '10000000000'),
 ])
 def test_a_bad_value_is_named_with_its_option(tmp_path, line, value) -> None:
     option = line.split()[0]
