@@ -7,6 +7,7 @@ found; ``changes`` tells what became of it since the report before, so that
 each thing is said once.
 """
 
+import collections
 import dataclasses
 import enum
 import os
@@ -485,17 +486,28 @@ def remember(before: Report | None, now: Report) -> Report:
                                    unrelayed=before.unrelayed,
                                    stalled=before.stalled)
     here = {log.port for log in now.logs}
+    # libvirt may fail for a guest just now: its ports are as they were.
+    ports = collections.Counter(log.port.guest for log in now.logs)
+    failing = {log.port.guest for log in now.logs if log.port.unclear
+               and not log.port.log and ports[log.port.guest] == 1}
+    hidden = {log.port for log in before.logs if log.port.guest in failing
+              and not log.port.unclear} - here
+    now = dataclasses.replace(now, logs=now.logs + tuple(
+        log for log in before.logs if log.port in hidden))
+    if now.viewers:
+        hidden |= here
+        now = dataclasses.replace(now, stuck=(), unopened=(), unrelayed=())
     # Only of a port whose log's state is known it is told whether it is
     # listened on.
-    unseen = {log.port for log in now.logs if log.state is LogState.UNKNOWN}
-    if now.viewers:
-        unseen = here
-        now = dataclasses.replace(
-            now, stuck=tuple(one for one in before.stuck if one.port in here),
-            unrelayed=tuple(one for one in before.unrelayed
-                            if one.port in here))
-    now = dataclasses.replace(now, unopened=now.unopened + tuple(
-        one for one in before.unopened if one.port in unseen))
+    unseen = hidden | {log.port for log in now.logs
+                       if log.state is LogState.UNKNOWN}
+    now = dataclasses.replace(
+        now, stuck=now.stuck + tuple(
+            one for one in before.stuck if one.port in hidden),
+        unopened=now.unopened + tuple(
+            one for one in before.unopened if one.port in unseen),
+        unrelayed=now.unrelayed + tuple(
+            one for one in before.unrelayed if one.port in hidden))
     closed = {one.port: one for one in before.unopened}
     waiting = {one.port: one for one in before.unrelayed}
     old = {log.port: log for log in before.logs}

@@ -692,6 +692,26 @@ def test_what_is_not_understood_is_said_once() -> None:
     assert passes.next(odd) == NOTHING
 
 
+def test_a_log_is_not_said_again_after_libvirt_failed_for_its_guest() -> None:
+    passes = Passes()
+    passes.next(port(0), port(1), port(2, guest='b'),
+                viewers=[viewer(0, 60)])
+    odd = dataclasses.replace(port(0, None), unclear='libvirt fails for it.')
+    for _ in range(2):
+        changes = passes.next(odd, port(2, guest='b'))
+        assert changes.died == changes.freed == ()
+        assert passes.report is not None
+        assert [(log.port, log.state) for log in passes.report.logs] == [
+            (odd, LogState.UNKNOWN), (port(2, guest='b'), LogState.DEAD),
+            (port(0), LogState.DEAD), (port(1), LogState.DEAD)]
+    passes.virtlogd.open = {'/a/1'}
+    changes = passes.next(port(0), port(1), port(2, guest='b'),
+                          viewers=[viewer(0, 120)])
+    assert changes == dataclasses.replace(NOTHING, back=(port(1),))
+    passes.next()
+    assert passes.report.logs == ()
+
+
 def test_full_virtlogd_refuses_a_start() -> None:
     virtlogd = FakeVirtlogd()
     virtlogd.daemon = privileged.FULL
