@@ -38,6 +38,7 @@ from virtlogd_driver.virtlogd.port import is_open, numeric, tcp_port
 
 #: struct ucred: process, user, group.
 _CREDENTIALS = struct.Struct('iII')
+_FD = struct.Struct('i')
 #: Those that wait to be looked at, of strangers included.
 _CONNECTIONS = 16
 
@@ -410,8 +411,14 @@ def _take_pipe(listener: socket.socket) -> int | None:
             socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         if user not in (0, os.geteuid()):
             return None
-        _, pipes, _, _ = socket.recv_fds(channel, 1, 1)
-    return pipes[0] if pipes else None
+        # A program that is started meanwhile would keep the log open.
+        # socket.recv_fds does not heed its flags.
+        _, ancillary, _, _ = channel.recvmsg(
+            1, socket.CMSG_LEN(_FD.size), socket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            return int(_FD.unpack_from(data)[0])
+    return None
 
 
 def reattach(domain: libvirt.virDomain, log: str, socket_path: str,

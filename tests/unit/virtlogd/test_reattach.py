@@ -114,6 +114,7 @@ def test_a_descriptor_of_a_stranger_is_not_taken(
         if sent:
             got = reattach._open_pipe('/sock', 'uuid', 'guest', '/log', 5)
             assert os.path.samestat(os.fstat(got), os.fstat(pipe))
+            assert not os.get_inheritable(got)
             os.close(got)
         else:
             with pytest.raises(exception.ReattachFailed, match='somebody'):
