@@ -432,6 +432,7 @@ class DescriptorStore:
         self._put(path, held, era)
         if changed:
             self._make_room()
+        if changed or self._sweeper is None:
             self._watch()
 
     def _keep(self, path: str, held: _Held, era: object) -> None:
@@ -474,7 +475,12 @@ class DescriptorStore:
             threads, _ = _native()
             thread = threads.Thread(target=_close_all, args=(most,),
                                     name='console-logs', daemon=True)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:
+                # There is none to be had, and nobody else closes them.
+                _close_all(most)
+                return
             thread.join(_PATIENCE)
 
     def _watch(self) -> None:
@@ -500,7 +506,12 @@ class DescriptorStore:
                 if self._held and self._sweeper is None:
                     self._sweeper = me
 
-        threads.Thread(target=watch, name='console-logs', daemon=True).start()
+        try:
+            threads.Thread(
+                target=watch, name='console-logs', daemon=True).start()
+        except RuntimeError:
+            # There is none to be had: the next read tries again.
+            self._sweeper = None
 
 
 def _close_all(logs: list[_Held]) -> None:

@@ -987,6 +987,26 @@ def test_a_log_that_comes_as_the_last_was_closed_is_swept(
     assert len(threads.targets) == 1
 
 
+def test_there_can_be_no_more_threads(
+        threads: Threads, opener: Opener, live: pathlib.Path,
+        others: list[pathlib.Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read is given; nothing stays open for it, or unswept."""
+    def fail(_: Threads) -> None:
+        raise RuntimeError("can't start new thread")
+    monkeypatch.setattr(descriptor_store, 'MOST', 1)
+    store = DescriptorStore(opener)
+    with monkeypatch.context() as full:
+        full.setattr(Threads, 'start', fail)
+        for path in (live, others[0]):
+            assert store.read_tail(str(path), 9).data == path.read_bytes()[-9:]
+    assert descriptors.below(live.parent.parent) == [str(others[0])]
+    before = len(threads.targets)
+    store.read_tail(str(others[0]), 9)
+    store.read_tail(str(others[0]), 9)
+    assert len(threads.targets) == before + 1
+    store.close()
+
+
 def test_a_process_ends_though_a_file_system_hangs(
         threads: Threads, opener: Opener, live: pathlib.Path,
         others: list[pathlib.Path], monkeypatch: pytest.MonkeyPatch) -> None:
