@@ -22,11 +22,14 @@ from virtlogd_driver.compute.options import Options
 from virtlogd_driver.console_log import generation, reader
 from virtlogd_driver.guest import char_device, plan, serial_port
 from virtlogd_driver.guest.plan import ConsolePlan
-from virtlogd_driver.history import history, logs
+from virtlogd_driver.history import files, history, logs
 from virtlogd_driver.node import hypervisor
 from virtlogd_driver.virtlogd import conf_files
 
 LOG = logging.getLogger(__name__)
+
+#: Bytes of a domain's XML.
+_LONGEST_XML = 1 << 22
 
 
 def live_log(directory: str, port: int = 0) -> str:
@@ -249,9 +252,29 @@ class Consoles:
                 continue
             self.ports.adopt(guest.uuid, [
                 (self._options.viewers_address(address), port)
-                for address, port in char_device.addresses(devices)])
+                for address, port in char_device.addresses(
+                    (*devices, *self._before_rescue(guest)))])
             in_use[guest.uuid] = char_device.log_names(devices)
         return in_use
+
+    def _before_rescue(self, guest: hypervisor.Guest
+                       ) -> tuple[char_device.CharDevice, ...]:
+        """The devices that a guest gets back when it is unrescued.
+
+        nova starts it with the XML that it had, which names its ports.
+        """
+        path = os.path.join(
+            self._options.instances_path, guest.uuid, 'unrescue.xml')
+        try:
+            return char_device.parse(
+                files.read(path, _LONGEST_XML).decode(errors='replace'))
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError, exception.InvalidGuestXML) as e:
+            LOG.warning('The TCP ports that guest %s had before it was '
+                        'rescued are not known, so they could be given to '
+                        'another guest: %s: %s', guest.name, path, e)
+            return ()
 
     def release_unused(self, is_expected: Callable[[str], bool]) -> None:
         """Take back ports that were reserved for guests that never came.

@@ -52,6 +52,21 @@ class TestInitHost:
         assert list(made._consoles.ports.held()) == [('127.0.0.1', 10000)]
         assert caplog.text.count('Guest consoles:') == 1
 
+    @pytest.mark.parametrize(('text', 'held'), [
+        (None, [10000]),
+        (guest_xml(fake_libvirt.serial(0, 10000)
+                   + fake_libvirt.serial(1, 10001)), [10000, 10001]),
+        ('<domain', [10000])])
+    def test_what_a_rescued_guest_gets_back_is_seeded(
+            self, make_driver, directory, caplog, text, held) -> None:
+        """nova starts it with the XML that it had before."""
+        if text is not None:
+            (directory / 'unrescue.xml').write_text(text)
+        made = make_driver(guest_xml(fake_libvirt.serial(0, 10000)))
+        made._adopt_guests()
+        assert sorted(port for _, port in made._consoles.ports.held()) == held
+        assert ('before it was rescued' in caplog.text) == (text == '<domain')
+
     def test_a_log_that_nova_itself_began_stays(
             self, make_driver, directory) -> None:
         """The host is upgraded under a guest that nova had rebooted."""
