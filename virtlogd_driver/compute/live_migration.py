@@ -19,7 +19,7 @@ from oslo_log import log as logging
 from virtlogd_driver import exception
 from virtlogd_driver.compute.consoles import Consoles
 from virtlogd_driver.compute.histories import STAT, Histories, stat_of
-from virtlogd_driver.compute.nova_edge import field, nova_errors
+from virtlogd_driver.compute.nova_edge import DISKS, field, nova_errors
 from virtlogd_driver.compute.options import Options
 from virtlogd_driver.console_log import generation
 from virtlogd_driver.guest import char_device, migration
@@ -80,15 +80,17 @@ class Destination:
         instances_path = self._options.instances_path
         path = os.path.join(instances_path, 'console.log')
         room = wanted.ports * self._options.virtlogd.max_history_bytes
-        if not os.access(instances_path, os.W_OK | os.X_OK):
+        if not DISKS.ask(path, os.access, instances_path,
+                         os.W_OK | os.X_OK):
             raise exception.LogRefused(
                 f'{instances_path} is not there, or nova-compute may not '
                 f'write to it. Create or mount it, or correct '
                 f'instances_path.')
         if wanted.logged:
             health.check_ready(self._options.virtlogd.virtlogd_socket, [path],
-                               self._options.virtlogd.health_timeout)
-        free = health.free_space(path)
+                               self._options.virtlogd.health_timeout,
+                               disks=DISKS)
+        free = health.free_space(path, DISKS)
         if free is not None and free < room:
             raise exception.LogDiskFull(
                 f'There are {free} bytes free in {instances_path}, and what '

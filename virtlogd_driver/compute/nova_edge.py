@@ -22,6 +22,7 @@ from virtlogd_driver.compute.options import Options
 from virtlogd_driver.guest import char_device
 from virtlogd_driver.history import exclusive, history
 from virtlogd_driver.virtlogd import conf_files
+from virtlogd_driver.virtlogd.disk import Disks
 
 LOG = logging.getLogger(__name__)
 CONF = nova.conf.CONF
@@ -276,3 +277,7 @@ def outside_eventlet(function: Callable[..., Any], *arguments: Any) -> Any:
     return tpool.execute(function, *(
         argument._obj if isinstance(argument, tpool.Proxy) else argument
         for argument in arguments))
+
+
+#: The file systems of this host: one that stalls holds up nothing else.
+DISKS = Disks(outside_eventlet)

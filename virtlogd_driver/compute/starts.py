@@ -21,9 +21,10 @@ from nova.virt.libvirt.utils import get_instance_path
 from oslo_log import log as logging
 
 from virtlogd_driver import exception
-from virtlogd_driver.compute.consoles import Consoles, live_log
-from virtlogd_driver.compute.nova_edge import nova_errors, tell_user
+from virtlogd_driver.compute.consoles import Consoles
+from virtlogd_driver.compute.nova_edge import DISKS, nova_errors, tell_user
 from virtlogd_driver.compute.options import Options
+from virtlogd_driver.console_log import generation
 from virtlogd_driver.history import boot, history
 from virtlogd_driver.node import hypervisor
 from virtlogd_driver.virtlogd import health
@@ -95,10 +96,11 @@ class Starts:
         with nova_errors(instance):
             try:
                 if self._consoles.capability().capable:
+                    # Which log it is does not matter, and to look may hang.
                     health.check_ready(
                         self._options.virtlogd.virtlogd_socket,
-                        [live_log(directory)],
-                        self._options.virtlogd.health_timeout)
+                        [os.path.join(directory, generation.live_name(0, 0))],
+                        self._options.virtlogd.health_timeout, disks=DISKS)
             except exception.LogDiskFull as e:
                 return e
         return None

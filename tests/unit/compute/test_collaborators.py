@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from virtlogd_driver.compute.starts import Starts
 from virtlogd_driver.guest import char_device, plan
 from virtlogd_driver.history import boot, delivery, history, outbox
 from virtlogd_driver.node import hypervisor
+from virtlogd_driver.virtlogd import privileged
+from virtlogd_driver.virtlogd.disk import Disks
 
 UUID = '00000000-0000-4000-8000-000000000007'
 INSTANCE = types.SimpleNamespace(uuid=UUID)
@@ -156,6 +159,37 @@ def test_there_can_be_no_more_threads(
     starts.event(_started())
     starts.wait_until_noted()
     assert len(boot.read(str(directory))) == 2
+
+
+@pytest.fixture
+def stalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The file system of the guests does not answer."""
+    go = threading.Event()
+
+    def stall(*_: object) -> None:
+        go.wait(5)
+        raise OSError(errno.EIO, 'Input/output error')
+    for name in ('access', 'listdir', 'statvfs'):
+        monkeypatch.setattr(os, name, stall)
+    for module in (starts_module, live_migration):
+        monkeypatch.setattr(module, 'DISKS', Disks(patience=0.2))
+    monkeypatch.setattr(privileged, 'probe',
+                        lambda *_: (privileged.UP, '', ()))
+    yield
+    go.set()
+
+
+def test_a_start_does_not_wait_for_a_disk(
+        starts: Starts, consoles: Consoles, options: Any, stalled: None,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consoles, 'capability', lambda: types.SimpleNamespace(
+        capable=True))
+    options.virtlogd.virtlogd_socket = '/none'
+    options.virtlogd.health_timeout = 1
+    for check in (starts.check, starts.check_new):
+        with pytest.raises(nova_exception.InternalError,
+                           match=r'file system of .* has not answered'):
+            check(INSTANCE)
 
 
 def test_an_event_does_not_wait_for_a_disk(
@@ -578,10 +612,21 @@ class TestDestination:
     def test_without_room_for_what_it_wrote(self, destination,
                                             monkeypatch) -> None:
         monkeypatch.setattr(live_migration.health, 'check_ready',
-                            lambda *_: None)
+                            lambda *_, **__: None)
         monkeypatch.setattr(live_migration.health, 'free_space',
-                            lambda _: 999)
+                            lambda *_: 999)
         with pytest.raises(exception.LogDiskFull, match='may take 1000'):
+            destination.check(self.INSTANCE)
+
+    @pytest.mark.parametrize('capable', [True, False])
+    def test_it_does_not_wait_for_a_disk(
+            self, destination, consoles, stalled, monkeypatch,
+            capable) -> None:
+        monkeypatch.setattr(consoles, 'plan', lambda *_: plan.plan(
+            capable=capable, serial_console=True, fallback='file',
+            architecture='x86_64', ports=1))
+        with pytest.raises(exception.VirtlogdDriverError,
+                           match=r'file system of .* has not answered'):
             destination.check(self.INSTANCE)
 
     def test_novas_ports_are_given_back(self, destination) -> None:

@@ -64,5 +64,36 @@ def test_outside_eventlet_a_fork_harms_no_call() -> None:
     assert ran.stdout == 'tpool Connection answer\n'
 
 
+_STALLED = '''
+import eventlet
+eventlet.monkey_patch()
+from eventlet import patcher
+from virtlogd_driver import exception
+from virtlogd_driver.compute import nova_edge
+
+nova_edge.DISKS._patience = 0.5
+turns = []
+
+def other():
+    while True:
+        turns.append(None)
+        eventlet.sleep(0.05)
+
+eventlet.spawn(other)
+try:
+    nova_edge.DISKS.ask('/x/y', patcher.original('time').sleep, 20)
+except exception.DiskStalled:
+    print(len(turns) > 2)
+os._exit(0)
+'''
+
+
+def test_outside_eventlet_a_file_system_that_stalls() -> None:
+    ran = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-u', '-c', f'import os{_STALLED}'],
+        check=True, capture_output=True, text=True, timeout=60)
+    assert ran.stdout == 'True\n'
+
+
 def test_without_eventlet_there_is_nothing_to_be_outside_of() -> None:
     assert nova_edge.outside_eventlet(divmod, 7, 2) == (3, 1)

@@ -32,12 +32,12 @@ class TestStart:
             privileged, 'probe', lambda *_: (privileged.UP, '', ()))
 
     def _down(self, monkeypatch) -> None:
-        def check_ready(*_: object) -> None:
+        def check_ready(*_: object, **__: object) -> None:
             raise exception.VirtlogdDown('it is down')
         monkeypatch.setattr(health, 'check_ready', check_ready)
 
     def _full(self, monkeypatch) -> None:
-        def check_ready(*_: object) -> None:
+        def check_ready(*_: object, **__: object) -> None:
             raise exception.LogDiskFull('no room')
         monkeypatch.setattr(health, 'check_ready', check_ready)
 
