@@ -7,7 +7,7 @@ to nova's questions for the console log and the interactive console.
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from nova import exception as nova_exception
@@ -46,6 +46,25 @@ def live_log(directory: str, port: int = 0) -> str:
             f'{directory} cannot be listed ({e.strerror}): see to the file '
             f'system that it is on.') from e
     return os.path.join(directory, generation.live_name(port, number))
+
+
+@contextlib.contextmanager
+def beginning(directory: str) -> Iterator[None]:
+    """Say of a guest's logs why they cannot be begun in the block.
+
+    :param directory: path of the instance directory
+    :raises LogNotBegun: why, and what to do
+    """
+    try:
+        yield
+    except exception.LogError as e:
+        raise exception.LogNotBegun(f'The guest is not started: {e}') from e
+    except OSError as e:
+        raise exception.LogNotBegun(
+            f'The guest is not started: its console log '
+            f'{e.filename or directory} cannot be made ({e.strerror}), so '
+            f'virtlogd could not write it either. Make room on the file '
+            f'system of {directory}, or mend it, and try again.') from e
 
 
 class Consoles:
@@ -135,16 +154,10 @@ class Consoles:
             return ()
         wanted = self.plan(flavor, image_meta)
         directory = get_instance_path(instance)
-        log_files = [live_log(directory, port)
-                     for port in range(wanted.ports)]
-        try:
+        with beginning(directory):
+            log_files = [live_log(directory, port)
+                         for port in range(wanted.ports)]
             history.begin_logs(log_files)
-        except OSError as e:
-            raise exception.LogNotBegun(
-                f'The guest is not started: its console log {e.filename} '
-                f'cannot be made ({e.strerror}), so virtlogd could not write '
-                f'it either. Make room on the file system of {directory}, or '
-                f'mend it, and start the guest again.') from e
         if wanted.backend != 'tcp':
             return wanted.devices(log_files)
         return wanted.devices(

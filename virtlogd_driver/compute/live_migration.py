@@ -17,7 +17,7 @@ from nova.virt.libvirt import utils as libvirt_utils
 from oslo_log import log as logging
 
 from virtlogd_driver import exception
-from virtlogd_driver.compute.consoles import Consoles
+from virtlogd_driver.compute.consoles import Consoles, beginning
 from virtlogd_driver.compute.histories import STAT, Histories, stat_of
 from virtlogd_driver.compute.nova_edge import DISKS, field, nova_errors
 from virtlogd_driver.compute.options import Options
@@ -151,10 +151,11 @@ class Destination:
             directory = libvirt_utils.get_instance_path_at_destination(
                 instance, migrate_data
                 if field(migrate_data, 'instance_relative_path') else None)
-            history.begin_logs([
-                os.path.join(directory, generation.live_name(
-                    port, logs.next_generation(directory, port)))
-                for port in range(wanted.ports)])
+            with beginning(directory):
+                history.begin_logs([
+                    os.path.join(directory, generation.live_name(
+                        port, logs.next_generation(directory, port)))
+                    for port in range(wanted.ports)])
 
 
 @dataclass(frozen=True, slots=True)

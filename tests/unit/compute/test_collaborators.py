@@ -112,6 +112,22 @@ def test_a_log_that_cannot_be_made(
     assert os.listdir(directory) == []
 
 
+def test_a_log_whose_place_is_not_known(
+        consoles: Consoles, directory: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the start that fails: nobody has asked for the console."""
+    def stale(path: str) -> list[str]:
+        raise OSError(errno.ESTALE, 'Stale file handle', path)
+    monkeypatch.setattr(os, 'listdir', stale)
+    monkeypatch.setattr(consoles, 'plan', lambda *_: plan.plan(
+        capable=True, serial_console=True, fallback='file',
+        architecture='x86_64', ports=1))
+    with pytest.raises(exception.LogNotBegun,
+                       match=r'not started: .*Stale .*see to the file'):
+        consoles.devices(INSTANCE, None, None)
+    assert consoles.ports.held() == {}
+
+
 def test_a_directory_that_cannot_be_listed(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stale(path: str) -> list[str]:
@@ -603,7 +619,8 @@ class TestDestination:
         def full(_: object) -> None:
             raise OSError(errno.ENOSPC, 'No space left on device')
         monkeypatch.setattr(live_migration.history, 'begin_logs', full)
-        with pytest.raises(OSError, match='No space'):
+        with pytest.raises(nova_exception.InternalError,
+                           match=r'console log .* made \(No space'):
             destination.prepare(
                 self.INSTANCE, migrate_data_obj.LibvirtLiveMigrateData(),
                 '127.0.0.1')
