@@ -188,26 +188,29 @@ class ColdMigration:
               destroy_disks: bool) -> Iterator[None]:
         """Keep logs elsewhere while nova deletes the instance directory."""
         directory = get_instance_path(instance)
-        rebuilt = False
+        # None: the database does not say.
+        rebuilt: bool | None = None
         with history.errors_logged(instance):
-            rebuilt = (
+            rebuilt = bool(
                 destroy_disks
                 and instance.get('task_state', None) == task_states.REBUILDING
                 and not self._goes_elsewhere(context, instance))
-        if not rebuilt:
+        if rebuilt is False:
             with history.errors_logged(instance):
                 self._save(context, instance, destroy_disks, directory)
             yield
             return
         self._histories.wait_for_history(instance)
-        self._rebuilt.add(instance.uuid)
         kept = self._histories.kept()
         with kept.before_deletion(instance, instance.uuid):
             kept.set_aside(instance, directory)
             try:
                 yield
             finally:
-                kept.put_back(instance, directory)
+                # Else they are put back as the guest starts, if it does here.
+                if rebuilt:
+                    self._rebuilt.add(instance.uuid)
+                    kept.put_back(instance, directory)
 
     def _save(self, context: Any, instance: Any, destroy_disks: bool,
               directory: str) -> None:

@@ -494,6 +494,19 @@ class TestColdMigration:
         moves.evacuated(rebuilt)
         assert len(kept.asked) == 4
 
+    def test_rebuilt_or_evacuated(self, moves, kept, monkeypatch) -> None:
+        """The database does not say which: nova does not delete it."""
+        def fail(*_: object) -> None:
+            raise OSError('no conductor')
+        monkeypatch.setattr(objects.MigrationList, 'get_by_filters', fail)
+        rebuilt: Any = _Instance(task_states.REBUILDING)
+        with moves.saved(self.CONTEXT, rebuilt, destroy_disks=True):
+            assert kept.asked == ['wait', 'before_deletion', 'set_aside']
+        # No directory is left on a host that the guest has left.
+        assert len(kept.asked) == 3
+        moves.evacuated(rebuilt)
+        assert kept.asked[3:] == ['begin_next', 'cut']
+
     def test_evacuated_from_here(self, moves, kept, monkeypatch) -> None:
         monkeypatch.setattr(objects.MigrationList, 'get_by_filters',
                             lambda *_: [objects.Migration()])
