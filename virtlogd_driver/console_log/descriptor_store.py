@@ -245,7 +245,7 @@ class _Held:
             live.files, [*live.segments, *kept[1:]],
             complete=first.complete, exact=exact, settled=True)
         joins = joins and merged.whole
-        cut = taken.cut
+        cut = taken.cut or not exact
         if not joins:
             cut = cut or any(unit.segments for unit, _ in older)
             for unit, _ in older:

@@ -319,13 +319,15 @@ def _take(directory: Directory, name: str, wanted: Wanted, *,
                 unit.close()
                 break
             if wanted.joined and not joined:
-                taken.cut = bool(unit.segments)
+                taken.cut = taken.cut or bool(unit.segments)
                 unit.close()
                 if taken.cut:
                     taken.ended = False
                     break
                 continue
             taken.units.append((unit, joins))
+            if wanted.joined and not unit.exact:
+                taken.cut, taken.ended = True, False
             taken.runs += live and len(taken.units) > 1
             total += unit.size
             joined = joins

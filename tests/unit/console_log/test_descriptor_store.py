@@ -987,6 +987,48 @@ def test_a_log_that_comes_as_the_last_was_closed_is_swept(
     assert len(threads.targets) == 1
 
 
+@pytest.mark.parametrize('older', [False, True])
+def test_the_beginning_is_before_what_an_end_was_read_of(
+        tmp_path: pathlib.Path, older: bool) -> None:
+    """A backup was deleted: the end is what follows it, and not all."""
+    live = tmp_path / ('console.g1.log' if older else 'console.log')
+    first = tmp_path / 'console.log'
+    for path, data in (
+            (first.with_name('console.log.2'), b'first '),
+            (first.with_name('console.log.0'), b'third '), (first, b'fourth')):
+        path.write_bytes(data)
+    if older:
+        chain.begin(str(live))
+    store = DescriptorStore(log.open_log, sweeper=False)
+    assert store.read_tail(str(live), 99, 3).data == b'third fourth'
+    read = store.read_from(str(live), None, 99, 3)
+    assert (read.data, read.missed) == (b'first ', 0)
+    read = store.read_from(str(live), read.position, 99, 3)
+    assert (read.data, read.missed) == (b'third fourth', None)
+    # And what was read of all is no end that has less.
+    assert store.read_tail(str(live), 99, 3).data == b'third fourth'
+    store.close()
+
+
+def test_the_beginning_is_before_what_was_deleted_between(
+        tmp_path: pathlib.Path) -> None:
+    """A backup is deleted, and the next rotation is seen."""
+    live = tmp_path / 'console.log'
+    for path, data in (
+            (live.with_name('console.log.1'), b'first '),
+            (live.with_name('console.log.0'), b'second '), (live, b'third ')):
+        path.write_bytes(data)
+    store = DescriptorStore(log.open_log, sweeper=False)
+    assert store.read_tail(str(live), 99, 3).data == b'first second third '
+    live.with_name('console.log.0').unlink()
+    live.rename(live.with_name('console.log.0'))
+    live.write_bytes(b'fourth')
+    assert store.read_tail(str(live), 99, 3).data == b'third fourth'
+    read = store.read_from(str(live), None, 6, 3)
+    assert (read.data, read.missed) == (b'first ', 0)
+    store.close()
+
+
 def test_there_can_be_no_more_threads(
         threads: Threads, opener: Opener, live: pathlib.Path,
         others: list[pathlib.Path], monkeypatch: pytest.MonkeyPatch) -> None:
