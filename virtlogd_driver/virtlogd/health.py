@@ -527,7 +527,7 @@ def free_space(log: str, disks: Disks = DISKS) -> int | None:
     """
     try:
         return disks.ask(log, _free, os.path.dirname(log))
-    except exception.DiskStalled:
+    except (exception.DiskStalled, RuntimeError):
         return None
 
 
@@ -564,6 +564,9 @@ def check_ready(socket_path: str, logs: Sequence[str], timeout: float,
             free = disks.ask(log, _free, os.path.dirname(log))
         except exception.DiskStalled as e:
             raise exception.VirtlogdHung(str(e)) from e
+        except RuntimeError:
+            # No thread can be started to look: no reason to refuse a guest.
+            continue
         if free is not None and free < FULL_BELOW:
             raise exception.LogDiskFull(
                 f'The file system of {os.path.dirname(log)} is full ({free} '

@@ -77,3 +77,12 @@ def test_no_guest_is_started_into_a_file_system_that_stalls(
         health.check_ready('/s', ['/nfs/a/console.log'], 1, up, stalled)
     health.check_ready('/s', ['/instances/b/console.log'], 1, up, stalled)
     assert health.free_space('/nfs/a/console.log', stalled) is None
+
+
+def test_a_guest_is_started_though_no_thread_can_be(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+    monkeypatch.setattr(threading.Thread, 'start', fail)
+    health.check_ready('/s', ['/instances/b/console.log'], 1, up, Disks())
+    assert health.free_space('/instances/b/console.log', Disks()) is None
