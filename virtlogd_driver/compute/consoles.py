@@ -307,9 +307,10 @@ class Consoles:
             return
         held -= set(hypervisor.guest_uuids(self._connection()))
         for uuid in held:
-            # A guest may have come while the database was asked.
+            given = self.ports.given
+            # A guest may have come while the database was asked, or be about
+            # to: then it has just been given its ports.
             if not is_expected(uuid) and uuid not in hypervisor.guest_uuids(
-                    self._connection()):
+                    self._connection()) and self.ports.release(uuid, given):
                 LOG.info('Serial ports that were reserved for guest %s, '
                          'which is not here, are free again', uuid)
-                self.ports.release(uuid)

@@ -96,6 +96,8 @@ class PortPool:
         self._is_free = is_free
         # Guests of an older nova may share one.
         self._holders: dict[tuple[str, int], set[str]] = {}
+        #: How often ports were given.
+        self.given = 0
         self._lock = threading.Lock()
 
     def adopt(self, owner: str, addresses: Iterable[tuple[str, int]]) -> None:
@@ -117,6 +119,7 @@ class PortPool:
         """
         with self._lock:
             found = self._find(owner, host, count, running)
+            self.given += 1
             for port in found:
                 self._holders.setdefault((host, port), set()).add(owner)
             return found
@@ -156,13 +159,21 @@ class PortPool:
             f'guests, others may be in use, or root\'s alone as those below '
             f'1024 are): widen the range.')
 
-    def release(self, owner: str) -> None:
-        """Take back all that a guest holds. Harmless when it holds none."""
+    def release(self, owner: str, given: int | None = None) -> bool:
+        """Take back all that a guest holds. Harmless when it holds none.
+
+        :param given: how often ports had been given when it was looked whether
+            the guest needs them; None: it does not
+        :returns: False: some were given since, and nothing is taken back
+        """
         with self._lock:
+            if given not in (None, self.given):
+                return False
             for address, owners in list(self._holders.items()):
                 owners.discard(owner)
                 if not owners:
                     del self._holders[address]
+            return True
 
     def owners(self) -> set[str]:
         """Give the guests that hold ports."""

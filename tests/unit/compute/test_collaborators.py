@@ -112,6 +112,24 @@ def test_a_log_that_cannot_be_made(
     assert os.listdir(directory) == []
 
 
+def test_a_guest_that_is_about_to_come_keeps_its_ports(
+        consoles: Consoles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given them, and not defined yet, as the database answers."""
+    monkeypatch.setattr(hypervisor, 'guest_uuids', lambda _: [])
+    consoles.ports.adopt(UUID, [('127.0.0.1', 10000)])
+    coming = [True]
+
+    def is_expected(uuid: str) -> bool:
+        if coming:
+            coming.clear()
+            consoles.ports.acquire(uuid, '127.0.0.1', 1)
+        return False
+    consoles.release_unused(is_expected)
+    assert consoles.ports.owners() == {UUID}
+    consoles.release_unused(is_expected)
+    assert consoles.ports.owners() == set()
+
+
 def test_a_log_whose_place_is_not_known(
         consoles: Consoles, directory: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
