@@ -544,7 +544,7 @@ def test_look_beside_is_no_pass(
 def test_look_beside_that_is_late_is_not_heeded(
         host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pass has ended while it was asking."""
-    task = host.task(patience=0.3)
+    task = host.task()
 
     real = health.ask
 
