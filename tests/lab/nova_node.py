@@ -350,6 +350,7 @@ class NovaNode(fixtures.Fixture):
         """Until the server has this status and nothing is under way.
 
         :raises RuntimeError: it went to ERROR; with nova's reason.
+        :raises TimeoutError: it did not; with what was logged
         """
         def reached() -> Server | None:
             now: Server = self.api.get_server(server['id'])
@@ -360,7 +361,10 @@ class NovaNode(fixtures.Fixture):
                     and now['OS-EXT-STS:task_state'] is None):
                 return now
             return None
-        reached_server = until(reached, f'server {status}', seconds, 0.1)
+        try:
+            reached_server = until(reached, f'server {status}', seconds, 0.1)
+        except TimeoutError as e:
+            raise TimeoutError(f'{e}\n{self.log()}') from e
         assert reached_server is not None
         return reached_server
 
