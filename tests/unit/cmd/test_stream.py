@@ -50,12 +50,17 @@ class Guests:
         process = self.console.start(
             'stream', '--state', str(self.state), *arguments,
             output=self._out, messages=self.directory / 'said')
+        self.until_followed(0)
+        return process
+
+    def until_followed(self, number: int) -> None:
+        """Until what is written to a log from now on is given."""
+        probe = b'probe %d' % number
 
         def follows() -> bool:
-            write(self.logs[0], b'probe\n')
-            return b'probe' in self._out.read_bytes()
-        until(follows, 'it follows')
-        return process
+            write(self.logs[number], probe + b'\n')
+            return probe in self._out.read_bytes()
+        until(follows, f'it follows log {number}')
 
     def until_written(self, text: bytes) -> bytes:
         until(lambda: text in self._out.read_bytes(), repr(text))
@@ -83,6 +88,7 @@ def write(path: Path, data: bytes) -> None:
 
 def test_objects(guests: Guests) -> None:
     process = guests.start()
+    guests.until_followed(1)
     write(guests.logs[1], b'\xff of two\r\n')
     guests.until_written(b'of two')
     process.terminate()
@@ -90,13 +96,15 @@ def test_objects(guests: Guests) -> None:
     assert (guests.directory / 'said').read_bytes() == b''
     found = guests.objects()
     assert 'before' not in [one.get('text') for one in found]
-    (two,) = [one for one in found if one.get('guest') == 'two']
+    (two,) = [one for one in found if one.get('guest') == 'two'
+              and 'probe' not in one.get('text', '')]
     assert (two['text'], two['raw']) == ('\N{REPLACEMENT CHARACTER} of two',
                                          '/yBvZiB0d28=')
 
 
 def test_text(guests: Guests) -> None:
     guests.start('--format', 'text', 'two', 'one')
+    guests.until_followed(1)
     write(guests.logs[1], b'\x1b[31mred\x1b[0m \x1b]0;title\x07 100\r99\r\n')
     shown = guests.until_written(b'99').decode()
     assert 'two | ' in shown
@@ -106,6 +114,7 @@ def test_text(guests: Guests) -> None:
 
 def test_plain_text(guests: Guests) -> None:
     guests.start('--format', 'text', '--plain')
+    guests.until_followed(1)
     write(guests.logs[1], b'\x1b[31mred\x1b[0m\n100%\rdone\x1b[K\n')
     shown = guests.until_written(b'done').decode()
     assert 'two | red\n' in shown
