@@ -127,6 +127,10 @@ class Delivery:
                     after = before.again()
         except (exception.VirtlogdDriverError, OSError,
                 record.InvalidRecord) as e:
+            if isinstance(e, FileNotFoundError) and not files.is_directory(
+                    path):
+                # It was removed meanwhile: its guest is here again, or gone.
+                return None
             after = before.again(str(e))
         except Exception as e:
             LOG.exception(

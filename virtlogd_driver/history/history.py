@@ -263,7 +263,10 @@ class History:
 
         :param path: of the outbox
         """
-        with errors_logged(instance):
+        # Who carries it just now finds out as much, and removes it.
+        with (errors_logged(instance),
+              contextlib.suppress(BlockingIOError, FileNotFoundError),
+              files.locked(path, 0)):
             if not outbox.is_filled(path):
                 outbox.discard(path)
 

@@ -67,6 +67,30 @@ class TestDeparture:
         assert delays == sorted(delays)
         assert delays[-1] == delivery.LONGEST
 
+    def test_it_is_removed_meanwhile(self, pair, caplog) -> None:
+        """Its guest has been deleted: nothing is late."""
+        refuse(pair.source)
+        live(pair)
+        (path,) = outbox.paths(str(pair.source.path))
+        outbox.save_state(path, outbox.State(copied=True))
+        caplog.clear()
+
+        def where(left: outbox.Departure) -> delivery.Target | None:
+            shutil.rmtree(path)
+            return to()(left)
+        assert pair.source.sender.attempt(path, where) is None
+        assert caplog.messages == []
+
+    def test_it_is_removed_by_who_carries_it(self, pair) -> None:
+        """And by nobody else meanwhile."""
+        host = pair.source
+        path = host.kept.prepare(None, host.directory, departure())
+        with files.locked(path, 0):
+            host.kept.forget(None, path)
+            assert outbox.load(path) is not None
+        host.kept.forget(None, path)
+        assert not os.path.exists(path)
+
     def test_by_hand_it_is_tried_after_who_tries_just_now(self, pair) -> None:
         """That may have begun before what is wrong was mended."""
         refuse(pair.source)
