@@ -8,7 +8,7 @@ in their order. While it has a turn, what the jobs use is that turn's alone.
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 
 from virtlogd_driver import exception
@@ -116,8 +116,8 @@ class Guest:
         self.touched: dict[Key, tuple[PortStream, bool]] = {}
         #: Logs whose unfinished lines are given in the next turn.
         self.cutting: list[PortStream] = []
-        #: Paths of logs that it has followed, and does not any more.
-        self.freed: set[str] = set()
+        #: Where it was in logs that it does not follow any more, by path.
+        self.freed: dict[str, Position] = {}
         #: What was read last could not be.
         self.failed = False
         #: One of its logs was in its place when that was looked at.
@@ -185,11 +185,13 @@ class Guest:
         yield from ()
 
     def follow(self, running: Running, now: Iterable[PortNow],
-               from_now: bool) -> Job:
+               from_now: bool,
+               freed: Mapping[str, Position] | None = None) -> Job:
         """Follow the logs that it has now.
 
         :param from_now: what there is of new ones is not given, where no
             earlier stream has begun with them
+        :param freed: of logs that another guest had, where that was, by path
         """
         found = {port.source.port: port for port in now}
         for number in list(self.ports):
@@ -206,7 +208,12 @@ class Guest:
                 continue
             known.sink, known.run = port.sink, running.run
             known.name = running.name
-            if known.path != port.path or not self._is_followed(known):
+            if known.path == port.path and not self._is_followed(known):
+                # What is before was given as the other's.
+                known.position = (freed or {}).get(
+                    known.path, known.position)
+                self._add(known)
+            elif known.path != port.path:
                 # What it wrote last may not be where it writes now.
                 yield from self._drain(known)
                 self._forget(known)
@@ -306,7 +313,7 @@ class Guest:
         if self._is_followed(stream):
             self._followed.follower.remove(stream.path)
             del self._followed.streams[stream.path]
-            self.freed.add(stream.path)
+            self.freed[stream.path] = stream.position
 
     def _is_followed(self, stream: PortStream) -> bool:
         return self._followed.streams.get(stream.path) is stream

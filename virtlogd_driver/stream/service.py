@@ -19,6 +19,7 @@ from typing import Protocol
 
 from virtlogd_driver import exception
 from virtlogd_driver.console_log.follow import Follower
+from virtlogd_driver.console_log.log import Position
 from virtlogd_driver.guest import char_device, metadata
 from virtlogd_driver.node.events import Report, Running
 from virtlogd_driver.stream import objects, state
@@ -329,7 +330,7 @@ class Stream:
                 self._unfinished.pop(guest, None)
         self._cutting += guest.cutting
         guest.cutting.clear()
-        freed, guest.freed = guest.freed, set()
+        freed, guest.freed = guest.freed, {}
         if freed:
             self._follow_freed(freed)
         if guest in self._stalled and not guest.failed:
@@ -615,16 +616,17 @@ class Stream:
             from_now=(self._was_here(running.uuid)
                       and not self._known_before)))
 
-    def _follow_freed(self, paths: Collection[str]) -> None:
+    def _follow_freed(self, freed: Mapping[str, Position]) -> None:
         """Have logs followed that were taken for those of other guests.
 
         One that is defined anew, with another UUID, has the log that it had.
         """
         for guest in self._guests.values():
             if not guest.leaving and any(
-                    port.path in paths for port in guest.now.values()):
+                    port.path in freed for port in guest.now.values()):
                 self._do(guest, guest.follow(
-                    guest.running, guest.now.values(), from_now=False))
+                    guest.running, guest.now.values(), from_now=False,
+                    freed=freed))
 
     def _look_for_gone(self) -> None:
         """See whether guests that libvirt does not know have left."""

@@ -982,6 +982,26 @@ def test_two_guests_with_one_log(
     assert host.texts() == ['whose?']
 
 
+def test_what_two_guests_with_one_log_wrote_is_given_once(
+        host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, '_PATIENCE', 0.3)
+    host.guest()
+    host.begin()
+    write(host.log(), b'one\n')
+    host.until_text('one')
+    host.guest(OTHER, path=host.log())
+    host.report()
+    write(host.log(), b'both\n')
+    host.until_text('one', 'both')
+    del host.guests[UUID]
+    host.report()
+    host.until(lambda: 'left' in host.events())
+    write(host.log(), b'other\n')
+    host.until_text('one', 'both', 'other')
+    assert [one['uuid'] for one in host.output.objects if 'text' in one] == [
+        UUID, UUID, OTHER]
+
+
 def test_a_guest_that_is_defined_anew_with_another_uuid(
         host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its log is where that of the old one was, and is."""
