@@ -83,7 +83,12 @@ class _Reads:
             raise exception.LogError(
                 f'{path}: the read before has not returned.')
         self._under_way.add(path)
-        return await _in_thread(self._read, path, limit)
+        try:
+            reading = _in_thread(self._read, path, limit)
+        except RuntimeError as error:   # there can be no more threads
+            self._under_way.discard(path)
+            raise exception.LogError(f'{path}: {error}') from error
+        return await reading
 
     def _read(self, path: str, limit: int) -> LogRead:
         try:
@@ -270,9 +275,14 @@ class Relay:
     async def _measure(self, file: metrics.File) -> None:
         """Write the metrics; guests do not wait for that."""
         while True:
-            writing = _in_thread(
-                file.write, [metrics.see(one) for one in self.consoles],
-                copy.copy(self._past))
+            try:
+                writing = _in_thread(
+                    file.write, [metrics.see(one) for one in self.consoles],
+                    copy.copy(self._past))
+            except RuntimeError as error:   # there can be no more threads
+                self._say_metrics(file, str(error))
+                await asyncio.sleep(_METRICS)
+                continue
             _, stalled = await asyncio.wait([writing], timeout=_METRICS)
             if stalled:
                 self._say_metrics(file, 'its file system does not answer')

@@ -354,6 +354,31 @@ def test_metrics_that_cannot_be_written(tmp_path, caplog) -> None:
     assert 'No such file' in caplog.text
 
 
+def test_there_can_be_no_more_threads(tmp_path, caplog, monkeypatch) -> None:
+    """As at a limit of the system: the relay serves guests all the same."""
+    monkeypatch.setattr(service_module, '_METRICS', 0.05)
+    start = threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def test() -> None:
+        async with service(str(tmp_path / 'relay.prom')):
+            monkeypatch.setattr(threading.Thread, 'start', fail)
+            await until(lambda: 'start new thread' in caplog.text,
+                        'it is said')
+            monkeypatch.setattr(threading.Thread, 'start', start)
+            await until((tmp_path / 'relay.prom').exists, 'it goes on')
+        reads = service_module._Reads(
+            lambda path, limit: LogRead(b'read', None, True))
+        monkeypatch.setattr(threading.Thread, 'start', fail)
+        with pytest.raises(exception.LogError, match='start new thread'):
+            await reads.read('/log', 9)
+        monkeypatch.setattr(threading.Thread, 'start', start)
+        assert (await reads.read('/log', 9)).data == b'read'
+    run(test)
+
+
 def test_metrics_on_a_disk_that_stalls(tmp_path, caplog, monkeypatch) -> None:
     """No guest waits for it: QEMU is read, and viewers are served."""
     goes_on = threading.Event()
