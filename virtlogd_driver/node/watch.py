@@ -50,7 +50,8 @@ def list_ports(connection: Any, run: Run[Any] = direct,
                 found += ports_of(guest, relay)
             except exception.InvalidGuestXML as e:
                 found.append(Port(guest.uuid, guest.name, 0, None,
-                                  active=guest.active, unclear=str(e)))
+                                  active=guest.active, unclear=str(e),
+                                  failing=True))
     return found
 
 

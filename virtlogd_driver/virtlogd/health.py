@@ -7,7 +7,6 @@ found; ``changes`` tells what became of it since the report before, so that
 each thing is said once.
 """
 
-import collections
 import dataclasses
 import enum
 import os
@@ -487,9 +486,7 @@ def remember(before: Report | None, now: Report) -> Report:
                                    stalled=before.stalled)
     here = {log.port for log in now.logs}
     # libvirt may fail for a guest just now: its ports are as they were.
-    ports = collections.Counter(log.port.guest for log in now.logs)
-    failing = {log.port.guest for log in now.logs if log.port.unclear
-               and not log.port.log and ports[log.port.guest] == 1}
+    failing = {log.port.guest for log in now.logs if log.port.failing}
     hidden = {log.port for log in before.logs if log.port.guest in failing
               and not log.port.unclear} - here
     now = dataclasses.replace(now, logs=now.logs + tuple(
@@ -505,7 +502,8 @@ def remember(before: Report | None, now: Report) -> Report:
         now, stuck=now.stuck + tuple(
             one for one in before.stuck if one.port in hidden),
         unopened=now.unopened + tuple(
-            one for one in before.unopened if one.port in unseen),
+            one for one in before.unopened
+            if one.port in unseen and one.lasts(before.moment)),
         unrelayed=now.unrelayed + tuple(
             one for one in before.unrelayed if one.port in hidden))
     closed = {one.port: one for one in before.unopened}

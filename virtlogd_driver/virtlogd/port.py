@@ -40,6 +40,8 @@ class Port:
     #: Where the relay is to listen for its viewers; None: it is not relayed,
     #: or that is not known just now.
     relay: Address | None = field(default=None, compare=False)
+    #: libvirt fails for its guest, so that nothing else is known of it.
+    failing: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         return f'guest {self.guest} ({self.name}), serial port {self.number}'

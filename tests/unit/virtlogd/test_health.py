@@ -696,7 +696,8 @@ def test_a_log_is_not_said_again_after_libvirt_failed_for_its_guest() -> None:
     passes = Passes()
     passes.next(port(0), port(1), port(2, guest='b'),
                 viewers=[viewer(0, 60)])
-    odd = dataclasses.replace(port(0, None), unclear='libvirt fails for it.')
+    odd = dataclasses.replace(port(0, None), unclear='libvirt fails for it.',
+                              failing=True)
     for _ in range(2):
         changes = passes.next(odd, port(2, guest='b'))
         assert changes.died == changes.freed == ()
@@ -710,6 +711,33 @@ def test_a_log_is_not_said_again_after_libvirt_failed_for_its_guest() -> None:
     assert changes == dataclasses.replace(NOTHING, back=(port(1),))
     passes.next()
     assert passes.report.logs == ()
+
+
+def test_a_log_is_forgotten_with_the_port_of_a_guest_that_is_known() -> None:
+    """It has been started anew, with a port that is not understood."""
+    passes = Passes()
+    passes.next(port(0), port(2, guest='b'))
+    odd = dataclasses.replace(port(0, None), unclear='Odd.')
+    passes.next(odd)
+    assert passes.report is not None
+    assert [log.port for log in passes.report.logs] == [odd]
+
+
+def test_a_console_that_was_seen_once_is_not_closed_for_long() -> None:
+    """As its guest was just being started; then its disk stalls."""
+    one = port(0)
+    before = health.Report(
+        health.DaemonState.UP, logs=(health.Log(one, LogState.ALIVE),),
+        unopened=(health.Unopened(one, 100.0),), moment=100.0)
+    unknown = (health.Log(one, LogState.UNKNOWN),)
+    later = health.remember(before, health.Report(
+        health.DaemonState.UP, logs=unknown, moment=160.0))
+    assert later.closed == ()
+    # One that lasts is remembered.
+    before = dataclasses.replace(before, moment=160.0)
+    later = health.remember(before, health.Report(
+        health.DaemonState.UP, logs=unknown, moment=220.0))
+    assert later.closed == (one,)
 
 
 def test_full_virtlogd_refuses_a_start() -> None:
