@@ -331,7 +331,11 @@ class Histories:
             with history.errors_logged(history.guest(uuid)):
                 instance = look_up(uuid)
                 if instance is not None and instance.deleted:
-                    self._keep_deleted(instance)
+                    try:
+                        self._keep_deleted(instance)
+                    except exception.LogError:
+                        self.send(path)
+                        raise
                     outbox.discard(path)
                 elif instance is None and not outbox.is_filled(path):
                     # Where its logs are to go is not known: the next start

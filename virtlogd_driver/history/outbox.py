@@ -253,7 +253,8 @@ def fill(path: str | None, directory: str) -> str:
             if load_state(path) != State() or not logs.names(directory):
                 raise
             # It had room for some: they get their old names again.
-            logs.move(path, directory)
+            if not logs.move(path, directory):
+                raise
             with contextlib.suppress(OSError):
                 discard(path)
     path = path_of(logs.instance_directory(directory), new_id())

@@ -230,8 +230,11 @@ class TestLeft:
             full: Callable[[], None]) -> None:
         """It waits: nobody else removes it."""
         (path,) = outbox.paths(str(directory.parent))
+        carried = []
         if starts:
+            made._histories.send = carried.append
             made._histories.adopt({})
+            assert carried == [path]
         else:
             assert made._histories.kept().attempt(
                 path, made._histories._where)

@@ -29,7 +29,7 @@ from tests.unit.history.hosts import (
     waiting,
     written,
 )
-from virtlogd_driver.console_log import chain, reader
+from virtlogd_driver.console_log import chain, generation, reader
 from virtlogd_driver.history import (
     deleted,
     exclusive,
@@ -313,6 +313,19 @@ class TestNoRoomForAllNames:
         host.nova_deletes()
         assert outbox.paths(str(host.path)) == [path]
         assert written(path) == BEFORE
+
+    def test_a_name_that_is_taken_there(self, host, full) -> None:
+        """As a crash has left it: what cannot be given back stays."""
+        path = host.kept.prepare(None, host.directory, departure())
+        (name,) = logs.newest(host.directory)
+        for port in (1, 2):
+            chain.begin(os.path.join(
+                host.directory, generation.live_name(port, 0)))
+        with open(os.path.join(path, name), 'wb') as log:
+            log.write(b'earlier')
+        host.kept.leave(None, GUEST, path, host.directory)
+        with open(os.path.join(path, name), 'rb') as log:
+            assert log.read() == b'earlier'
 
     def test_it_was_copied_already(self, host, full) -> None:
         """Under the name of that departure: it stays where it is."""
