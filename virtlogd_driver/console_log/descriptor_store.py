@@ -85,17 +85,19 @@ class _Names:
         return os.access(path, os.F_OK)
 
 
-def _is_doubtful(live: Snapshot, status: os.stat_result) -> bool:
+def _is_doubtful(taken: Taken, status: os.stat_result) -> bool:
     """Tell whether a file that was empty may not go on from the one before.
 
     Either is written now: virtlogd may still write one that was renamed.
     """
-    newest, *older = live.segments
+    # Runs of one chain, where bytes may be missing between two.
+    newest, *older = [segment for unit, _ in taken.units[:taken.runs]
+                      for segment in unit.segments]
     if newest.size or not older:
         return False
     try:
         return (status.st_size > 0
-                or live.files.fstat(older[0].fd).st_size > older[0].size)
+                or taken.live.files.fstat(older[0].fd).st_size > older[0].size)
     except OSError:
         return True   # opened anew it says why
 
@@ -152,8 +154,7 @@ class _Held:
         status = self._names.look(self._path)
         if status is not None and newest.is_file(status):
             # A file that is smaller than it was has been truncated.
-            if status.st_size < newest.size or _is_doubtful(
-                    taken.live, status):
+            if status.st_size < newest.size or _is_doubtful(taken, status):
                 self.close()
             newest.look_at(status.st_size, status.st_mtime_ns)
         elif not taken.live.exact:
@@ -227,7 +228,8 @@ class _Held:
             first.segments))
         gone = first.segments[len(kept):]
         # A rotation takes the oldest: somebody else has deleted another.
-        exact = all(_is_deleted(first, segment) for segment in gone)
+        only_the_oldest = all(
+            _is_deleted(first, segment) for segment in gone)
         come = self._open(self._path, Wanted(
             limit, newest.key, self.max_backups, joined=True),
             {newest.key: newest})
@@ -238,6 +240,7 @@ class _Held:
             # So many rotations, or so many bytes: it stands for itself.
             self._replace(come)
             return
+        exact = live.exact and only_the_oldest
         self.changed = True
         for segment in gone:
             first.files.close(segment.fd)

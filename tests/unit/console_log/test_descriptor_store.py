@@ -453,6 +453,26 @@ def test_a_backup_that_is_deleted_after_a_position(
     store.close()
 
 
+def test_a_log_that_was_renamed_is_read_on(store: DescriptorStore,
+                                           live: pathlib.Path) -> None:
+    """logrotate has made an empty one; virtlogd writes on into the first."""
+    append(live, b'1')
+    assert store.read_tail(str(live), 99).exact
+    moved = live.with_name('console.log.1')
+    live.rename(moved)
+    live.touch()
+    # As it is when logrotate comes.
+    os.utime(moved, (1, 1))
+    read = store.read_tail(str(live), 99)
+    assert (read.data, read.exact) == (b'01', False)
+    since = store.read_from(str(live), None, 99)
+    for data in (b'2', b'3', b'4'):
+        append(moved, data)
+        since = store.read_from(str(live), since.position, 99)
+        assert since.data == data
+    store.close()
+
+
 # What is held, whatever its names
 
 def test_a_log_without_names_stays_open(
