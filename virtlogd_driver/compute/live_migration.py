@@ -80,12 +80,14 @@ class Destination:
         instances_path = self._options.instances_path
         path = os.path.join(instances_path, 'console.log')
         room = wanted.ports * self._options.virtlogd.max_history_bytes
-        if not DISKS.ask(path, os.access, instances_path,
-                         os.W_OK | os.X_OK):
-            raise exception.LogRefused(
-                f'{instances_path} is not there, or nova-compute may not '
-                f'write to it. Create or mount it, or correct '
-                f'instances_path.')
+        # Where no thread can be started, to look, that refuses nothing.
+        with contextlib.suppress(RuntimeError):
+            if not DISKS.ask(path, os.access, instances_path,
+                             os.W_OK | os.X_OK):
+                raise exception.LogRefused(
+                    f'{instances_path} is not there, or nova-compute may not '
+                    f'write to it. Create or mount it, or correct '
+                    f'instances_path.')
         if wanted.logged:
             health.check_ready(self._options.virtlogd.virtlogd_socket, [path],
                                self._options.virtlogd.health_timeout,

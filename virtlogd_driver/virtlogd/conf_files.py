@@ -8,12 +8,18 @@ needed of the file; the file itself stays where it is.
 
 import contextlib
 import functools
+import math
 import os
+import time
 
 from virtlogd_driver import exception
 from virtlogd_driver.virtlogd import privileged, settings
 from virtlogd_driver.virtlogd.health import PRIVSEP_ERRORS
 from virtlogd_driver.virtlogd.settings import StdioHandler, VirtlogdSettings
+
+#: Seconds until a helper is asked again that did not answer.
+_RETRY = 60.0
+_hangs: dict[str, float] = {}
 
 
 def stdio_handler(path: str) -> StdioHandler:
@@ -66,10 +72,16 @@ def max_backups(path: str) -> int | None:
 
     :param path: of virtlogd.conf
     """
+    if time.monotonic() < _hangs.get(path, -math.inf):
+        return None
     try:
         status = os.stat(path)
         return _max_backups(path, status.st_ino, status.st_size,
                             status.st_mtime_ns)
+    except TimeoutError:
+        # Who reads a log does not wait for that each time.
+        _hangs[path] = time.monotonic() + _RETRY
+        return None
     except (exception.VirtlogdDriverError, *PRIVSEP_ERRORS):
         return None
 

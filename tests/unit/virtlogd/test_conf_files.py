@@ -163,6 +163,24 @@ def test_how_many_backups(tmp_path: pathlib.Path,
     assert conf_files.max_backups('/nowhere/virtlogd.conf') is None
 
 
+def test_a_helper_that_hangs_is_not_waited_for_each_time(
+        tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / 'virtlogd.conf'
+    path.write_text('max_backups = 7\n')
+    asked = []
+
+    def hang(*_: object) -> VirtlogdSettings:
+        asked.append(1)
+        raise TimeoutError
+    with monkeypatch.context() as patch:
+        patch.setattr(settings, 'read_virtlogd_settings', hang)
+        for _ in range(3):
+            assert conf_files.max_backups(str(path)) is None
+    assert asked == [1]
+    monkeypatch.setattr(conf_files, '_hangs', {str(path): 0.0})
+    assert conf_files.max_backups(str(path)) == 7
+
+
 def test_a_file_that_is_not_there_is_not_asked_for(
         files: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(privileged, 'stdio_handler')
