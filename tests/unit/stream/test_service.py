@@ -95,6 +95,8 @@ class Host:
         self.unknown: frozenset[str] = frozenset()
         self._news: News | None = None
         self._thread: threading.Thread | None = None
+        #: What has ended the stream.
+        self._error: BaseException | None = None
 
     def log(self, uuid: str = UUID) -> Path:
         return self.path / uuid / 'console.log'
@@ -135,10 +137,17 @@ class Host:
             'host', self.output, _logs(),
             self._news, words=words, progress=state.load(str(self.state)),
             state_file=str(self.state), quiet=quiet)
-        self._thread = threading.Thread(target=self._stream.run)
+        self._thread = threading.Thread(target=self._run)
         self._thread.start()
         self.report()
         self.until(lambda: not self._stream._first_report)
+
+    def _run(self) -> None:
+        try:
+            self._stream.run()
+        except BaseException as error:
+            self._error = error
+            raise
 
     def stop(self) -> None:
         if self._thread is not None and self._news is not None:
@@ -157,6 +166,7 @@ class Host:
     def until(self, holds: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 60
         while not holds():
+            assert self._error is None, self._error
             assert time.monotonic() < deadline, self.output.objects
             time.sleep(0.01)
 
