@@ -31,7 +31,7 @@ class _Integer(types.Integer):
 
 
 class _Float(types.Float):
-    """Does so, and takes no "nan" and no "inf", which oslo.config does."""
+    """Names the value as well, and takes only what is finite."""
 
     def __call__(self, value: object) -> float | None:
         try:

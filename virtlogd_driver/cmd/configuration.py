@@ -73,7 +73,8 @@ def read(config: cfg.ConfigOpts, arguments: Sequence[str],
                    'nova', 'nova-compute'),
                **about)
     except UnicodeDecodeError as e:
-        before = e.object[:e.start].rpartition(b'\n')[2].decode()
+        before = e.object[:e.start].rpartition(b'\n')[2].decode(
+            errors='replace')
         raise cfg.Error(
             f'A configuration file is not UTF-8, and no service of nova reads '
             f'it either: correct what comes after {before!r}.') from e

@@ -46,8 +46,8 @@ _PACE = 0.5
 #: Seconds between two looks at files that the kernel watches.
 _COMPARE = 10.0
 #: Seconds from one state file to the next; and of the first and the last one
-#: at most: a busy disk ends no stream as it begins.
-SAVE_INTERVAL, _SAVE_FIRST, _SAVE_LAST = 5.0, 30.0, 5.0
+#: at most.
+SAVE_INTERVAL, _SAVE_LAST = 5.0, 5.0
 #: Seconds that a guest may be unknown to libvirt while its log is in its
 #: place: nova undefines it in a hard reboot.
 _PATIENCE = 30.0
@@ -406,7 +406,7 @@ class Stream:
         if self._saver is None:
             return
         self._saver.logs = dict(self._written)
-        if not self._turns.finish(self._saver, _SAVE_FIRST):
+        if not self._turns.finish(self._saver, _SAVE_LAST):
             raise exception.InvalidState(
                 self._saver.path, 'its file system does not answer',
                 exception.InvalidState.MEND)

@@ -19,6 +19,7 @@ from virtlogd_driver.virtlogd.settings import StdioHandler, VirtlogdSettings
 
 #: Seconds until a helper is asked again that did not answer.
 _RETRY = 60.0
+#: When that is, by path of the file that it was to read (time.monotonic).
 _hangs: dict[str, float] = {}
 
 
