@@ -91,7 +91,8 @@ class Consoles:
         #: Which guest holds which TCP port, on the address that its viewers
         #: connect to.
         self.ports = serial_port.PortPool(
-            serial_port.PortRange.parse(options.port_range), self._is_free)
+            serial_port.PortRange.parse(options.port_range), self._is_free,
+            self._is_clear)
 
     def _is_free(self, address: str, port: int) -> bool:
         """Whether a guest can be given a TCP port.
@@ -102,6 +103,20 @@ class Consoles:
             # The relay lets go of a port a moment after its guest.
             address = self._options.guest_address
         return hypervisor.is_free(address, port)
+
+    def _is_clear(self, address: str, port: int) -> bool:
+        """Whether nobody is in the way of the relay there, either.
+
+        The relay itself is, until it lets go of the port of a guest that was.
+
+        :raises InvalidAddress: a guest cannot listen on its address
+        """
+        if not self._is_free(address, port):
+            return False
+        with contextlib.suppress(exception.InvalidAddress):
+            return hypervisor.is_free(address, port)
+        # Nobody, as nobody has the address yet.
+        return True
 
     def capability(self) -> hypervisor.ConsoleCapability:
         """What this host can do; it is looked at anew each time, and logged

@@ -87,13 +87,18 @@ class PortPool:
     """
 
     def __init__(self, ports: PortRange,
-                 is_free: Callable[[str, int], bool]) -> None:
+                 is_free: Callable[[str, int], bool],
+                 is_clear: Callable[[str, int], bool] | None = None) -> None:
         """
         :param ports: the range that ports are given out of
         :param is_free: tells whether a host address and port can be bound
+        :param is_clear: tells whether nobody is in the way of its viewers,
+            either: another port is given only where there is none such; None:
+            nobody is
         """
         self._range = ports
         self._is_free = is_free
+        self._is_clear = is_clear or is_free
         # Guests of an older nova may share one.
         self._holders: dict[tuple[str, int], set[str]] = {}
         #: How often ports were given.
@@ -143,13 +148,14 @@ class PortPool:
                 if owners - {owner}:
                     others.add(port)
         found: list[int] = []
-        for port in (*sorted(mine), *self._range):
-            if len(found) == count:
-                return tuple(found)
-            if port in found or port in others:
-                continue
-            if (running and port in mine) or self._is_free(host, port):
-                found.append(port)
+        for is_free in (self._is_clear, self._is_free):
+            for port in (*sorted(mine), *self._range):
+                if len(found) == count:
+                    return tuple(found)
+                if port in found or port in others:
+                    continue
+                if (running and port in mine) or is_free(host, port):
+                    found.append(port)
         if len(found) == count:
             return tuple(found)
         raise exception.PortRangeExhausted(

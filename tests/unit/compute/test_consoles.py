@@ -237,6 +237,26 @@ class TestRelay:
             made, objects.Instance(uuid=str(uuid.uuid4()), id=8))
         assert device.address == ('127.20.0.1', 10001)
 
+    @pytest.mark.parametrize(('ports', 'given'), [
+        ('10000:10010', 10001),
+        # It may be the relay, which lets go of it in a moment.
+        ('10000:10000', 10000)])
+    def test_a_port_that_the_relay_cannot_have_is_the_last(
+            self, make_driver, instance, conf, ports, given) -> None:
+        """It says that a new start gives the guest another one."""
+        conf.config(group='serial_console', port_range=ports,
+                    proxyclient_address='127.79.0.1')
+        made = make_driver()
+        with socket.create_server(('127.79.0.1', 10000)):
+            (device,) = consoles(made, instance)
+        assert device.address == ('127.20.0.1', given)
+
+    def test_the_relays_address_may_come_later(self, make_driver, instance,
+                                               conf) -> None:
+        conf.config(group='serial_console', proxyclient_address='192.0.2.1')
+        (device,) = consoles(make_driver(), instance)
+        assert device.address == ('127.20.0.1', 10000)
+
     @pytest.mark.parametrize(('option', 'value', 'said'), [
         (('serial_console', 'proxyclient_address'), '0.0.0.0',  # noqa: S104
          'proxyclient_address.*the one address'),
