@@ -86,13 +86,15 @@ def run(host: Host, arguments: Any) -> int:
                 host, port.log, arguments.lines).pieces:
             _write(screen, shown(data or b''))
     try:
-        left = interactive.run(connect, shown, arguments.escape, keys, screen,
-                               watch=arguments.watch, pipe=pipe,
+        try:
+            console = connect()
+        except OSError as error:
+            raise exception.HostError(
+                f'The console of guest {port.guest.name} cannot be reached: '
+                f'{error.strerror or error}.') from error
+        left = interactive.run(console, connect, shown, arguments.escape,
+                               keys, screen, watch=arguments.watch, pipe=pipe,
                                say=None if on_terminal else say)
-    except OSError as error:
-        raise exception.HostError(
-            f'The console of guest {port.guest.name} cannot be reached: '
-            f'{error.strerror or error}.') from error
     finally:
         if on_terminal:
             _write(screen, control_sequences.RESET_SCREEN.encode())

@@ -68,8 +68,8 @@ class Pipe:
     ended: bool = False
 
 
-def run(connect: Connect, show: Callable[[bytes], bytes], escape: bytes,
-        keys: int, screen: int, *, watch: bool = False,
+def run(console: Console, connect: Connect, show: Callable[[bytes], bytes],
+        escape: bytes, keys: int, screen: int, *, watch: bool = False,
         pipe: Pipe | None = None,
         say: Callable[[str], None] | None = None) -> bool:
     """Be at the console until the escape key is typed, or the guest is gone.
@@ -77,7 +77,7 @@ def run(connect: Connect, show: Callable[[bytes], bytes], escape: bytes,
     A guest that is stopped closes it; it is opened again when it is there
     again.
 
-    :param connect: called at the start, and whenever it was closed
+    :param connect: called whenever it was closed
     :param show: makes what the guest writes fit for the terminal
     :param keys: descriptor of the terminal that is typed on
     :param screen: descriptor of the terminal that is written to
@@ -85,9 +85,8 @@ def run(connect: Connect, show: Callable[[bytes], bytes], escape: bytes,
     :param pipe: keys are no terminal's; None: they are
     :param say: says what the guest did not write; None: on the screen
     :returns: False: the guest is on this host no more
+    :raises OSError: keys or screen are gone, or take nothing
     """
-    # Also, so that a first refusal is said on a terminal as it was.
-    console = connect()
     if say is None:
         say = functools.partial(_say, screen)
     with (terminal.raw(keys) if pipe is None else contextlib.nullcontext(),

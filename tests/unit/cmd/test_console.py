@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """virtlogd-console works on libvirt's own test driver."""
 
+import contextlib
 import json
 import os
 import random
 import shlex
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -140,6 +142,28 @@ def test_a_closed_pipe_is_no_error(make: Make, tmp_path: Path) -> None:
     assert done.stdout == b'line\n'
     assert done.returncode == 141
     assert done.stderr == b''
+
+
+@pytest.mark.parametrize(('output', 'status', 'says'), [
+    ('| head -n 1; exit ${PIPESTATUS[0]}', 141, b''),
+    ('> /dev/full', 1, b'No space left on device')])
+def test_what_attach_cannot_write_is_not_said_of_the_guest(
+        make: Make, output: str, status: int, says: bytes) -> None:
+    with socket.create_server(('127.0.0.1', 0)) as qemu:
+        console = make(fake_libvirt.domain_xml(fake_libvirt.serial(
+            0, qemu.getsockname()[1], log=None)))
+        command = shlex.join([*console.command, 'attach', '--watch', 'guest'])
+        attached = subprocess.Popen(
+            ['bash', '-c', f'{command} {output}'], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        guest, _ = qemu.accept()
+        with guest, contextlib.suppress(OSError):
+            for _ in range(1000):
+                guest.sendall(b'line\n' * 1000)
+        _, errors = attached.communicate(b'', timeout=60)
+    assert attached.returncode == status
+    assert says in errors
+    assert b'cannot be reached' not in errors
 
 
 def test_progress_of_long_work(make: Make, tmp_path: Path) -> None:

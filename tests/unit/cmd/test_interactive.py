@@ -30,6 +30,10 @@ def test_no_escape(text: str) -> None:
         interactive.parse_escape(text)
 
 
+def _never() -> interactive.Console:
+    raise AssertionError('it was not closed')
+
+
 def test_a_pipe_is_sent_and_ends_once_the_guest_is_quiet() -> None:
     console, guest = socket.socketpair()
     keys, typed = os.pipe()
@@ -47,7 +51,7 @@ def test_a_pipe_is_sent_and_ends_once_the_guest_is_quiet() -> None:
     answering = threading.Thread(target=answer)
     answering.start()
     assert interactive.run(
-        lambda: interactive.Console(console), bytes, b'\x1d', keys, shown,
+        interactive.Console(console), _never, bytes, b'\x1d', keys, shown,
         pipe=interactive.Pipe())
     answering.join()
     assert os.read(screen, 100) == b'answer\n' * 3
@@ -64,15 +68,13 @@ def test_a_pipe_of_one_who_watches_is_not_read() -> None:
     said: list[str] = []
 
     def connect() -> interactive.Console:
-        if said:
-            raise exception.GuestNotFound('gone')
-        return interactive.Console(console)
+        raise exception.GuestNotFound('gone')
 
     guest.sendall(b'seen\n')
     threading.Timer(2 * interactive._QUIET, guest.close).start()
     with mock.patch.object(interactive, '_PATIENCE', 0.1):
         assert not interactive.run(
-            connect, bytes, b'\x1d', keys, shown,
+            interactive.Console(console), connect, bytes, b'\x1d', keys, shown,
             pipe=interactive.Pipe(watch=True), say=said.append)
     assert os.read(screen, 100) == b'seen\n'
     assert said == ['closed: waiting for the guest']
@@ -196,7 +198,6 @@ def test_it_ends_when_the_guest_is_gone_and_says_why_it_waits(
     keys, terminal = pty.openpty()
     screen, shown = os.pipe()
     answers = itertools.chain(
-        [interactive.Console(console)],
         [exception.HostError('Guest x is shut off\x1b[8m.')] * 3,
         [ConnectionRefusedError(), interactive.Console(again)],
         itertools.repeat(exception.GuestNotFound('gone')))
@@ -210,7 +211,8 @@ def test_it_ends_when_the_guest_is_gone_and_says_why_it_waits(
     guest.sendall(b'\x1b[31mred')
     guest.close()
     same_guest.close()
-    assert not interactive.run(connect, bytes, b'\x1d', terminal, shown)
+    assert not interactive.run(interactive.Console(console), connect, bytes,
+                               b'\x1d', terminal, shown)
     seen = os.read(screen, 1 << 16)
     assert seen.count(b'shut off^[[8m.') == 1
     assert seen.index(b'red\x1b[0m') < seen.index(b'closed: waiting')
