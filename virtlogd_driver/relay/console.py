@@ -149,6 +149,9 @@ class Console:
         self._before: LogRead | None = None
         self._server: asyncio.Server | None = None
         self._said: set[str] = set()
+        #: Set where libvirt may have this run of the guest no more: its TCP
+        #: port may be the next one's.
+        self.look_anew = asyncio.Event()
 
     # Life
 
@@ -200,7 +203,10 @@ class Console:
                         f'{self.port.service} ({_reason(error)}). It is '
                         f'tried again; see whether the guest runs, and '
                         f'whether the loopback interface is up')
-                await asyncio.sleep(pause)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self.look_anew.wait()
+                self.look_anew.clear()
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
             self._guest, self._takes_input = guest, True

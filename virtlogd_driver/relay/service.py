@@ -202,6 +202,8 @@ class Relay:
                         for uuid, guest in found.guests.items()}
         self._ports = frozenset(
             port for _, ports in self._guests.values() for port in ports)
+        for port in self._consoles.keys() - self._ports:
+            self._consoles[port].look_anew.set()
         for port in self._ports - self._consoles.keys():
             self._begin(port)
         for uuid in list(self._waiting):

@@ -18,6 +18,7 @@ from virtlogd_driver import exception
 from virtlogd_driver.console_log.log import LogRead
 from virtlogd_driver.guest import char_device
 from virtlogd_driver.node.events import Report, Running
+from virtlogd_driver.relay import console as console_module
 from virtlogd_driver.relay import control, metrics
 from virtlogd_driver.relay import service as service_module
 from virtlogd_driver.relay.console import Counts
@@ -103,6 +104,36 @@ def test_guests_come_and_go() -> None:
             again.stop()
         second.stop()
     run(test)
+
+
+def test_the_next_run_of_a_guest_gets_the_port_of_the_one_before(
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """libvirt may have a guest for a while after its QEMU has ended."""
+    monkeypatch.setattr(console_module, '_PAUSE', 20)
+
+    async def test() -> None:
+        first, again = Qemu(), Qemu()
+        port = await first.listen()
+        async with service() as (relay, libvirt):
+            libvirt.add('a', port)
+            libvirt.all()
+            await until(lambda: first.client, 'it is at the guest')
+            await until(lambda: relay.consoles[0]._server, 'and listens')
+            first.stop()
+            await until(lambda: relay.consoles[0]._guest is None, 'lost')
+            await asyncio.sleep(0.1)
+            await again.listen(port)
+            libvirt.add('a', port, number=2)
+            libvirt.look_at('a')
+            async with asyncio.timeout(10):
+                await until(lambda: again.client, 'it is at the next run')
+                await until(lambda: [console.port.run for console
+                                     in relay.consoles if console._server
+                                     is not None] == [2], 'and listens')
+            again.stop()
+    run(test)
+    assert 'somebody else listens' not in caplog.text
 
 
 def test_what_a_guest_was_is_no_answer() -> None:
