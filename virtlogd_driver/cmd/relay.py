@@ -100,7 +100,8 @@ async def _serve(config: cfg.ConfigOpts, checked: Settings) -> None:
             return
         try:
             relay.reload(_settings(config))
-        except exception.VirtlogdDriverError as error:
+        except (cfg.Error, ValueError,
+                exception.VirtlogdDriverError) as error:
             LOG.error('The options are not changed: %s', error)
 
     loop.add_signal_handler(signal.SIGHUP, reload)
