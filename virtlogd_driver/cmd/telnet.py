@@ -3,7 +3,9 @@
 
 As far as QEMU's side of it asks for: both sides send bytes of any value
 (BINARY), the guest echoes (ECHO), nobody says "go ahead" (SGA). Every other
-option is declined. What is negotiated is no output of the guest.
+option is declined. What is negotiated is no output of the guest. As none of
+these options is subnegotiated, what looks like that is: QEMU does not double
+the bytes of a guest, and it would hide all that follows.
 """
 
 import enum
@@ -21,8 +23,6 @@ class _State(enum.Enum):
     DATA = enum.auto()
     COMMAND = enum.auto()
     OPTION = enum.auto()
-    SUBNEGOTIATION = enum.auto()
-    SUBNEGOTIATION_COMMAND = enum.auto()
 
 
 class Telnet:
@@ -52,22 +52,14 @@ class Telnet:
                 if byte in (_WILL, _WONT, _DO, _DONT):
                     self._command = byte
                     self._state = _State.OPTION
-                elif byte == _SB:
-                    self._state = _State.SUBNEGOTIATION
                 elif byte == _IAC:
                     shown.append(byte)
-                elif byte < _SE:
-                    # No command: QEMU does not double what a guest writes.
+                elif byte <= _SE or byte == _SB:
+                    # No command of QEMU's: the guest wrote it.
                     shown += bytes((_IAC, byte))
-            elif self._state is _State.OPTION:
+            else:
                 answer += self._negotiate(self._command, byte)
                 self._state = _State.DATA
-            elif self._state is _State.SUBNEGOTIATION:
-                if byte == _IAC:
-                    self._state = _State.SUBNEGOTIATION_COMMAND
-            else:
-                self._state = (_State.DATA if byte == _SE
-                               else _State.SUBNEGOTIATION)
         return bytes(shown), bytes(answer)
 
     @staticmethod
