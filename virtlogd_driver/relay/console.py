@@ -373,11 +373,11 @@ class Console:
     def look(self, now: float) -> None:
         """Disconnect who takes nothing; called every second or so."""
         for viewer in [*self._viewers, *self._refused]:
-            if viewer.look(now, self._shared.settings.viewer_timeout):
+            silent = viewer.look(now, self._shared.settings.viewer_timeout)
+            if silent:
                 self.counts.disconnected += 1
-                LOG.info('Viewer %s of %s took nothing for %g s: it was '
-                         'disconnected', _name(viewer), self.port,
-                         self._shared.settings.viewer_timeout)
+                LOG.info('Viewer %s of %s took nothing for %.0f s: it was '
+                         'disconnected', _name(viewer), self.port, silent)
 
     # What is measured
 

@@ -136,22 +136,23 @@ class Viewer(asyncio.Protocol):
         else:
             self._transport.pause_reading()
 
-    def look(self, now: float, timeout: float) -> bool:
+    def look(self, now: float, timeout: float) -> float:
         """Disconnect a viewer that takes nothing; called every second or so.
 
         :param now: as time.monotonic() says it
-        :param timeout: seconds that a viewer may take nothing; 0: any number,
-            if it is still there
-        :returns: whether it was disconnected
+        :param timeout: seconds that a viewer may take nothing, if it is still
+            there; 0: any number
+        :returns: after how many it was disconnected; 0: it was not
         """
         waiting = self._transport.get_write_buffer_size()
         if waiting != self._waiting or self._takes():
             self._waiting, self._progress = waiting, now
-        if now - self._progress < (
-                timeout or (math.inf if self._is_there() else _GONE)):
-            return False
+        silent = now - self._progress
+        if silent < min(timeout or math.inf,
+                        math.inf if self._is_there() else _GONE):
+            return 0
         self.abort()
-        return True
+        return silent
 
     def _takes(self) -> bool:
         """Tell whether nothing waits for it, and it has not gone."""

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import itertools
 import logging
+import re
 import socket
 import struct
 import time
@@ -369,9 +370,14 @@ def test_ten_megabytes_at_once() -> None:
     run(test)
 
 
-def test_who_goes_while_the_guest_takes_nothing_is_seen_to_go() -> None:
+@pytest.mark.parametrize('timeout', [0, 3600])
+def test_who_goes_while_the_guest_takes_nothing_is_seen_to_go(
+        timeout, caplog) -> None:
+    """After ten seconds, however long those that are there may wait."""
+    caplog.set_level(logging.INFO)
+
     async def test() -> None:
-        async with lab(viewer_timeout=10) as it:
+        async with lab(viewer_timeout=timeout) as it:
             it.qemu.reads.clear()
             _, writer = await it.connect()
             await until(lambda: it.console.viewers, 'it is there')
@@ -390,6 +396,8 @@ def test_who_goes_while_the_guest_takes_nothing_is_seen_to_go() -> None:
                 not it.console.viewers), 'it is gone')
             assert it.console._takes_input is False
     run(test)
+    (seconds,) = re.findall(r'took nothing for (\d+) s', caplog.text)
+    assert 10 <= int(seconds) <= 21
 
 
 @pytest.mark.parametrize('when', ['at once', 'after typing', 'later'])
