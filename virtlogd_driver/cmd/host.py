@@ -9,6 +9,7 @@ import contextlib
 import functools
 import os
 import signal
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -361,7 +362,12 @@ def _state(port: SerialPort, state: str, unlinked: bool) -> str:
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
     """Let Ctrl-C end the process at once: in libvirt Python misses it.
+
+    Not in a thread: the main one does not miss it.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield

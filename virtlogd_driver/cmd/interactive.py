@@ -6,8 +6,10 @@ import functools
 import os
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -191,7 +193,8 @@ def _again(connect: Connect, escape: bytes, keys: int | None,
             elif select.select([keys], [], [], left)[0]:
                 _typed(escape, keys)
         try:
-            return connect()
+            return connect() if keys is None else _connected(
+                connect, escape, keys)
         except exception.GuestNotFound:
             now = time.monotonic()
             gone_since = gone_since or now
@@ -206,6 +209,29 @@ def _again(connect: Connect, escape: bytes, keys: int | None,
             # It starts, and does not listen yet.
             pass
         gone_since = None
+
+
+def _connected(connect: Connect, escape: bytes, keys: int) -> Console:
+    """Connect, in a thread: libvirt may hang, and only a key leaves.
+
+    :raises _Left: the escape key was typed meanwhile
+    """
+    answer: Future[Console] = Future()
+    ended, end = socket.socketpair()
+
+    def ask() -> None:
+        with end:
+            try:
+                answer.set_result(connect())
+            except BaseException as error:
+                answer.set_exception(error)
+
+    with ended:
+        threading.Thread(target=ask, daemon=True).start()
+        while not answer.done():
+            if keys in select.select([ended.fileno(), keys], [], [])[0]:
+                _typed(escape, keys)
+    return answer.result()
 
 
 def _write(fd: int, data: bytes) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the commands see of a host depends on who runs them."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,13 @@ def test_a_log_is_read_by_root_and_by_others(
     assert read.data == b'two'
     log.write_bytes(b'one two three')
     assert this.read_from(str(log), read.position, 100).data == b' three'
+
+
+def test_a_thread_sees_the_guests_too() -> None:
+    """attach asks libvirt in one: it may hang."""
+    this = Host('test:///default', '/nowhere', 1.0)
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(this.guests).result(30) == this.guests()
 
 
 def _port(devices: str) -> host.SerialPort:

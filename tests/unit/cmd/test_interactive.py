@@ -219,3 +219,34 @@ def test_it_ends_when_the_guest_is_gone_and_says_why_it_waits(
     assert b'[connected]' in seen
     for fd in (keys, terminal, screen, shown):
         os.close(fd)
+
+
+def test_the_escape_key_leaves_while_libvirt_hangs(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """In raw mode no other key does, and no signal either."""
+    monkeypatch.setattr(interactive, '_PAUSE', 0.001)
+    console, guest = socket.socketpair()
+    guest.close()
+    keys, terminal = pty.openpty()
+    screen, shown = os.pipe()
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def connect() -> interactive.Console:
+        hangs.set()
+        goes_on.wait(30)
+        raise exception.GuestNotFound('gone')
+
+    def leave() -> None:
+        hangs.wait(30)
+        os.write(keys, b'\x1d')
+
+    leaving = threading.Thread(target=leave)
+    leaving.start()
+    began = time.monotonic()
+    assert interactive.run(interactive.Console(console), connect, bytes,
+                           b'\x1d', terminal, shown)
+    assert time.monotonic() - began < 20
+    goes_on.set()
+    leaving.join()
+    for fd in (keys, terminal, screen, shown):
+        os.close(fd)
