@@ -99,6 +99,7 @@ def listen(path: str) -> socket.socket | None:
         with contextlib.suppress(FileNotFoundError):
             # One that ended without removing it.
             if stat.S_ISSOCK(os.lstat(path).st_mode):
+                _check_nobody_listens(path)
                 os.unlink(path)
         made.bind(path)
         made.listen(_BACKLOG)
@@ -108,9 +109,19 @@ def listen(path: str) -> socket.socket | None:
             '[virtlogd] relay_socket = %s cannot be listened on (%s): nobody '
             'can take the turn to type. Its directory has to be there and '
             'writable for this user; systemd makes it (RuntimeDirectory=). '
-            'Restart the relay then', path, error.strerror or error)
+            'Nor may another relay run. Restart the relay then',
+            path, error.strerror or error)
         return None
     return made
+
+
+def _check_nobody_listens(path: str) -> None:
+    """:raises OSError: another relay does, and is asked through it"""
+    with socket.socket(socket.AF_UNIX) as asking:
+        # Not to wait where many do.
+        asking.setblocking(False)
+        if asking.connect_ex(path) not in (errno.ECONNREFUSED, errno.ENOENT):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 async def serve(made: socket.socket, handle: Handle) -> None:

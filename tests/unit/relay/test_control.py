@@ -139,6 +139,19 @@ def test_only_its_user_may_ask(tmp_path: Path) -> None:
     again.close()
 
 
+def test_another_relay_takes_no_socket_away(
+        tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One that is started by hand, beside the service, say."""
+    path = tmp_path / 'socket'
+
+    async def test() -> None:
+        assert control.listen(str(path)) is None
+        assert await sent(path, GOOD) == b'{}\n'
+
+    assert answering(path, test) == [REQUEST]
+    assert 'Address already in use' in caplog.text
+
+
 @pytest.mark.parametrize('where', ['none/socket', 'file', 'x' * 200])
 def test_where_it_cannot_listen(tmp_path: Path, where: str,
                                 caplog: pytest.LogCaptureFixture) -> None:
