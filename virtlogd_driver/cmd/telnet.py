@@ -3,9 +3,10 @@
 
 As far as QEMU's side of it asks for: both sides send bytes of any value
 (BINARY), the guest echoes (ECHO), nobody says "go ahead" (SGA). Every other
-option is declined. What is negotiated is no output of the guest. As none of
-these options is subnegotiated, what looks like that is: QEMU does not double
-the bytes of a guest, and it would hide all that follows.
+option is declined. What is negotiated is no output of the guest.
+
+QEMU does not double the bytes of a guest, so that it may begin what looks like
+a subnegotiation, and hide all that follows: one without an end is shown.
 """
 
 import enum
@@ -18,11 +19,15 @@ _BINARY, _ECHO, _SGA = 0, 1, 3
 _THEIRS = frozenset({_BINARY, _ECHO, _SGA})
 _OURS = frozenset({_BINARY, _SGA})
 
+#: Bytes of the longest subnegotiation; none of the options above has one.
+_LONGEST = 64
+
 
 class _State(enum.Enum):
     DATA = enum.auto()
     COMMAND = enum.auto()
     OPTION = enum.auto()
+    SUBNEGOTIATION = enum.auto()
 
 
 class Telnet:
@@ -31,6 +36,8 @@ class Telnet:
     def __init__(self) -> None:
         self._state = _State.DATA
         self._command = 0
+        #: The subnegotiation that has begun, with the command before it.
+        self._begun = bytearray()
         #: Options in force, and who uses them: with WILL the other side, with
         #: DO this one.
         self._agreed: set[tuple[int, int]] = set()
@@ -54,12 +61,22 @@ class Telnet:
                     self._state = _State.OPTION
                 elif byte == _IAC:
                     shown.append(byte)
-                elif byte <= _SE or byte == _SB:
+                elif byte == _SB:
+                    self._begun[:] = _IAC, _SB
+                    self._state = _State.SUBNEGOTIATION
+                elif byte <= _SE:
                     # No command of QEMU's: the guest wrote it.
                     shown += bytes((_IAC, byte))
-            else:
+            elif self._state is _State.OPTION:
                 answer += self._negotiate(self._command, byte)
                 self._state = _State.DATA
+            else:
+                self._begun.append(byte)
+                if _has_ended(self._begun):
+                    self._state = _State.DATA
+                elif len(self._begun) > _LONGEST:
+                    shown += self._begun
+                    self._state = _State.DATA
         return bytes(shown), bytes(answer)
 
     @staticmethod
@@ -83,3 +100,8 @@ class Telnet:
         if asked == _WILL:
             return bytes((_IAC, _DO if wanted else _DONT, option))
         return bytes((_IAC, _WILL if wanted else _WONT, option))
+
+
+def _has_ended(begun: bytearray) -> bool:
+    """Tell whether IAC SE ends a subnegotiation; IAC twice is a byte of it."""
+    return begun[2:].replace(b'\xff\xff', b'').endswith(bytes((_IAC, _SE)))

@@ -31,9 +31,10 @@ def test_what_qemu_negotiates() -> None:
     (b'a\xff\xf1\xff\xf9b', b'ab', b''),
     # A guest's own byte, which QEMU does not double.
     (b'\xffa', b'\xffa', b''),
-    # Nor is what would hide all that follows, until it ends.
-    (b'\xff\xfa\x18.', b'\xff\xfa\x18.', b''),
     (b'\xff\xf0.', b'\xff\xf0.', b''),
+    (b'\xff\xfa\x18\x01\xff\xff\xff\xf0.', b'.', b''),
+    # Nor what would hide all that follows, as it does not end.
+    (b'\xff\xfa' + b'.' * 100, b'\xff\xfa' + b'.' * 100, b''),
 ])
 def test_commands(received: bytes, shown: bytes, answer: bytes) -> None:
     assert Telnet().received(received) == (shown, answer)
