@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from oslo_config import cfg
+from oslo_utils import netutils
 
 from virtlogd_driver import conf
 
@@ -22,19 +23,22 @@ _ANYWHERE = ('--config-file', '--config-dir', '--connect')
 
 
 def _beside_nova() -> str:
-    """Give nova's own default of state_path, which no package keeps."""
+    """Give nova's own default of pybasedir, and so of state_path."""
     spec = importlib.util.find_spec('nova')
     if spec is None or not spec.origin:
         return '/var/lib/nova'
     return os.path.dirname(os.path.dirname(spec.origin))
 
 
-#: nova's own options that are needed here, as nova defines them.
+#: nova's own options that are needed here, as nova defines them; pybasedir and
+#: my_ip as the values of others refer to them.
 _NOVA: dict[str | None, list[cfg.Opt]] = {
     None: [
         cfg.StrOpt('compute_driver'),
         cfg.HostDomainOpt('host', default=socket.gethostname()),
-        cfg.StrOpt('state_path', default=_beside_nova()),
+        cfg.StrOpt('my_ip', default=netutils.get_my_ipv4()),
+        cfg.StrOpt('pybasedir', default=_beside_nova()),
+        cfg.StrOpt('state_path', default='$pybasedir'),
         cfg.StrOpt('instances_path', default='$state_path/instances'),
         cfg.StrOpt('rootwrap_config', default='/etc/nova/rootwrap.conf'),
     ],

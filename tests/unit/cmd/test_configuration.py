@@ -32,9 +32,20 @@ def test_the_options_are_as_nova_has_them() -> None:
             theirs = known._opts if group is None else known._group._opts
             their = theirs[option.dest]['opt']
             assert type(their.type) is type(option.type)
-            # What nova asks for, or has beside itself, has no default here.
-            if option.name not in ('compute_driver', 'state_path'):
+            # What nova asks for has no default here.
+            if option.name != 'compute_driver':
                 assert their.default == option.default
+
+
+def test_values_refer_to_what_those_of_nova_do(tmp_path: Path) -> None:
+    config = read(tmp_path, (
+        '[DEFAULT]\nmy_ip = 192.0.2.7\npybasedir = /srv\n'
+        'instances_path = $pybasedir/instances\n'
+        '[serial_console]\nproxyclient_address = $my_ip\n'))
+    configuration.check(config)
+    assert config.serial_console.proxyclient_address == '192.0.2.7'
+    assert config.state_path == '/srv'
+    assert config.instances_path == '/srv/instances'
 
 
 @pytest.mark.parametrize('text', [
