@@ -212,10 +212,13 @@ def _nova_version() -> str | None:
 
 
 def _load_error() -> str:
-    """Load the driver as nova-compute does, in a process of its own."""
+    """Load the driver as nova-compute does, in a process of its own.
+
+    Whatever directory root is in: nothing is imported from there (-P).
+    """
     try:
         loaded = subprocess.run(
-            [sys.executable, '-W', 'ignore', '-c', _START], check=False,
+            [sys.executable, '-P', '-W', 'ignore', '-c', _START], check=False,
             capture_output=True, text=True, timeout=_LOAD_TIMEOUT)
     except subprocess.TimeoutExpired:
         return f'it took more than {_LOAD_TIMEOUT:g} s'

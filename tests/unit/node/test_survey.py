@@ -226,3 +226,11 @@ def test_a_metrics_file_that_does_not_answer(
     assert isinstance(age, str)
     assert age.startswith(f'{path} does not answer: ')
     assert kept == KeptLogs(1, 2, 3, None, 0, 0, '')
+
+
+def test_nothing_is_imported_from_the_directory_that_root_is_in(
+        tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody may have put it there, as into /tmp."""
+    (tmp_path / 'nova.py').write_text('raise SystemExit("not nova")\n')
+    monkeypatch.chdir(tmp_path)
+    assert survey._load_error() == ''
