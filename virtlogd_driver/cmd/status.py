@@ -17,7 +17,7 @@ from oslo_privsep import priv_context
 from oslo_upgradecheck import upgradecheck
 
 from virtlogd_driver import exception
-from virtlogd_driver.cmd import configuration, history
+from virtlogd_driver.cmd import configuration, history, standard_streams
 from virtlogd_driver.history import deleted
 from virtlogd_driver.node import checks, hypervisor
 from virtlogd_driver.node.survey import Options, survey
@@ -121,6 +121,7 @@ def _register(config: cfg.ConfigOpts) -> None:
 
 def main() -> int:
     """Run ``virtlogd-driver-status``: its entry point."""
+    standard_streams.prepare()
     # What the privileged helpers say is in the results.
     logging.getLogger().addHandler(logging.NullHandler())
     # They read the same configuration.
@@ -130,12 +131,18 @@ def main() -> int:
         configuration.read(config, sys.argv[1:],
                            prog='virtlogd-driver-status')
         configuration.check(config)
-    except cfg.Error as error:
+        priv_context.init(root_helper=configuration.root_helper(config))
+        upgradecheck.CONF = config
+        code = int(upgradecheck.run(config))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        standard_streams.abandon_output()
+        return _ERROR
+    except (cfg.Error, OSError) as error:
+        standard_streams.abandon_output()
         print(f'virtlogd-driver-status: {error}', file=sys.stderr)
         return _ERROR
-    priv_context.init(root_helper=configuration.root_helper(config))
-    upgradecheck.CONF = config
-    return int(upgradecheck.run(config))
+    return code
 
 
 if __name__ == '__main__':

@@ -3,10 +3,12 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -80,6 +82,45 @@ def test_error_of_the_command_itself_is_255(
         capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, tmp_path, None, 'check') == 255  # type: ignore[arg-type]
     assert 'Traceback' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('output', 'said'), [
+    ('/dev/full', 'No space left on device'), (None, '')])
+@pytest.mark.parametrize('form', [[], ['--json']])
+def test_a_result_that_cannot_be_written_is_no_warning(
+        tmp_path: pathlib.Path, form: list[str], output: str | None,
+        said: str) -> None:
+    """Nor one line that nobody reads, as with "| head"."""
+    done = checked(tmp_path, output, form)
+    assert done.returncode == 255
+    assert 'Traceback' not in done.stderr
+    assert said in done.stderr
+    assert bool(done.stderr) is bool(said)
+
+
+def test_every_text_can_be_written(tmp_path: pathlib.Path) -> None:
+    directory = tmp_path / 'gr\xf6\xdfer'
+    directory.mkdir()
+    done = checked(directory, '/dev/null')
+    assert (done.returncode, done.stderr) == (2, '')
+
+
+def checked(directory: pathlib.Path, output: str | None,
+            form: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run it, where there is no virtlogd; None: into a closed pipe."""
+    conf = directory / 'nova.conf'
+    conf.write_text(f'[virtlogd]\nvirtlogd_socket = {directory}/socket\n'
+                    '[libvirt]\nconnection_uri = test:///default\n')
+    reader, writer = os.pipe()
+    os.close(reader)
+    with (open(writer, 'w') as pipe,
+          open(output or os.devnull, 'w') as file):
+        return subprocess.run(
+            [sys.executable, '-W', 'ignore', '-m',
+             'virtlogd_driver.cmd.status', 'check', '--config-file',
+             str(conf), *form], stdout=file if output else pipe,
+            stderr=subprocess.PIPE, text=True, check=False,
+            env={**os.environ, 'PYTHONIOENCODING': 'ascii'})
 
 
 def test_help_fits_a_terminal() -> None:
