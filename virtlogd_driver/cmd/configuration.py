@@ -87,10 +87,12 @@ def read(config: cfg.ConfigOpts, arguments: Sequence[str],
 
 
 def check(config: cfg.ConfigOpts) -> None:
-    """Read each option that is this driver's, as nova-compute does first.
+    """Read each option that is needed here, as nova-compute does first.
 
     :raises cfg.Error: a value is not valid, naming option and file
     """
+    for option in _NOVA[None]:
+        getattr(config, option.dest)
     for group in ('virtlogd', 'serial_console'):
         for option in config[group]:
             getattr(config[group], option)

@@ -113,6 +113,7 @@ def test_a_file_that_cannot_be_read_is_one_line(
     (b'[virtlogd]\nhealth_interval = 1m\n', 'health_interval'),
     (b'[virtlogd]\nfallback_device = pty\n', 'fallback_device'),
     (b'[serial_console]\nenabled = maybe\n', 'enabled'),
+    (b'[DEFAULT]\nhost = compute 1\n', 'option host'),
     (b'[DEFAULT]\n# gr\xf6sser\n', "not UTF-8, .* after '# gr'")])
 @pytest.mark.parametrize(('command', 'code'), [
     ('status', 255), ('console', 1)])
