@@ -185,6 +185,7 @@ class Watch:
         :raises HostError: it is, or cannot be opened
         """
         connection = self._ask(libvirt.openReadOnly, self._uri)
+        callback: int | None = None
         try:
             closed: list[int] = []
 
@@ -196,7 +197,7 @@ class Watch:
                 # Drivers without a daemon have neither.
                 connection.registerCloseCallback(close, None)
                 connection.setKeepAlive(*_KEEPALIVE)
-            connection.domainEventRegisterAny(
+            callback = connection.domainEventRegisterAny(
                 None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
                 self._happened, None)
             while not closed and connection.isAlive():
@@ -213,7 +214,7 @@ class Watch:
         finally:
             with contextlib.suppress(libvirt.libvirtError,
                                      exception.HostError):
-                self._ask(connection.close)
+                self._ask(_close, connection, callback)
 
     def _happened(self, _: Any, domain: Any, event: int, detail: int,
                   __: Any) -> None:
@@ -347,6 +348,16 @@ class Watch:
             else:
                 self._untold.discard(uuid)
         return found
+
+
+def _close(connection: Any, callback: int | None) -> None:
+    """Close a connection, which its callbacks would keep open."""
+    if callback is not None:
+        with contextlib.suppress(libvirt.libvirtError):
+            connection.domainEventDeregisterAny(callback)
+    with contextlib.suppress(libvirt.libvirtError):
+        connection.unregisterCloseCallback()
+    connection.close()
 
 
 def _looked_up(connection: Any, uuid: str, known: Running | None,

@@ -342,3 +342,54 @@ def test_one_that_has_ended(watch, reports) -> None:
     watch.look_at('1')
     watch._look_at_changed(connection)
     assert _runs(reports) == {}
+
+
+class Counted(Connection):
+    """A connection that is open while anybody has it, as libvirt's own."""
+
+    users = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        Counted.users += 1
+
+    def listAllDomains(self, flags: int) -> list[Domain]:
+        self.alive = 0
+        return super().listAllDomains(flags)
+
+    def registerCloseCallback(self, function: Any, opaque: Any) -> None:
+        Counted.users += 1
+
+    def setKeepAlive(self, interval: int, count: int) -> None:
+        raise fake_libvirt.real_error(libvirt.VIR_ERR_NO_SUPPORT)
+
+    def unregisterCloseCallback(self) -> None:
+        Counted.users -= 1
+
+    def domainEventRegisterAny(self, domain: Any, event: int, function: Any,
+                               opaque: Any) -> int:
+        Counted.users += 1
+        return 0
+
+    def domainEventDeregisterAny(self, callback: int) -> None:
+        assert callback == 0
+        Counted.users -= 1
+        raise fake_libvirt.real_error(libvirt.VIR_ERR_RPC)
+
+    def close(self) -> int:
+        Counted.users -= 1
+        return Counted.users
+
+
+def test_nothing_keeps_a_connection_that_was_lost(
+        monkeypatch: pytest.MonkeyPatch, reports) -> None:
+    monkeypatch.setattr(libvirt, 'openReadOnly', lambda uri: Counted())
+    watch = Watch('test:///default', 0, reports.append)
+
+    async def follow() -> None:
+        watch._wake = asyncio.Event()
+        await watch._follow()
+
+    with pytest.raises(exception.HostError, match='was lost'):
+        asyncio.run(follow())
+    assert Counted.users == 0
