@@ -24,6 +24,10 @@ MIN_LIBVIRT_VERSION: Version = (1, 3, 3)
 MIN_QEMU_VERSION: Version = (2, 7, 0)
 #: Sizes such as "2MiB" in virtlogd.conf (libvirt's NEWS).
 QUOTED_SIZES: Version = (12, 8, 0)
+#: libvirt's daemon runs, and does not take this user.
+_REFUSED = frozenset({
+    libvirt.VIR_ERR_ACCESS_DENIED, libvirt.VIR_ERR_AUTH_CANCELLED,
+    libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_UNAVAILABLE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +86,17 @@ def translated() -> Iterator[None]:
         if e.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             raise exception.GuestNotFound(str(e)) from e
         raise exception.HostError(
-            f'libvirt could not be asked: {e}. Check that libvirtd (or '
-            f'virtqemud) is running.') from e
+            f'libvirt could not be asked: {e}. {_remedy(e)}') from e
+
+
+def _remedy(error: libvirt.libvirtError) -> str:
+    # A socket that may not be connected to has no code of its own.
+    if error.get_error_code() in _REFUSED or (
+            error.get_error_domain() == libvirt.VIR_FROM_RPC
+            and error.get_int1() == errno.EACCES):
+        return ('It refuses this user: be root, or a member of the group '
+                'libvirt.')
+    return 'Check that libvirtd (or virtqemud) is running.'
 
 
 def connect(uri: str) -> libvirt.virConnect:

@@ -54,6 +54,25 @@ def test_a_failing_connection_is_never_too_old() -> None:
             list(hypervisor.list_guests(fake.connection))
 
 
+@pytest.mark.parametrize(('code', 'domain', 'number', 'remedy'), [
+    (libvirt.VIR_ERR_AUTH_UNAVAILABLE, libvirt.VIR_FROM_POLKIT, -1,
+     'group libvirt'),
+    (libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_FROM_RPC, errno.EACCES,
+     'group libvirt'),
+    (libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_FROM_RPC, errno.ENOENT,
+     'is running'),
+    # Of a file that libvirtd itself may not read.
+    (libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_FROM_QEMU, errno.EACCES,
+     'is running')])
+def test_a_user_who_is_refused_is_not_told_to_start_libvirtd(
+        code: int, domain: int, number: int, remedy: str) -> None:
+    error = fake_libvirt.real_error(code)
+    error.err = (code, domain, *error.err[2:7], number, -1)
+    with (pytest.raises(exception.HostError, match=f'{remedy}.$'),
+          hypervisor.translated()):
+        raise error
+
+
 def test_list_guests() -> None:
     with fake_libvirt.FakeLibvirt(
             fake_libvirt.domain_xml(fake_libvirt.serial(), name='one'),
