@@ -88,23 +88,23 @@ def _more_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
+def _reload(config: cfg.ConfigOpts, relay: Relay) -> None:
+    """Take the options as they are now, if all of them can be read."""
+    try:
+        if config.reload_config_files():
+            relay.reload(_settings(config))
+        else:
+            LOG.error('The options are not changed, as they cannot be read')
+    except (cfg.Error, ValueError, exception.VirtlogdDriverError) as error:
+        LOG.error('The options are not changed: %s', error)
+
+
 async def _serve(config: cfg.ConfigOpts, checked: Settings) -> None:
     relay = Relay(checked, config.virtlogd.relay_metrics_file,
                   config.virtlogd.relay_socket, _log_reader(config))
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
-
-    def reload() -> None:
-        if not config.reload_config_files():
-            LOG.error('The options are not changed, as they cannot be read')
-            return
-        try:
-            relay.reload(_settings(config))
-        except (cfg.Error, ValueError,
-                exception.VirtlogdDriverError) as error:
-            LOG.error('The options are not changed: %s', error)
-
-    loop.add_signal_handler(signal.SIGHUP, reload)
+    loop.add_signal_handler(signal.SIGHUP, _reload, config, relay)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
     if not config.virtlogd.relay:

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """virtlogd-console-relay, before it serves."""
 
-import os
-import signal
-import socket
+import pathlib
 import subprocess
 import sys
-from pathlib import Path
+from unittest import mock
 
 import pytest
+from oslo_config import cfg
+
+from virtlogd_driver.cmd import configuration, relay
 
 _PRIVILEGES = """
 import ctypes, os, sys
@@ -39,29 +40,27 @@ def test_no_helper_is_loaded_that_cannot_start(new: str, said: str) -> None:
     assert found.stdout.strip() == said
 
 
-@pytest.mark.parametrize('line', [
-    'relay_port_viewers = many', 'relay_writers = nobody',
-    'relay_allowed = 192.0.2.0/99'])
-def test_options_that_cannot_be_used_are_named_when_they_are_read_again(
-        tmp_path: Path, line: str) -> None:
-    config = tmp_path / 'nova.conf'
-    config.write_text('[libvirt]\nconnection_uri = test:///default\n'
-                      f'[virtlogd]\nrelay_socket = {tmp_path}/socket\n')
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
-        notified.bind(str(tmp_path / 'notify'))
-        notified.settimeout(60)
-        relay = subprocess.Popen(
-            [sys.executable, '-W', 'ignore', '-m', 'virtlogd_driver.cmd.relay',
-             '--config-file', str(config)], stderr=subprocess.PIPE, text=True,
-            env={**os.environ, 'NOTIFY_SOCKET': str(tmp_path / 'notify')})
-        assert notified.recv(99) == b'READY=1'
-        config.write_text(config.read_text() + line)
-        relay.send_signal(signal.SIGHUP)
-        said = relay.stderr.readline()
-        while said.startswith('INFO '):
-            said = relay.stderr.readline()
-        relay.terminate()
-        _, rest = relay.communicate(timeout=60)
-    assert said.startswith('ERROR The options are not changed: ')
-    assert line.partition(' ')[0] in said
-    assert 'Traceback' not in rest
+@pytest.mark.parametrize(('text', 'said'), [
+    (b'[virtlogd]\nrelay_buffer_bytes = 1MiB\n', 'relay_buffer_bytes'),
+    (b'[virtlogd]\nrelay_writers = none\n', 'relay_writers'),
+    (b'[DEFAULT]\n# gr\xf6sser\n', 'utf-8'),
+    (b'no option', 'cannot be read')])
+def test_an_option_that_cannot_be_read_anew_is_one_line(
+        tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture,
+        text: bytes, said: str) -> None:
+    file = tmp_path / 'nova.conf'
+    file.write_text('')
+    config = cfg.ConfigOpts()
+    configuration.read(config, ['--config-file', str(file)])
+    serving = mock.Mock()
+    file.write_bytes(text)
+    relay._reload(config, serving)
+    serving.reload.assert_not_called()
+    (message,) = [record.getMessage() for record in caplog.records
+                  if record.name == relay.LOG.name]
+    assert message.startswith('The options are not changed')
+    assert said in message
+    file.write_text('[virtlogd]\nrelay_writers = first\n')
+    relay._reload(config, serving)
+    (taken,) = serving.reload.call_args.args
+    assert taken.writers == 'first'
