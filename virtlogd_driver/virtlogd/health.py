@@ -236,8 +236,9 @@ def find_unlinked(socket_path: str, timeout: float, disks: Disks = DISKS,
     def find(logs: Sequence[str]) -> unlinked.Found:
         try:
             return unlinked.find(logs, ask_once, disks)
-        except (exception.VirtlogdError, *PRIVSEP_ERRORS):
-            # The next pass says what is wrong with virtlogd.
+        except (exception.VirtlogdError, RuntimeError, *PRIVSEP_ERRORS):
+            # The next pass says what is wrong with virtlogd; or there is no
+            # thread to be had just now.
             return unlinked.Found(unseen=frozenset(logs))
 
     return find

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
 import pathlib
+import threading
 import time
 from collections.abc import Sequence
 from typing import NoReturn
@@ -745,3 +746,16 @@ def test_full_virtlogd_refuses_a_start() -> None:
     virtlogd.daemon = privileged.FULL
     with pytest.raises(exception.VirtlogdHung, match='because'):
         health.check_ready('/s', [], 1, virtlogd)
+
+
+def test_no_thread_can_be_had_to_look_at_a_log(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """What virtlogd itself says of it is given all the same."""
+    def start(thread: threading.Thread) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+    monkeypatch.setattr(threading.Thread, 'start', start)
+    found = health.examine(
+        lambda: [port(0), port(1)], '/sock', 1, FakeVirtlogd('/a/0'),
+        confirm_after=0, find=health.find_unlinked(
+            '/sock', 1, Disks(), lambda *_: []))
+    assert states(found) == [LogState.UNKNOWN, LogState.DEAD]
