@@ -120,24 +120,38 @@ def everything(since: ReadFrom, end: End) -> Iterator[bytes | None]:
 
 
 def until(since: ReadFrom, stop: Position) -> ReadFrom:
-    """Give a log that ends at a position, as if nothing followed that."""
-    file = stop.device, stop.inode, stop.mark >> 32
+    """Give a log that ends at a position, as if nothing followed that.
+
+    Where its file was rotated away all that is left came after it; where that
+    was truncated, it is in the copy.
+    """
 
     def read(position: Position | None, limit: int) -> LogSince:
+        nonlocal stop
         if position == stop:
             return LogSince(b'', stop, 0, 0)
         found = since(position, limit)
-        start = 0
-        for device, inode, version, end, size in found.parts:
-            if (device, inode, version) == file and (
-                    end - size <= stop.offset <= end):
-                return LogSince(
-                    found.data[:start + stop.offset - end + size], stop,
-                    found.missed, 0)
-            start += size
-        return found
+        size = _size_before(found, stop)
+        if size is None:
+            # Where what follows it begins now.
+            stop = since(stop, 0).position or stop
+            size = _size_before(found, stop)
+        return found if size is None else LogSince(
+            found.data[:size], stop, found.missed, 0)
 
     return read
+
+
+def _size_before(found: LogSince, stop: Position) -> int | None:
+    """Count the bytes that are before a position; None: it is not in them."""
+    file = stop.device, stop.inode, stop.mark >> 32
+    start = 0
+    for device, inode, version, end, size in found.parts:
+        if (device, inode, version) == file and (
+                end - size <= stop.offset <= end):
+            return start + stop.offset - end + size
+        start += size
+    return None
 
 
 def count_bytes(since: ReadFrom, start: Position | None) -> int:

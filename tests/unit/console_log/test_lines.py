@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The end of a log is read, on a log in memory."""
 
+import itertools
+import os
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,3 +130,48 @@ def test_a_log_without_line_ends_is_not_held_in_memory(
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4 * lines.AT_ONCE
+
+
+def _between(directory: Directory, start: Position | None,
+             stop: Position) -> list[bytes | None]:
+    def since(position: Position | None, limit: int) -> LogSince:
+        return log.read_from(directory, 'console.log', position, limit)
+
+    return list(lines.everything(
+        lines.until(since, stop), End(iter(()), start)))
+
+
+def test_what_ends_at_a_place_that_is_gone_is_nothing_that_is_left(
+        tmp_path: Path, directory: Directory) -> None:
+    """virtlogd keeps two backups: what it has removed came before these."""
+    path = tmp_path / 'console.log'
+    path.touch()
+    places: list[Position | None] = []
+    for start in range(5):
+        places.append(log.read_tail(directory, 'console.log', 0).position)
+        path.write_bytes(b'start %d\n' % start + b'x' * 100)
+        for number in (1, 0):
+            if (older := tmp_path / f'console.log.{number}').exists():
+                older.rename(tmp_path / f'console.log.{number + 1}')
+        path.rename(tmp_path / 'console.log.0')
+        path.touch()
+        (tmp_path / 'console.log.2').unlink(missing_ok=True)
+    shown = [_between(directory, start, stop)
+             for start, stop in itertools.pairwise(places)
+             if stop is not None]
+    assert shown == [[None], [None], [None], [b'start 3\n' + b'x' * 100]]
+
+
+def test_what_ends_at_a_place_that_was_copied_ends_in_the_copy(
+        tmp_path: Path, directory: Directory) -> None:
+    """As logrotate's copytruncate does."""
+    path = tmp_path / 'console.log'
+    path.write_bytes(b'first\n' * 20)
+    stop = log.read_tail(directory, 'console.log', 0).position
+    assert stop is not None
+    path.write_bytes(path.read_bytes() + b'second\n')
+    (tmp_path / 'console.log.0').write_bytes(path.read_bytes())
+    os.truncate(path, 0)
+    with path.open('ab') as file:
+        file.write(b'third\n')
+    assert _between(directory, None, stop) == [b'first\n' * 20]
