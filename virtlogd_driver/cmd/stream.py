@@ -137,9 +137,13 @@ class _TextSink:
         self._plain = plain
 
     def line(self, line: Line, boot: Start | None, position: str) -> None:
-        text = (Plain().text(line.data, True) if self._plain else
-                Neutraliser(colour=self._colour, overstrike=False).text(
-                    line.data, True).strip('\r').replace('\r', '^M'))
+        if self._plain:
+            # Of a row that is too long, which it gives as several, the first
+            # alone would have a label.
+            text = Plain().text(line.data, True).replace('\n', '')
+        else:
+            text = Neutraliser(colour=self._colour, overstrike=False).text(
+                line.data, True).strip('\r').replace('\r', '^M')
         end = (control_sequences.RESET
                if self._colour and '\x1b' in text else '')
         self._waiting.append(f'{interleave.stamp(line.time)} {self._label} '

@@ -21,6 +21,7 @@ from virtlogd_driver.cmd import stream
 from virtlogd_driver.console_log import log
 from virtlogd_driver.console_log.directory import open_directory
 from virtlogd_driver.history import boot
+from virtlogd_driver.stream.lines import Line
 from virtlogd_driver.stream.service import News
 
 
@@ -198,6 +199,19 @@ def test_what_it_says_gets_to_people(guests: Guests) -> None:
     guests.start()
     until(lambda: f'virtlogd-console: {guests.logs[1]} is not a regular file'
           in (guests.directory / 'said').read_text(), 'it is said')
+
+
+@pytest.mark.parametrize('plain', [False, True])
+def test_no_line_of_a_guest_is_without_its_name(plain: bool) -> None:
+    """Nor is a row that its control characters have made too long."""
+    waiting: list[str] = []
+    sink = stream._TextSink('one |', waiting, colour=False, plain=plain)
+    forged = b'2026-01-31T12:00:00.000+00:00 two | of two'
+    sink.line(Line(b'\x7f' * 33_000 + b'\r' + forged, 0.0, 0), None, '')
+    sink.line(Line(b'x' * (1 << 16), 0.0, 0), None, '')
+    lines = ''.join(waiting).splitlines()
+    assert len(lines) == 2
+    assert all(' one | ' in line[:40] for line in lines)
 
 
 def test_it_ends_while_nobody_reads(guests: Guests) -> None:
