@@ -2,6 +2,7 @@
 """``virtlogd-console stream`` writes what all guests write, line by line."""
 
 import contextlib
+import fcntl
 import functools
 import itertools
 import logging
@@ -57,6 +58,11 @@ class _Writer:
         #: A kill, or a full disk, has cut the last line that is in the file:
         #: with the first one behind it neither could be read.
         self._cut = self._whole and _ends_within_a_line(self._fd)
+        if self._whole:
+            # One that is truncated meanwhile (copytruncate of logrotate) is
+            # written from its start, not behind a hole.
+            fcntl.fcntl(self._fd, fcntl.F_SETFL, os.O_APPEND | fcntl.fcntl(
+                self._fd, fcntl.F_GETFL))
 
     def write(self, waiting: list[str]) -> None:
         """Write all that waits.

@@ -259,6 +259,22 @@ def test_a_line_that_was_cut_in_a_file_spoils_no_other(
                      b'{"text": "three"}']
 
 
+@pytest.mark.parametrize('mode', ['ab', 'wb'])
+def test_a_file_that_is_truncated_goes_on_at_its_start(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """logrotate does so (copytruncate), whether it was opened by >> or >."""
+    path = tmp_path / 'out'
+    news = News()
+    with path.open(mode, buffering=0) as out:
+        monkeypatch.setattr('sys.stdout', out)
+        writer = stream._Writer(news)
+        writer.write(['{"text": "one"}\n'])
+        os.truncate(path, 0)
+        writer.write(['{"text": "two"}\n'])
+    news.close()
+    assert path.read_bytes() == b'{"text": "two"}\n'
+
+
 def test_it_ends_with_its_reader(guests: Guests) -> None:
     process = subprocess.Popen(
         [*guests.console.command, 'stream'], stdin=subprocess.DEVNULL,
