@@ -182,7 +182,8 @@ class Follower:
 
     def __init__(self, read: Read, *, gather: float = GATHER,
                  compare: float = COMPARE_WATCHED, pace: float = 0.0,
-                 wake: int | None = None, looks: bool = True) -> None:
+                 wake: int | None = None, looks: bool = True,
+                 chunk: int = CHUNK) -> None:
         """
         :param read: reads a log
         :param gather: seconds to let more bytes come before they are read
@@ -193,8 +194,10 @@ class Follower:
         :param looks: who waits looks at files; if not, :meth:`wait` touches
             none, and gives each log that is to be looked at, or may have
             more, once until :meth:`is_ready` is called
+        :param chunk: most bytes of one read
         """
         self._read = read
+        self._chunk = chunk
         self._gather = gather
         self._pace = pace
         self._wake = wake
@@ -345,7 +348,8 @@ class Follower:
             if renamed:
                 # First the watch, then the read: nothing falls between.
                 self._watch(log)
-            since = self._read(path, log.position, CHUNK, log.passed)
+            since = self._read(path, log.position, self._chunk,
+                               log.passed)
         except exception.LogError as error:
             log.unread = log.unread or unread
             log.failed = not isinstance(error, exception.LogNotFound)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 
 from virtlogd_driver import exception
-from virtlogd_driver.console_log.follow import CHUNK, Follower, Read
+from virtlogd_driver.console_log.follow import Follower, Read
 from virtlogd_driver.console_log.log import (
     LIVE_GENERATION,
     LogSince,
@@ -44,6 +44,13 @@ class Logs:
     #: Closes the files of logs in a directory.
     forget: Callable[[str], None]
 
+
+#: Bytes of one read. A guest may write nothing but line ends, and each byte is
+#: an object then: some hundred bytes.
+CHUNK = 1 << 16
+#: Bytes that are read, or characters of objects, about, until these are
+#: written.
+ENOUGH = 1 << 20
 
 #: What a guest has begun to write does not go on after these.
 _ENDS = (objects.STOPPED, objects.DIED)
@@ -109,8 +116,9 @@ class Guest:
         # What a turn has, or else who gives the turns.
         self._followed = followed
         self.ports: dict[int, PortStream] = {}
-        #: What was collected: objects, bytes read, and which logs have got on,
-        #: with whether their guest has left.
+        #: What was collected: objects, their characters (or the bytes that
+        #: were read, where they are more), and which logs have got on, with
+        #: whether their guest has left.
         self.waiting: list[str] = []
         self.size = 0
         self.touched: dict[Key, tuple[PortStream, bool]] = {}
@@ -158,7 +166,9 @@ class Guest:
         stream = self._followed.streams.get(path)
         if (stream is not None and stream.uuid == self.running.uuid
                 and self._followed.follower.is_ready(path)):
-            yield from self._read(stream)
+            while (yield from self._read(stream)) and self.size < ENOUGH:
+                pass
+            yield from self._write_first()
 
     def say(self, event: str, time: float, message: str,
             path: str | None = None) -> Job:
@@ -349,16 +359,24 @@ class Guest:
 
     def _take(self, stream: PortStream, since: LogSince,
               position: Position | None) -> None:
+        before = len(self.waiting)
         stream.take(since, position)
-        self.size += len(since.data)
+        # A read may become few characters, as --plain leaves them out.
+        self.size += max(len(since.data),
+                         sum(map(len, self.waiting[before:])))
         self._touch(stream)
+
+    def _write_first(self) -> Job:
+        """Have what was collected written first, where it is much."""
+        if self.size >= ENOUGH:
+            yield
 
     def _drain(self, stream: PortStream) -> Generator[None, None, bool]:
         """Give what a log still has; whether there was more than it gave."""
         if not self._is_followed(stream):
             return False
         while (yield from self._read(stream)):
-            yield
+            yield from self._write_first()
         # What was read in a file that is open may be told of only now.
         given = not os.path.lexists(stream.path) and (
             yield from self._rest_of_held(stream))
@@ -392,7 +410,7 @@ class Guest:
                 self._take(stream, since, position)
             self._followed.follower.go_on(stream.path, since)
             if behind:
-                yield
+                yield from self._write_first()
         return True
 
     def _rest(self, stream: PortStream, *,
@@ -427,7 +445,7 @@ class Guest:
                     position = since.position
                     if not since.behind:
                         return True
-                    yield
+                    yield from self._write_first()
             except exception.LogError:
                 continue   # it is not there
         return False

@@ -24,6 +24,8 @@ from virtlogd_driver.guest import char_device, metadata
 from virtlogd_driver.node.events import Report, Running
 from virtlogd_driver.stream import objects, state
 from virtlogd_driver.stream.guest import (
+    CHUNK,
+    ENOUGH,
     Followed,
     Guest,
     Job,
@@ -55,8 +57,6 @@ _PATIENCE = 30.0
 STALLED = 5.0
 #: Logs of guests that have left that are remembered, should one come back.
 MOST_LEFT = 1000
-#: Bytes of guests that are read before they are written.
-_AT_ONCE = 1 << 20
 #: Seconds of the longest wait for something to happen.
 _LOOK = 1.0
 
@@ -202,9 +202,10 @@ class Stream:
         self._said = Said(lambda text: LOG.warning('%s', text))
         self._follower = Follower(
             logs.read_from, gather=_GATHER, compare=_COMPARE,
-            pace=min(_PACE, quiet), wake=news.wake, looks=False)
+            pace=min(_PACE, quiet), wake=news.wake, looks=False,
+            chunk=CHUNK)
         self._followed = Followed(logs, self._follower, self._said, clock, {})
-        self._turns = Turns(news.nudge, _AT_ONCE)
+        self._turns = Turns(news.nudge, ENOUGH)
         self._guests: dict[str, Guest] = {}
         #: Those that have something to do in their next turn.
         self._next: dict[Guest, None] = {}

@@ -28,7 +28,7 @@ from virtlogd_driver.console_log.log import (
 from virtlogd_driver.history import boot
 from virtlogd_driver.node.events import Report, Running
 from virtlogd_driver.stream import service, state
-from virtlogd_driver.stream.guest import Logs
+from virtlogd_driver.stream.guest import CHUNK, Logs
 from virtlogd_driver.stream.objects import ObjectSink, Source, host_event
 from virtlogd_driver.stream.service import News, Stream
 
@@ -1053,4 +1053,24 @@ def test_what_is_read_at_once_is_bounded(host: Host) -> None:
     host.output.write = measure   # type: ignore[method-assign]
     host.report()
     host.until(lambda: len(host.texts()) == 400)
-    assert 1 << 20 < most < 3 << 20
+    assert 1 << 19 < most < 3 << 20
+
+
+def test_line_ends_alone_are_bounded_as_other_lines_are(host: Host) -> None:
+    """Each is an object, of some hundred times its size."""
+    host.begin()
+    for number in range(3):
+        host.guest(f'{number}', name=f'guest-{number}')
+        write(host.log(f'{number}'), b'\n' * (3 * CHUNK))
+    most = given = 0
+
+    def measure(waiting: list[str]) -> None:
+        nonlocal most, given
+        most = max(most, len(waiting))
+        given += sum('"text": ""' in one for one in waiting)
+        waiting.clear()
+
+    host.output.write = measure   # type: ignore[method-assign]
+    host.report()
+    host.until(lambda: given == 9 * CHUNK)
+    assert most < 3 * CHUNK
