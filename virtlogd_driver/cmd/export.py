@@ -49,9 +49,12 @@ def run(host: Host, arguments: Any) -> int:
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
+        wanted = ('the name of what is not there yet'
+                  if isinstance(error, FileExistsError) else
+                  'a place that can be written, with room for it')
         raise exception.LogError(
             f'{arguments.target} cannot be written: {error.strerror}. Give '
-            f'the name of what is not there yet.') from error
+            f'{wanted}.') from error
     _say(entries, arguments.target)
     return 0
 

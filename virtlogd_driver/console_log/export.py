@@ -33,6 +33,7 @@ from virtlogd_driver.console_log.generation import (
     live_name,
     parse,
 )
+from virtlogd_driver.console_log.log import failed
 
 LOG = logging.getLogger(__name__)
 
@@ -86,9 +87,10 @@ class Target(Protocol):
 class _Copied:
     """A snapshot's bytes are read from the oldest file to the newest."""
 
-    def __init__(self, directory: Directory, taken: Snapshot,
+    def __init__(self, directory: Directory, name: str, taken: Snapshot,
                  progress: Progress) -> None:
         self._directory = directory
+        self._path = f'{directory.path}/{name}'
         self._segments = list(reversed(taken.segments))
         self._offset = 0
         self._progress = progress
@@ -109,7 +111,10 @@ class _Copied:
     def _next(self, size: int) -> bytes:
         segment = self._segments[0]
         wanted = min(segment.size - self._offset, size)
-        data = self._directory.pread(segment.fd, wanted, self._offset)
+        try:
+            data = self._directory.pread(segment.fd, wanted, self._offset)
+        except OSError as error:
+            raise failed(self._path, error) from error
         if wanted and not data:
             raise exception.LogError(
                 f'A log in {self._directory.path} was truncated while it was '
@@ -152,9 +157,13 @@ def _parts(directory: str, port: int, live: str) -> list[_Part]:
 @contextlib.contextmanager
 def _opened(path: str, part: _Part) -> Iterator[tuple[Directory, Snapshot]]:
     with open_directory(os.path.dirname(path)) as directory:
-        *newer, oldest = runs(
-            directory, part.name, live=not part.history,
-            max_backups=0 if part.history else None)
+        try:
+            *newer, oldest = runs(
+                directory, part.name, live=not part.history,
+                max_backups=0 if part.history else None)
+        except OSError as error:
+            raise directory_error(
+                error, f'{directory.path}/{part.name}') from error
         taken = Snapshot(
             directory, [segment for run in (*newer, oldest)
                         for segment in run.segments],
@@ -221,7 +230,7 @@ def export(logs: Sequence[tuple[int, str]], target: Target,
                     continue
                 if not taken.segments:
                     continue
-                source = _Copied(directory, taken, progress)
+                source = _Copied(directory, part.name, taken, progress)
                 name = _unused(part, {entry.name for entry in entries})
                 target.write(name, taken.size, source)
                 entries.append(Entry(

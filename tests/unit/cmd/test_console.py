@@ -166,6 +166,22 @@ def test_what_attach_cannot_write_is_not_said_of_the_guest(
     assert b'cannot be reached' not in errors
 
 
+def test_why_an_export_cannot_be_written(make: Make, tmp_path: Path) -> None:
+    log_path = tmp_path / 'console.log'
+    log_path.write_bytes(b'line\n')
+    console = make(fake_libvirt.domain_xml(
+        fake_libvirt.serial(log=str(log_path))))
+    for target, reason in (
+            (str(tmp_path), 'it is there already. Give the name of what is '
+                            'not there yet.'),
+            (f'{tmp_path}/none/out', 'No such file or directory. Give a '
+             'place that can be written, with room for it.')):
+        done = console.run('export', 'guest', target)
+        assert done.returncode == 1
+        assert done.stderr.decode().endswith(
+            f'{target} cannot be written: {reason}\n')
+
+
 def test_progress_of_long_work(make: Make, tmp_path: Path) -> None:
     log_path = tmp_path / 'console.log'
     log_path.write_bytes(random.Random(1).randbytes(60_000_000))  # noqa: S311

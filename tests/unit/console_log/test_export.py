@@ -14,6 +14,7 @@ import pytest
 
 from virtlogd_driver import exception
 from virtlogd_driver.console_log import chain, export, files, generation
+from virtlogd_driver.console_log.directory import Directory
 from virtlogd_driver.console_log.export import DirectoryTarget, TarTarget
 
 ABOUT = {'guest': 'guest1'}
@@ -171,6 +172,33 @@ def test_what_is_none_is_left_out(
     assert 'not a regular file' in manifest['unreadable'][
         'console.g1.history']
     assert sum(entry.size for entry in entries) == export.size(paths)
+
+
+def test_a_log_that_fails_within_a_copy_is_said_to_be_what_fails(
+        logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not the target that cannot be written."""
+    monkeypatch.setattr(Directory, 'pread', fails(errno.EIO))
+    with pytest.raises(exception.LogError, match=(
+            f'^{logs}/console.log cannot be read: Input/output error')):
+        export.export([(0, str(logs / 'console.g2.log'))],
+                      DirectoryTarget(str(tmp_path)), ABOUT, nothing)
+
+
+def test_a_log_that_fails_as_it_is_opened_is_left_out(
+        logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS opens a file that it does not have any more."""
+    monkeypatch.setattr(Directory, 'fstat', fails(errno.ESTALE))
+    paths = [(0, str(logs / 'console.log'))]
+    assert export.size(paths) == 0
+    with pytest.raises(exception.LogError, match=(
+            f'^{logs}/console.log cannot be read: Stale file handle')):
+        export.export(paths, DirectoryTarget(str(tmp_path)), ABOUT, nothing)
+
+
+def fails(number: int) -> Callable[..., Any]:
+    def failing(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+    return failing
 
 
 def test_a_chain_with_a_hole(tmp_path: Path) -> None:
