@@ -217,15 +217,19 @@ def _read_from(reader: Any, path: str, position: Position | None, limit: int,
 def _start(reader: Any, arguments: Any, path: str, port: int) -> Position:
     """Tell where to begin with the log of a guest that is here already.
 
-    :raises LogError: it cannot be read, or a start is not noted
+    :raises LogError: it cannot be read
     """
-    if arguments.boot is not None:
-        start = when.of_boot(path, port, arguments.boot).start
-    elif arguments.since is not None:
-        start = when.since(path, port, arguments.since).start
-    else:
-        start = reader.read_tail(path, 0).position
-    return start or LIVE_GENERATION
+    try:
+        if arguments.boot is not None:
+            return (when.of_boot(path, port, arguments.boot).start
+                    or LIVE_GENERATION)
+        if arguments.since is not None:
+            return (when.since(path, port, arguments.since).start
+                    or LIVE_GENERATION)
+    except exception.LogError as error:
+        logging.getLogger(__name__).warning(
+            '%s It is given from now on.', error)
+    return reader.read_tail(path, 0).position or LIVE_GENERATION
 
 
 def _ask(host: Host, stream: Stream, news: News) -> None:

@@ -259,6 +259,22 @@ def test_a_line_that_was_cut_in_a_file_spoils_no_other(
                      b'{"text": "three"}']
 
 
+def test_a_start_that_is_not_noted_begins_with_now(guests: Guests) -> None:
+    """As is said; a guest that has none is not given whole."""
+    boot.write(str(guests.logs[1].parent), [
+        boot.Boot(1.0, {0: None}), boot.Boot(2.0, {0: None})])
+    guests.start('--boot', '2')
+    guests.until_followed(1)
+    texts = [(one['guest'], one['text']) for one in guests.objects()
+             if 'text' in one]
+    assert ('one', 'before') not in texts
+    assert ('two', 'before') in texts
+    said = (guests.directory / 'said').read_text()
+    assert said.startswith('virtlogd-console: Start 2 of this guest is not '
+                           f'noted beside {guests.logs[0]}: ')
+    assert said.count('\n') == 1
+
+
 @pytest.mark.parametrize('mode', ['ab', 'wb'])
 def test_a_file_that_is_truncated_goes_on_at_its_start(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
