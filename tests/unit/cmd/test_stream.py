@@ -106,7 +106,7 @@ def test_text(guests: Guests) -> None:
     guests.start('--format', 'text', 'two', 'one')
     guests.until_followed(1)
     write(guests.logs[1], b'\x1b[31mred\x1b[0m \x1b]0;title\x07 100\r99\r\n')
-    shown = guests.until_written(b'99').decode()
+    shown = guests.until_written(b'^M99').decode()
     assert 'two | ' in shown
     # No terminal: no colours.
     assert 'red ^[]0;title^G 100^M99\n' in shown
