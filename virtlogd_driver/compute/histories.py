@@ -153,11 +153,12 @@ class Histories:
         """
         self._consoles.changed(instance.uuid)
         directory = get_instance_path(instance)
-        names = self._log_names(instance)
-        self.kept().take_back(instance, instance.uuid, directory, names)
+        names = self._known_log_names(instance)
+        if names is not None:
+            self.kept().take_back(instance, instance.uuid, directory, names)
         self.kept().cut(instance, directory)
         self.receive_in_background(
-            instance, instance.uuid, directory, names, may_come=running)
+            instance, instance.uuid, directory, names or [], may_come=running)
 
     def receive_in_background(
             self, instance: Any, uuid: str, directory: str,

@@ -285,8 +285,10 @@ class History:
                 return
             (path,) = found
             with files.locked(path, LOCK_TIMEOUT):
+                # virtlogd has open what the domain names, also if it is empty.
                 if not outbox.is_filled(path) or any(
-                        files.size(os.path.join(directory, name))
+                        name in log_names
+                        or files.size(os.path.join(directory, name))
                         for name in logs.names(directory)):
                     return
                 for name in logs.names(directory):

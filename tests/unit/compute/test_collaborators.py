@@ -403,6 +403,23 @@ class TestHistories:
         assert isinstance(
             histories._where(self.DEPARTURE), delivery.Elsewhere)
 
+    @pytest.mark.parametrize('known', [True, False])
+    def test_it_has_come_back(self, histories, consoles, options, directory,
+                              monkeypatch, known) -> None:
+        """None of its logs makes room that virtlogd may have open."""
+        options.virtlogd.max_history_bytes = 1000
+        monkeypatch.setattr('virtlogd_driver.compute.histories'
+                            '.get_instance_path', lambda _: str(directory))
+        monkeypatch.setattr(histories, 'place', lambda *_: None)
+        if not known:
+            monkeypatch.setattr(consoles, '_domain_xml', lambda _: '')
+        kept = Kept()
+        histories.kept = lambda: kept
+        histories.arrived(INSTANCE)
+        histories._arrivals.wait(UUID, 60)
+        assert kept.asked == ['take_back'] * known + [
+            'cut', 'wait_until_received']
+
     def test_there_can_be_no_more_threads(
             self, histories, options, monkeypatch, caplog,
             tmp_path) -> None:

@@ -402,6 +402,17 @@ class TestTakeBack:
         assert logs.names(host.directory) == []
         assert len(waiting(host)) == 2
 
+    def test_virtlogd_has_begun_its_log(self, host) -> None:
+        """By whatever name: nothing was written to it yet, and will be."""
+        for name in ('console.log', 'console.g1.log'):
+            live = pathlib.Path(host.directory, name)
+            with live.open('ab') as file:
+                self.take_back(host, name)
+                file.write(SINCE)
+            assert live.read_bytes() == SINCE
+            assert len(waiting(host)) == 1
+            live.write_bytes(b'')
+
     def test_it_never_left(self, host) -> None:
         (kept,) = waiting(host)
         shutil.rmtree(kept.path)
