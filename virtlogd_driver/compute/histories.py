@@ -342,8 +342,19 @@ class Histories:
                     # Where its logs are to go is not known: the next start
                     # looks again.
                     continue
+                elif self._is_elsewhere(path, instance):
+                    # A host that shares the storage may have it, and write.
+                    if outbox.is_filled(path):
+                        self.send(path)
                 elif self.kept().resume(path, self._left_for(instance)):
                     self.send(path)
+
+    def _is_elsewhere(self, path: str, instance: Any) -> bool:
+        """Whether a guest is neither here nor where it left for."""
+        departure = outbox.load(path)
+        return departure is not None and instance is not None and (
+            instance.host not in (None, self._options.host, departure.host)
+            and departure.host != '')
 
     def _left_for(self, instance: Any) -> outbox.Departure | None:
         """Begin a departure to where a guest is; None: here, or not known."""

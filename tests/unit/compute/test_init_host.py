@@ -175,6 +175,34 @@ class TestInitHost:
         make_driver()._histories.adopt({})
         assert not os.path.exists(left)
 
+    @pytest.mark.parametrize('filled', [False, True])
+    @pytest.mark.parametrize(('host', 'logs'), [
+        ('far', []), ('near', ['console.g1.log'])])
+    def test_logs_of_a_guest_elsewhere_stay(
+            self, make_driver, directory, monkeypatch, host, logs,
+            filled) -> None:
+        """A host that shares the storage has not let it go yet, or has it
+        again: virtlogd writes there. None does where it left for.
+        """
+        left = outbox.make(str(directory), outbox.begin_departure(
+            UUID, '192.0.2.7', 'far', str(directory), {}))
+        if filled:
+            chain.begin(f'{left}/console.log')
+        chain.begin(str(directory / 'console.g1.log'))
+        monkeypatch.setattr(
+            objects.Instance, 'get_by_uuid', lambda *_: objects.Instance(
+                uuid=UUID, host=host, task_state=None, deleted=False))
+        monkeypatch.setattr(
+            objects.ComputeNode, 'get_first_node_by_host_for_old_compat',
+            lambda *_: objects.ComputeNode(host_ip='192.0.2.8'))
+        made = make_driver()
+        sent: list[str] = []
+        monkeypatch.setattr(made._histories, 'send', sent.append)
+        made._histories.adopt({})
+        assert os.listdir(directory) == logs
+        assert sent == [left] * (filled or not logs)
+        assert os.path.exists(left)
+
     @pytest.mark.parametrize('known', ['lives', 'deleted', 'unknown'])
     def test_a_history_that_never_left(self, make_driver, directory,
                                        monkeypatch, known) -> None:
