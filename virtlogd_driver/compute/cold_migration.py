@@ -227,8 +227,11 @@ class ColdMigration:
         """Tell whether a guest was evacuated while this host was lost.
 
         nova deletes it then (nova/compute/manager.py,
-        _destroy_evacuated_instances), in the task state of a rebuild.
+        _destroy_evacuated_instances), in the task state of a rebuild: that of
+        the evacuation, or of one where the guest has come to.
         """
+        if instance.host != self._options.host:
+            return True
         return bool(objects.MigrationList.get_by_filters(
             context.elevated(), {
                 'instance_uuid': instance.uuid,

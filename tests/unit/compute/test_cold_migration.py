@@ -4,6 +4,7 @@
 import os
 import pathlib
 
+import nova.conf
 import pytest
 from nova import context as nova_context
 from nova import objects
@@ -13,6 +14,8 @@ from nova.virt.libvirt import utils as libvirt_utils
 
 from tests.unit.compute.given import UUID
 from virtlogd_driver.virtlogd import privileged
+
+CONF = nova.conf.CONF
 
 
 class TestCleanup:
@@ -34,7 +37,7 @@ class TestCleanup:
             privileged, 'probe', lambda *_: (privileged.UP, '', ()))
 
         def run(task_state, destroy_disks=True, cross_cell=False,
-                evacuations=0):
+                evacuations=0, host='source'):
             monkeypatch.setattr(
                 objects.MigrationList, 'get_by_filters',
                 lambda *_: [objects.Migration()] * evacuations)
@@ -48,7 +51,7 @@ class TestCleanup:
                     host_ip={'source': '192.0.2.7'}[host]))
             monkeypatch.setattr(
                 objects.Instance, 'get_by_uuid', lambda *_: instance)
-            instance.host = 'source'
+            instance.host = host
             instance.task_state = task_state
             (directory / 'console.log').write_bytes(b'x')
             made = make_driver()
@@ -88,11 +91,12 @@ class TestCleanup:
         assert cleanup(task_states.RESIZE_REVERTING) == []
 
     def test_rebuilt(self, cleanup, directory) -> None:
-        assert cleanup(task_states.REBUILDING) == []
+        assert cleanup(task_states.REBUILDING, host=CONF.host) == []
         assert sorted(os.listdir(directory)) == ['console.log']
         assert not directory.with_name(f'{UUID}_console').exists()
 
     def test_just_evacuated(self, cleanup, directory) -> None:
         """The host was lost, and is back: its files are to go."""
-        assert cleanup(task_states.REBUILDING, evacuations=1) == []
+        assert cleanup(task_states.REBUILDING, evacuations=1,
+                       host=CONF.host) == []
         assert os.listdir(directory) == ['console.log']

@@ -550,6 +550,16 @@ class TestColdMigration:
             pass
         assert kept.asked == ['gone']
 
+    def test_rebuilt_where_it_was_evacuated_to(self, moves, kept,
+                                               monkeypatch) -> None:
+        """Its old host is back, and deletes it: nothing is put back there."""
+        monkeypatch.setattr(objects.MigrationList, 'get_by_filters',
+                            lambda *_: [])
+        with moves.saved(self.CONTEXT, _Instance(
+                task_states.REBUILDING, host='host2'), destroy_disks=True):
+            pass
+        assert kept.asked == ['gone']
+
     def test_evacuated_to_here(self, moves, kept) -> None:
         moves.evacuated(INSTANCE)
         assert kept.asked == ['begin_next', 'cut']
@@ -567,8 +577,8 @@ class TestColdMigration:
 class _Instance(types.SimpleNamespace):
     """nova's Instance, with a task state."""
 
-    def __init__(self, task_state: str) -> None:
-        super().__init__(uuid=UUID, task_state=task_state)
+    def __init__(self, task_state: str, host: str = 'host1') -> None:
+        super().__init__(uuid=UUID, task_state=task_state, host=host)
 
     def get(self, name: str, default: Any) -> Any:
         return getattr(self, name, default)
