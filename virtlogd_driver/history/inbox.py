@@ -258,7 +258,11 @@ def _target(place: Place, sent: record.Record,
         gaps = set(range(min(present), max(present))) - set(
             present) if present else set()
         if gaps:
-            return generation.live_name(port, max(gaps))
+            # Its own, where others are to come. Another number goes on from it
+            # where the guest had begun there before its history had come.
+            own = history.generation - 1
+            return generation.live_name(
+                port, own if own in gaps else max(gaps))
         if place.in_use is not None:
             raise Refused('the guest has gone on in the same log')
         return generation.live_name(

@@ -94,6 +94,18 @@ class TestPutInPlace:
         assert names(there) == [
             'console.g1.log', 'console.g2.log', 'console.log']
 
+    @pytest.mark.parametrize('order', [(2, 4), (4, 2)])
+    def test_two_stints(self, there, order) -> None:
+        """Each goes where it belongs, whichever comes first."""
+        begin(there, 'console.log', b'0')
+        begin(there, 'console.g2.log', b'2')
+        begin(there, 'console.g4.log', b'4')
+        for number in order:
+            staged.as_now(there, {0: b'%d' % (number - 1)}, stint=True,
+                          generation=number, departure=f'{number:032}')
+            assert receive(there) == []
+        assert text(there, 'console.g4.log') == b'01234'
+
     def test_a_stint_before_the_guest_starts(self, there) -> None:
         """It does not go on in that file."""
         begin(there, 'console.log', b'before')
