@@ -253,6 +253,8 @@ class Histories:
         if instance.deleted:
             self._keep_deleted(instance)
             return None
+        if instance.host is None:
+            return delivery.Elsewhere('the guest is shelved, and on no host')
         here = instance.host == self._options.host
         moving = instance.task_state is not None
         reverting = instance.task_state == task_states.RESIZE_REVERTING

@@ -2,6 +2,7 @@
 """What the driver consists of works without nova's LibvirtDriver."""
 
 import contextlib
+import dataclasses
 import errno
 import os
 import threading
@@ -377,6 +378,14 @@ class TestHistories:
         known.append(_row(host='host3'))
         assert histories._where(self.DEPARTURE) == delivery.Target(
             '192.0.2.9', f'/instances/{UUID}', moved_on=True)
+
+    @pytest.mark.parametrize('host', ['host2', ''])
+    def test_it_is_shelved(self, histories, known, host) -> None:
+        """On no host, none that it may have left for either."""
+        known.append(_row(host=None))
+        departure = dataclasses.replace(self.DEPARTURE, host=host)
+        assert histories._where(departure) == delivery.Elsewhere(
+            'the guest is shelved, and on no host')
 
     def test_it_is_here_again(self, histories, known) -> None:
         known.append(_row(host='host1'))
