@@ -163,9 +163,10 @@ class TestOldDestination:
         assert devices(nova, server) == [('file', 'None', 'console.g1.log')]
         wait_for_more(nova, server)
 
+    @both_storages
     def test_novas_own_driver_without_serial_consoles(
-            self, make: Make) -> None:
-        nova = make(host_options={'host2': {
+            self, make: Make, shared: bool) -> None:
+        nova = make(shared=shared, host_options={'host2': {
             **self.DRIVER['host_options']['host2'],
             **self.SERIAL_OFF['host_options']['host2']}})
         server = nova.boot_on('host1')

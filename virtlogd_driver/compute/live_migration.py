@@ -7,6 +7,7 @@ once the guest has left, and follows it without holding up the migration.
 """
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -170,6 +171,8 @@ class _Departure:
     shared: bool
     #: The other host has this driver.
     ours: bool
+    #: Names of the logs that the guest writes there.
+    log_names: list[str] = dataclasses.field(default_factory=list)
 
 
 class Source:
@@ -204,7 +207,7 @@ class Source:
                     instance, self._histories.departure(
                         context, instance, dest, field(
                             migrate_data, 'target_connect_addr')))
-        self._departures[instance.uuid] = _Departure(
+        departure = self._departures[instance.uuid] = _Departure(
             instance, path, shared, stat is not None)
         destination = migration.Destination(
             capable=stat == str(True),
@@ -213,10 +216,13 @@ class Source:
 
         def rewrite(domain_xml: str) -> str:
             with nova_errors(instance):
-                return migration.for_destination(
+                there = migration.for_destination(
                     domain_xml, destination, lambda port, here:
                     logs.next_log(directory, port, here, shared),
                     self._options.virtlogd.upgrade_on_migration)
+                departure.log_names[:] = char_device.log_names(
+                    char_device.parse(there))
+            return there
 
         return rewrite
 
@@ -250,7 +256,8 @@ class Source:
             if departure.shared:
                 if not departure.ours:
                     kept.leave_aside(
-                        departure.instance, uuid, directory, directory)
+                        departure.instance, uuid, directory, directory,
+                        departure.log_names)
                 return
             path = kept.leave(
                 departure.instance, uuid, departure.path, directory)

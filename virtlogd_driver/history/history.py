@@ -151,7 +151,7 @@ class History:
             logs.move(here, there)
 
     def leave_aside(self, instance: Any, uuid: str, here: str,
-                    directory: str) -> None:
+                    directory: str, log_names: Collection[str] = ()) -> None:
         """Put the logs where nova's own driver does not delete them.
 
         It begins a log of the same name anew. This driver puts them back
@@ -159,12 +159,14 @@ class History:
 
         :param here: path of the directory that they are in
         :param directory: path of the instance directory
+        :param log_names: names of the logs that the guest writes there by now
         """
         with errors_logged(instance), self.before_deletion(instance, uuid):
             self._wait_until_closed(instance, here)
             if logs.names(here):
                 files.make_directory(logs.aside_directory(directory))
-                logs.move(here, logs.aside_directory(directory))
+                logs.move(here, logs.aside_directory(directory),
+                          logs.in_use(log_names))
 
     def bring_back(self, instance: Any, uuid: str, directory: str) -> None:
         """Join what was written in a resize that is reverted with the rest.

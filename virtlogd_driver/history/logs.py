@@ -24,7 +24,7 @@ A crash leaves some files in one directory and the rest in another.
 import contextlib
 import itertools
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from virtlogd_driver.console_log import chain, generation
 from virtlogd_driver.history import boot, files
@@ -105,15 +105,18 @@ def generations(directory: str, port: int) -> list[int]:
         if file is not None and file.port == port and not file.history})
 
 
-def move(here: str, there: str) -> bool:
+def move(here: str, there: str,
+         in_use: Mapping[int, int] | None = None) -> bool:
     """Rename a guest's logs from one directory to another.
 
     Nothing is replaced: what :func:`_joins` does not allow stays.
 
+    :param in_use: by serial port, the generation that stays, as another host
+        writes it here
     :returns: whether all were
     :raises OSError: some have not been renamed
     """
-    return _join(here, there, idle=False)
+    return _join(here, there, idle=False, in_use=in_use)
 
 
 def gather(directories: Iterable[str], there: str) -> None:
@@ -202,17 +205,24 @@ def keep_logs_alone(directory: str) -> None:
 
 
 def _join(older: str, newer: str, *, idle: bool,
-          log_names: Collection[str] | None = None) -> bool:
+          log_names: Collection[str] | None = None,
+          in_use: Mapping[int, int] | None = None) -> bool:
     """Rename what is older to where the newer is.
 
     What cannot be renamed is tried once more after the others.
 
     :param log_names: as of recover
+    :param in_use: as of move
     :returns: whether all was
     """
+    def moving() -> list[str]:
+        return [name for name in names(older) if (
+            file := generation.parse(name)) is None
+            or file.generation != (in_use or {}).get(file.port)]
+
     if not names(older):
         return True
-    for name in set(names(older)).intersection(names(newer)):
+    for name in set(moving()).intersection(names(newer)):
         here, there = os.path.join(older, name), os.path.join(newer, name)
         unwritten = idle or (log_names is not None and name not in log_names)
         # Made by nova, or begun for a guest that then had no log, on one host
@@ -228,7 +238,7 @@ def _join(older: str, newer: str, *, idle: bool,
     failed: OSError | None = None
     for _ in range(2):
         failed = None
-        for name in names(older):
+        for name in moving():
             try:
                 _join_file(older, newer, name, staying)
             except OSError as e:
@@ -489,7 +499,7 @@ def cut(directory: str, limit: int) -> None:
             counted += files.size(path) or 0
 
 
-def in_use(log_names: list[str]) -> dict[int, int]:
+def in_use(log_names: Iterable[str]) -> dict[int, int]:
     """Of logs that a domain names: by serial port, the generation."""
     return {file.port: file.generation for file in map(
         generation.parse, log_names) if file is not None}

@@ -640,6 +640,26 @@ class TestSource:
         source.left(UUID)
         assert kept.asked == asked
 
+    def test_what_is_written_there_is_not_put_aside(
+            self, source, directory, monkeypatch) -> None:
+        """nova's own driver shows it, by its name; the rest it may delete."""
+        made = history.History(lambda **_: None, 1000, 1, '/none')
+        monkeypatch.setattr(source._histories, 'kept', lambda: made)
+        monkeypatch.setattr(live_migration, 'stat_of', lambda *_: None)
+        monkeypatch.setattr(history, 'CLOSING', 0.01)
+        for name in ('console.log', 'console.log.0', 'console.port1.log'):
+            (directory / name).write_bytes(b'here')
+        rewrite = source.prepare(None, INSTANCE, 'host2', self._data(
+            is_shared_instance_path=True))
+        (device,) = char_device.parse(rewrite(_xml(directory)))
+        live = directory / 'console.g1.log'
+        assert (device.type, device.log_file) == ('file', str(live))
+        (directory / 'console.g1.log.0').write_bytes(b'there')
+        source.left(UUID)
+        assert sorted(os.listdir(directory)) == [live.name, f'{live.name}.0']
+        assert sorted(os.listdir(f'{directory}_console')) == [
+            'console.log', 'console.log.0', 'console.port1.log']
+
     def test_it_stays(self, source, kept) -> None:
         data = self._data(is_shared_instance_path=False)
         source.prepare(None, INSTANCE, 'host2', data)
