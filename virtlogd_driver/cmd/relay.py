@@ -21,7 +21,7 @@ from virtlogd_driver.console_log.directory import open_directory
 from virtlogd_driver.console_log.log import LogRead
 from virtlogd_driver.node.events import Watch
 from virtlogd_driver.relay import settings
-from virtlogd_driver.relay.service import ReadTail, Relay
+from virtlogd_driver.relay.service import ReadTail, Relay, in_thread
 from virtlogd_driver.relay.settings import Settings
 
 LOG = logging.getLogger(__name__)
@@ -88,15 +88,31 @@ def _more_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _reload(config: cfg.ConfigOpts, relay: Relay) -> None:
-    """Take the options as they are now, if all of them can be read."""
-    try:
-        if config.reload_config_files():
-            relay.reload(_settings(config))
-        else:
-            LOG.error('The options are not changed, as they cannot be read')
-    except (cfg.Error, ValueError, exception.VirtlogdDriverError) as error:
-        LOG.error('The options are not changed: %s', error)
+def _read_again(config: cfg.ConfigOpts) -> Settings:
+    """Read the options as they are now.
+
+    :raises cfg.Error, ValueError, VirtlogdDriverError: one cannot be used
+    """
+    if not config.reload_config_files():
+        raise cfg.Error('a file cannot be read')
+    return _settings(config)
+
+
+async def _reload(config: cfg.ConfigOpts, relay: Relay,
+                  wanted: asyncio.Event) -> None:
+    """Take the options anew whenever that is wanted.
+
+    They are read in a thread: who knows the addresses of names may not answer,
+    nor may the disk, and no viewer waits for either.
+    """
+    while True:
+        await wanted.wait()
+        wanted.clear()
+        try:
+            relay.reload(await in_thread(_read_again, config))
+        except (cfg.Error, ValueError, RuntimeError,
+                exception.VirtlogdDriverError) as error:
+            LOG.error('The options are not changed: %s', error)
 
 
 async def _serve(config: cfg.ConfigOpts, checked: Settings) -> None:
@@ -104,7 +120,9 @@ async def _serve(config: cfg.ConfigOpts, checked: Settings) -> None:
                   config.virtlogd.relay_socket, _log_reader(config))
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, _reload, config, relay)
+    wanted = asyncio.Event()
+    reloading = asyncio.create_task(_reload(config, relay, wanted))
+    loop.add_signal_handler(signal.SIGHUP, wanted.set)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
     if not config.virtlogd.relay:
@@ -113,6 +131,7 @@ async def _serve(config: cfg.ConfigOpts, checked: Settings) -> None:
     await relay.run(functools.partial(
         Watch, config.libvirt.connection_uri or 'qemu:///system', _INTERVAL),
         ending)
+    reloading.cancel()
     # A thread may wait for libvirt or for a disk: it is not waited for.
     logging.shutdown()
     os._exit(0)

@@ -37,7 +37,7 @@ ReadTail = Callable[[str, int], LogRead]
 _T = TypeVar('_T')
 
 
-def _in_thread(function: Callable[..., _T], *arguments: Any,
+def in_thread(function: Callable[..., _T], *arguments: Any,
                ) -> 'asyncio.Future[_T]':
     """Have something done in a thread: a disk may stall, a helper may hang.
 
@@ -84,7 +84,7 @@ class _Reads:
                 f'{path}: the read before has not returned.')
         self._under_way.add(path)
         try:
-            reading = _in_thread(self._read, path, limit)
+            reading = in_thread(self._read, path, limit)
         except RuntimeError as error:   # there can be no more threads
             self._under_way.discard(path)
             raise exception.LogError(f'{path}: {error}') from error
@@ -278,7 +278,7 @@ class Relay:
         """Write the metrics; guests do not wait for that."""
         while True:
             try:
-                writing = _in_thread(
+                writing = in_thread(
                     file.write, [metrics.see(one) for one in self.consoles],
                     copy.copy(self._past))
             except RuntimeError as error:   # there can be no more threads

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """virtlogd-console-relay, before it serves."""
 
+import asyncio
 import pathlib
 import subprocess
 import sys
+import threading
 from unittest import mock
 
 import pytest
@@ -53,14 +55,61 @@ def test_an_option_that_cannot_be_read_anew_is_one_line(
     config = cfg.ConfigOpts()
     configuration.read(config, ['--config-file', str(file)])
     serving = mock.Mock()
+
+    def reload() -> None:
+        async def run() -> None:
+            wanted = asyncio.Event()
+            wanted.set()
+            reloading = asyncio.create_task(
+                relay._reload(config, serving, wanted))
+            while not (said_of() or serving.reload.called):
+                await asyncio.sleep(0.01)
+            reloading.cancel()
+        asyncio.run(run())
+
+    def said_of() -> list[str]:
+        return [record.getMessage() for record in caplog.records
+                if record.name == relay.LOG.name]
+
     file.write_bytes(text)
-    relay._reload(config, serving)
+    reload()
     serving.reload.assert_not_called()
-    (message,) = [record.getMessage() for record in caplog.records
-                  if record.name == relay.LOG.name]
+    (message,) = said_of()
     assert message.startswith('The options are not changed')
     assert said in message
+    caplog.clear()
     file.write_text('[virtlogd]\nrelay_writers = first\n')
-    relay._reload(config, serving)
+    reload()
     (taken,) = serving.reload.call_args.args
     assert taken.writers == 'first'
+
+
+def test_viewers_do_not_wait_while_the_options_are_read_again(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is one more signal lost that comes meanwhile."""
+    answers = threading.Semaphore(0)
+    read: list[object] = []
+
+    def settings(config: object) -> object:
+        assert answers.acquire(timeout=60)
+        read.append(config)
+        return config
+
+    monkeypatch.setattr(relay, '_settings', settings)
+    config, serving = mock.Mock(), mock.Mock()
+
+    async def run() -> None:
+        wanted = asyncio.Event()
+        reloading = asyncio.create_task(
+            relay._reload(config, serving, wanted))
+        for _ in range(3):
+            wanted.set()
+            await asyncio.sleep(0.01)
+        assert read == []
+        answers.release(2)
+        while serving.reload.call_count < 2:
+            await asyncio.sleep(0.01)
+        reloading.cancel()
+
+    asyncio.run(run())
+    assert read == [config] * 2
