@@ -6,6 +6,7 @@ each is the regular file that it is said to be.
 """
 
 import stat
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,9 @@ Key = tuple[int, int]
 
 
 def pack_wanted(wanted: Wanted) -> Packed:
-    return wanted.limit, wanted.until, wanted.max_backups, wanted.joined
+    # No file is longer, and msgpack carries no larger number.
+    limit = None if wanted.limit is None else min(wanted.limit, sys.maxsize)
+    return limit, wanted.until, wanted.max_backups, wanted.joined
 
 
 def unpack_wanted(values: Packed) -> Wanted:

@@ -69,7 +69,8 @@ def read_tail(
         return _store.read_tail(path, limit, max_backups)
     except _NotPassed:
         data, position, exact = _call(
-            path, privileged.read_tail, path, limit, max_backups)
+            path, privileged.read_tail, path,
+            min(limit, privileged.MAX_BYTES), max_backups)
         return LogRead(data, opened.unpack_position(position), exact)
 
 
@@ -94,7 +95,8 @@ def read_from(
     except _NotPassed:
         data, packed, missed, behind, parts = _call(
             path, privileged.read_from, path,
-            opened.pack_position(position), limit, max_backups,
+            opened.pack_position(position),
+            min(limit, privileged.MAX_BYTES), max_backups,
             None if passed is None else list(passed))
         return LogSince(
             data, opened.unpack_position(packed), missed, behind,

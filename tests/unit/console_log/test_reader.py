@@ -39,6 +39,7 @@ class Helper:
     def _counting(self, name: str, function: Any) -> Any:
         def call(*arguments: Any) -> Any:
             self.calls.append(name)
+            comm.msgpack.packb(arguments)   # as privsep does
             return function(*arguments)
         return call
 
@@ -95,6 +96,17 @@ class TestWhoOpens:
         assert read.data == b'log'
         assert reader.read_from(path_in(guest), None, 9).data == b'log'
         assert helper.calls == ['open_log']
+
+    @pytest.mark.parametrize('passed', [True, False])
+    def test_any_limit(self, guest, helper, closed, monkeypatch,
+                       passed) -> None:
+        """max_console_bytes, or --bytes, may be more than any file has."""
+        if not passed:
+            monkeypatch.setattr(
+                handover.Receiver, 'take', lambda receiver, count: None)
+        limit = 10 ** 30
+        assert reader.read_tail(path_in(guest), limit).data == b'log'
+        assert reader.read_from(path_in(guest), None, limit).data == b'log'
 
     def test_a_file_that_others_may_read(self, guest, helper,
                                          monkeypatch) -> None:
