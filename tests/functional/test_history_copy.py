@@ -64,7 +64,8 @@ def wait_until_it_has_followed(nova: TwoHosts, name: str) -> None:
     def followed() -> bool:
         try_again(nova, name)
         look_around(nova)
-        return waiting(nova, name) == []
+        # Listed no more is what is still being removed.
+        return outbox.paths(str(nova.instances[name])) == []
     until(followed, 'it has followed', pause=0.2)
 
 
