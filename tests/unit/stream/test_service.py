@@ -59,7 +59,8 @@ class Output:
 
     def __init__(self) -> None:
         self.objects: list[dict[str, Any]] = []
-        #: Nobody takes anything while it is clear.
+        #: Nobody takes anything while it is clear; what has nothing to be taken
+        #: does not wait.
         self.taken = threading.Event()
         self.taken.set()
         #: Is called before something is written.
@@ -72,8 +73,8 @@ class Output:
         return host_event({'host': 'host'}, event, time, message)
 
     def write(self, waiting: list[str]) -> None:
-        self.taken.wait()
         if waiting:
+            self.taken.wait()
             self.before()
         for text in waiting:
             one = json.loads(text)
