@@ -8,7 +8,13 @@ in their order. While it has a turn, what the jobs use is that turn's alone.
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import (
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Mapping,
+)
 from dataclasses import dataclass
 
 from virtlogd_driver import exception
@@ -143,6 +149,15 @@ class Guest:
         """Tell whether a line has begun."""
         return any(stream.unfinished for stream in self.ports.values())
 
+    def is_over(self, since: float) -> bool:
+        """Tell whether it has left, if libvirt does not know it.
+
+        :param since: it has, if it is not known since before, by
+            time.monotonic
+        """
+        return self.gone is not None and (
+            not self.in_place or self.gone <= since)
+
     def do(self, job: Job) -> None:
         """Have something done in its turn."""
         self._jobs.append(job)
@@ -188,10 +203,12 @@ class Guest:
             stream.sink.event(event, time, message)
             self._touch(stream)
 
-    def look_for_place(self) -> Job:
-        """See whether a log is still where it was."""
-        self.in_place = any(os.path.lexists(stream.path)
-                            for stream in self.ports.values())
+    def look_for_place(self, paths: Collection[str]) -> Job:
+        """See whether a log is still where it was.
+
+        :param paths: of its logs
+        """
+        self.in_place = any(map(os.path.lexists, paths))
         yield from ()
 
     def follow(self, running: Running, now: Iterable[PortNow],

@@ -211,6 +211,9 @@ class Stream:
         self._next: dict[Guest, None] = {}
         #: UUIDs of those that libvirt does not know just now.
         self._gone: set[str] = set()
+        #: By UUID, those that only the stream before knew, which may have left
+        #: or be undefined in a hard reboot.
+        self._absent: dict[str, Guest] = {}
         #: Those whose disk does not answer.
         self._stalled: set[Guest] = set()
         self._first_report = True
@@ -269,10 +272,11 @@ class Stream:
         if states is not None:
             self._say_virtlogd(states[0])
             self._asked(states[1])
-        for uuid in self._gone:
-            guest = self._guests[uuid]
+        for guest in (*map(self._guests.__getitem__, self._gone),
+                      *self._absent.values()):
             if not guest.is_to_do:
-                self._do(guest, guest.look_for_place())
+                self._do(guest, guest.look_for_place(
+                    [port.path for port in guest.now.values()]))
         self._take_turns()
         self._look_for_gone()
         self._end_quiet_lines()
@@ -500,6 +504,7 @@ class Stream:
                            f'guests that come or leave are not seen.')
             return
         self._said.unsay('libvirt')
+        looks = self._first_report or self._untold or self._absent
         found = {uuid: guest for uuid, guest in report.guests.items()
                  if self._is_wanted(guest)}
         for uuid, running in found.items():
@@ -515,10 +520,10 @@ class Stream:
             if guest.gone is None and not guest.leaving:
                 guest.gone = time.monotonic()
                 self._gone.add(uuid)
-        if self._first_report or self._untold:
+        if looks:
             self._untold = (report.unknown if self._first_report
                             else self._untold & report.unknown)
-            self._forget_those_that_left()
+            self._look_for_known_before()
         if self._first_report:
             # Those that are here have begun before another comes.
             while not self._news.ending and any(
@@ -539,7 +544,8 @@ class Stream:
 
     def _was_here(self, uuid: str) -> bool:
         """Tell whether a guest was here before the stream began."""
-        return self._first_report or uuid in self._untold
+        return (self._first_report or uuid in self._untold
+                or uuid in self._absent)
 
     def _seen(self, uuid: str, running: Running) -> None:
         """Take what was reported of a guest."""
@@ -552,6 +558,7 @@ class Stream:
             guest = self._guests[uuid] = Guest(running, self._followed)
             if self._was_here(uuid):
                 before = self._runs.get(uuid)
+            self._absent.pop(uuid, None)
             self._set_ports(guest)
         else:
             changed = running.xml != guest.running.xml
@@ -636,11 +643,19 @@ class Stream:
             guest = self._guests[uuid]
             if guest.gone is None:
                 self._gone.discard(uuid)
-            elif (not guest.in_place
-                    or time.monotonic() >= guest.gone + _PATIENCE):
+            elif guest.is_over(time.monotonic() - _PATIENCE):
                 self._gone.discard(uuid)
                 guest.leaving = True
                 self._do(guest, guest.leave())
+        for uuid, guest in list(self._absent.items()):
+            if guest.is_over(time.monotonic() - _PATIENCE):
+                del self._absent[uuid]
+                guest.leaving = True
+                self._guests[uuid] = guest
+                for number, port in guest.now.items():
+                    progress = self._progress.pop((uuid, number))
+                    self._do(guest, guest.end(port.source, port.sink,
+                                              progress, left=True))
 
     def _has_left(self, guest: Guest) -> None:
         """Forget a guest of which all was given."""
@@ -653,8 +668,11 @@ class Stream:
             self._commit()
             self._seen(guest.running.uuid, guest.returned)
 
-    def _forget_those_that_left(self) -> None:
-        """Say what has become of guests that left since the last stream."""
+    def _look_for_known_before(self) -> None:
+        """See which logs of the stream before are not followed now.
+
+        A guest that is not here may just be undefined, as in a hard reboot.
+        """
         for key, progress in list(self._progress.items()):
             uuid, number = key
             guest = self._guests.get(uuid)
@@ -665,19 +683,22 @@ class Stream:
             running = Running(uuid, progress.guest, -1, '')
             if not self._is_wanted(running):
                 continue
-            del self._progress[key]
-            if guest is None:
-                guest = self._guests[uuid] = Guest(running, self._followed)
-                guest.leaving = True
             source = Source(self._host, progress.guest, uuid, number,
                             metadata.Metadata())
-            sink = self._output.sink(source, guest.waiting)
-            if guest.leaving:
-                # Its disk may hang.
+            if guest is not None:
+                del self._progress[key]
+                self._do(guest, guest.end(
+                    source, self._output.sink(source, guest.waiting),
+                    progress, left=False))
+                continue
+            guest = self._absent.setdefault(
+                uuid, Guest(running, self._followed))
+            if guest.gone is None:
+                guest.gone = time.monotonic()
+            if number not in guest.now:
                 guest.now[number] = PortNow(
-                    source, progress.path, sink, progress)
-            self._do(guest, guest.end(source, sink, progress,
-                                      left=guest.leaving))
+                    source, progress.path,
+                    self._output.sink(source, guest.waiting), progress)
 
     # What virtlogd does
 

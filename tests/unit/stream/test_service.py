@@ -59,8 +59,7 @@ class Output:
 
     def __init__(self) -> None:
         self.objects: list[dict[str, Any]] = []
-        #: Nobody takes anything while it is clear; what has nothing to be taken
-        #: does not wait.
+        #: Nobody takes anything while it is clear.
         self.taken = threading.Event()
         self.taken.set()
         #: Is called before something is written.
@@ -654,6 +653,41 @@ def test_a_guest_that_was_rotated_and_leaves_loses_nothing(
     assert len(host.texts()) == 302
     assert host.texts()[-1] == 'last'
     assert host.events() == ['left']
+
+
+def test_one_that_is_undefined_as_a_stream_begins_has_not_left(
+        host: Host) -> None:
+    """nova does so in a hard reboot: its log is where it was."""
+    host.guest()
+    host.begin()
+    write(host.log(), b'first\n')
+    host.until_text('first')
+    host.stop()
+    del host.guests[UUID]
+    write(host.log(), b'last\n')
+    host.start()
+    host.report()
+    host.until(lambda: not host._stream._first_report)
+    assert host.is_unknown(UUID)
+    host.guest(run=2)
+    write(host.log(), b'again\n')
+    host.report()
+    host.until_text('first', 'last', 'again')
+    assert host.events() == ['stopped', 'started']
+
+
+def test_one_that_stays_undefined_has_left(
+        host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log may stay where it was, as on shared storage."""
+    host.guest()
+    host.begin()
+    host.stop()
+    del host.guests[UUID]
+    write(host.log(), b'last\n')
+    monkeypatch.setattr(service, '_PATIENCE', 0.2)
+    host.start()
+    host.until(lambda: host.events() == ['left'])
+    host.until_text('last')
 
 
 def test_a_guest_that_comes_back_goes_on(host: Host) -> None:

@@ -146,9 +146,10 @@ def test_one_that_hangs_as_the_stream_begins(host: Host,
 
 
 def test_one_that_left_while_nothing_ran(
-        host: Host, hanging: Hanging,
-        caplog: pytest.LogCaptureFixture) -> None:
+        host: Host, hanging: Hanging, caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch) -> None:
     """It is said whose log hangs, and where: others are not held back."""
+    monkeypatch.setattr(service, '_PATIENCE', 0.5)
     two_guests(host)
     host.stop()
     write(host.log(), b'one\n')
