@@ -113,6 +113,10 @@ async def _reload(config: cfg.ConfigOpts, relay: Relay,
         except (cfg.Error, ValueError, RuntimeError,
                 exception.VirtlogdDriverError) as error:
             LOG.error('The options are not changed: %s', error)
+        except Exception:
+            # The next signal is heeded all the same.
+            LOG.exception('The options are not changed, for a reason that is '
+                          'not foreseen')
 
 
 async def _serve(config: cfg.ConfigOpts, checked: Settings) -> None:

@@ -2,6 +2,7 @@
 """virtlogd-console-relay, before it serves."""
 
 import asyncio
+import itertools
 import pathlib
 import subprocess
 import sys
@@ -113,3 +114,26 @@ def test_viewers_do_not_wait_while_the_options_are_read_again(
 
     asyncio.run(run())
     assert read == [config] * 2
+
+
+def test_an_error_that_is_not_foreseen_is_not_the_last_reading(
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(
+        relay, '_settings', mock.Mock(
+            side_effect=itertools.chain([KeyError('x')],
+                                        itertools.repeat('taken'))))
+    config, serving = mock.Mock(), mock.Mock()
+
+    async def run() -> None:
+        wanted = asyncio.Event()
+        reloading = asyncio.create_task(
+            relay._reload(config, serving, wanted))
+        while not serving.reload.called:
+            wanted.set()
+            await asyncio.sleep(0.01)
+        reloading.cancel()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    assert serving.reload.call_args_list[0] == mock.call('taken')
+    assert 'not foreseen' in caplog.text
