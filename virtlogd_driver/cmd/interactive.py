@@ -227,7 +227,11 @@ def _connected(connect: Connect, escape: bytes, keys: int) -> Console:
                 answer.set_exception(error)
 
     with ended:
-        threading.Thread(target=ask, daemon=True).start()
+        try:
+            threading.Thread(target=ask, daemon=True).start()
+        except RuntimeError:
+            # There is none to be had.
+            ask()
         while not answer.done():
             if keys in select.select([ended.fileno(), keys], [], [])[0]:
                 _typed(escape, keys)
