@@ -92,7 +92,8 @@ class Consoles:
         #: connect to.
         self.ports = serial_port.PortPool(
             serial_port.PortRange.parse(options.port_range), self._is_free,
-            self._is_clear)
+            self._is_clear if options.guest_address
+            != options.proxyclient_address else None)
 
     def _is_free(self, address: str, port: int) -> bool:
         """Whether a guest can be given a TCP port.

@@ -94,11 +94,10 @@ class PortPool:
         :param is_free: tells whether a host address and port can be bound
         :param is_clear: tells whether nobody is in the way of its viewers,
             either: another port is given only where there is none such; None:
-            nobody is
+            they connect to that address and port
         """
         self._range = ports
-        self._is_free = is_free
-        self._is_clear = is_clear or is_free
+        self._looks = (is_free,) if is_clear is None else (is_clear, is_free)
         # Guests of an older nova may share one.
         self._holders: dict[tuple[str, int], set[str]] = {}
         #: How often ports were given.
@@ -148,7 +147,7 @@ class PortPool:
                 if owners - {owner}:
                     others.add(port)
         found: list[int] = []
-        for is_free in (self._is_clear, self._is_free):
+        for is_free in self._looks:
             for port in (*sorted(mine), *self._range):
                 if len(found) == count:
                     return tuple(found)
