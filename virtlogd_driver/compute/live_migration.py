@@ -172,7 +172,7 @@ class _Departure:
     #: The other host has this driver.
     ours: bool
     #: Names of the logs that the guest writes there.
-    log_names: list[str] = dataclasses.field(default_factory=list)
+    log_names: tuple[str, ...] = ()
 
 
 class Source:
@@ -220,8 +220,9 @@ class Source:
                     domain_xml, destination, lambda port, here:
                     logs.next_log(directory, port, here, shared),
                     self._options.virtlogd.upgrade_on_migration)
-                departure.log_names[:] = char_device.log_names(
-                    char_device.parse(there))
+                self._departures[instance.uuid] = dataclasses.replace(
+                    departure, log_names=tuple(char_device.log_names(
+                        char_device.parse(there))))
             return there
 
         return rewrite

@@ -116,7 +116,10 @@ def listen(path: str) -> socket.socket | None:
 
 
 def _check_nobody_listens(path: str) -> None:
-    """:raises OSError: another relay does, and is asked through it"""
+    """Refuse a socket through which another relay is asked.
+
+    :raises OSError: somebody listens there
+    """
     with socket.socket(socket.AF_UNIX) as asking:
         # Not to wait where many do.
         asking.setblocking(False)

@@ -38,7 +38,7 @@ _T = TypeVar('_T')
 
 
 def in_thread(function: Callable[..., _T], *arguments: Any,
-               ) -> 'asyncio.Future[_T]':
+              ) -> 'asyncio.Future[_T]':
     """Have something done in a thread: a disk may stall, a helper may hang.
 
     In one of its own, as what does not return keeps it; so the relay's end
