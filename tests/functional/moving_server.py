@@ -109,10 +109,13 @@ def other(name: str) -> str:
 
 
 def files(nova: TwoHosts, name: str, server: Server) -> list[str]:
-    """The files of the server's logs on a host."""
+    """The files of the server's logs on a host.
+
+    Without the list of its starts, which may be about to be replaced.
+    """
     return sorted(path.name for path in nova.directory_on(
         name, server).glob('console*') if path.name not in (
-            'console.boots', 'console.received'))
+            'console.boots', 'console.boots.new', 'console.received'))
 
 
 def devices(nova: TwoHosts, server: Server) -> list[tuple[str, ...]]:

@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of one server share these functions, which call nova's REST API."""
 
+from pathlib import Path
+
 from tests.lab.nova_node import NovaNode, Server
+from tests.lab.wait import until
+from virtlogd_driver.console_log import reader
+from virtlogd_driver.history import boot as history_boot
 
 #: The only TCP port of the fixture ``nova``.
 PORT = 10000
 #: What its guests write when they boot; then they send back what is typed.
 BOOT = ''.join(f'line {n:08d}\n' for n in range(1, 11))
+
+_LIMIT = 1 << 20
 
 
 def devices(nova: NovaNode, server: Server) -> list[dict[str, str | None]]:
@@ -58,3 +65,29 @@ def assert_works_after(nova: NovaNode, server: Server) -> None:
     wait_for_boot(nova, server, f'{BOOT}first\n')
     type_text(nova, server, 'second')
     assert nova.console_output(server) == f'{BOOT}first\n{BOOT}second\n'
+
+
+def output_of_boots(nova: NovaNode, server: Server) -> list[str]:
+    """What was written from each start of the guest on."""
+    directory = nova.instance_directory(server)
+    written = nova.guest_xml(server).find('devices/serial/log').get('file')
+    log = str(directory / Path(written).name)
+    found = []
+    for noted in history_boot.read(str(directory)):
+        data, position = b'', noted.positions[0]
+        while True:
+            since = reader.read_from(log, position, _LIMIT)
+            assert since.missed == 0
+            data, position = data + since.data, since.position
+            if not since.data:
+                break
+        found.append(data.decode().replace('\r', ''))
+    return found
+
+
+def assert_boots(nova: NovaNode, server: Server,
+                 outputs: list[str]) -> None:
+    """These are the starts that are noted, soon after the guest writes."""
+    until(lambda: len(output_of_boots(nova, server)) == len(outputs),
+          f'{len(outputs)} starts are noted')
+    assert output_of_boots(nova, server) == outputs

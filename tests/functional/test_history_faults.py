@@ -237,7 +237,7 @@ def test_evacuated_before_it_has_written_anything(make: Make) -> None:
     server = nova.boot_on('host1')
     assert devices(nova, server)[0][2] == 'console.log'
     nova.lose('host1')
-    nova.action(server, 'evacuate', 'ACTIVE', {'host': 'host2'})
+    nova.evacuate(server, 'host2')
     assert devices(nova, server)[0][2] == 'console.g1.log'
     with nova.serial_console(server) as terminal:
         terminal.type(b'typed\r')

@@ -20,9 +20,11 @@ import pytest
 from tests.functional.one_server import (
     BOOT,
     PORT,
+    assert_boots,
     assert_one_port_with_its_log,
     assert_works_after,
     boot,
+    output_of_boots,
     type_text,
     wait_for_boot,
 )
@@ -31,26 +33,9 @@ from tests.lab.daemons import LibvirtHost
 from tests.lab.nova_node import NovaNode, Server
 from tests.lab.two_hosts import TwoHosts
 from tests.lab.wait import until
-from virtlogd_driver.console_log import reader
 from virtlogd_driver.history import boot as boots
 
 Use = Callable[[fixtures.Fixture], Any]
-
-
-def output_of_boots(nova: NovaNode, server: Server) -> list[str]:
-    """What was written from each start of the guest on."""
-    directory = nova.instance_directory(server)
-    log = nova.guest_xml(server).find('devices/serial/log').get('file')
-    found = []
-    for noted in boots.read(str(directory)):
-        data, position = b'', noted.positions[0]
-        while True:
-            since = reader.read_from(log, position, 1 << 20)
-            data, position = data + since.data, since.position
-            if not since.data:
-                break
-        found.append(data.decode().replace('\r', ''))
-    return found
 
 
 def assert_still_running(nova: NovaNode, server: Server) -> None:
@@ -58,7 +43,7 @@ def assert_still_running(nova: NovaNode, server: Server) -> None:
     assert_one_port_with_its_log(nova, server)
     type_text(nova, server, 'second')
     assert nova.console_output(server) == f'{BOOT}first\nsecond\n'
-    assert output_of_boots(nova, server) == [f'{BOOT}first\nsecond\n']
+    assert_boots(nova, server, [f'{BOOT}first\nsecond\n'])
 
 
 def test_hard_reboot(nova: NovaNode) -> None:
@@ -88,8 +73,8 @@ def test_soft_reboot(libvirt_host: LibvirtHost, tmp_path: Path,
     assert_works_after(nova, server)
     assert libvirt_host.qemu_pid(name) != before
     assert 'Instance soft rebooted successfully.' in nova.log()
-    assert output_of_boots(nova, server) == [
-        f'{BOOT}first\n{BOOT}second\n', f'{BOOT}second\n']
+    assert_boots(nova, server, [
+        f'{BOOT}first\n{BOOT}second\n', f'{BOOT}second\n'])
 
 
 def test_rescue_and_unrescue(nova: NovaNode) -> None:
@@ -211,8 +196,8 @@ def test_crash_and_start_by_hand(nova: NovaNode,
     until(lambda: len(boots.read(str(directory))) == 2, 'start is noted')
     nova.guest(server).resume()
     assert_works_after(nova, server)
-    assert output_of_boots(nova, server) == [
-        f'{BOOT}first\n{BOOT}second\n', f'{BOOT}second\n']
+    assert_boots(nova, server, [
+        f'{BOOT}first\n{BOOT}second\n', f'{BOOT}second\n'])
 
 
 def test_crash_and_automatic_restart(libvirt_host: LibvirtHost,
@@ -267,8 +252,8 @@ def test_boots_are_told_apart(nova: NovaNode) -> None:
     wait_for_boot(nova, server,
                   f'{BOOT}first\n{BOOT}second\n{BOOT}third\n')
     of_each = [f'{BOOT}first\n', f'{BOOT}second\n', f'{BOOT}third\n', BOOT]
-    assert output_of_boots(nova, server) == [
-        ''.join(of_each[n:]) for n in range(4)]
+    assert_boots(nova, server, [
+        ''.join(of_each[n:]) for n in range(4)])
 
 
 @pytest.mark.parametrize('shared', [False, True], ids=['separate', 'shared'])
@@ -281,8 +266,7 @@ def test_evacuate(tmp_path: Path, use: Use, shared: bool) -> None:
     wait_for_boot(nova, server)
     type_text(nova, server, 'first')
     nova.lose('host1')
-    nova.action(server, 'evacuate', 'ACTIVE', {'host': 'host2'})
-    assert nova.host_of(server).name == 'host2'
+    nova.evacuate(server, 'host2')
     before = f'{BOOT}first\n' if shared else ''
     wait_for_boot(nova, server, before)
     type_text(nova, server, 'second')
@@ -306,7 +290,7 @@ def test_evacuate_again_and_again(tmp_path: Path, use: Use) -> None:
         name = nova.host_of(server).name
         other = {'host1': 'host2', 'host2': 'host1'}[name]
         nova.lose(name)
-        nova.action(server, 'evacuate', 'ACTIVE', {'host': other})
+        nova.evacuate(server, other)
         wait_for_boot(nova, server, output)
         output += BOOT
         # nova itself makes an empty console.log.
@@ -316,5 +300,5 @@ def test_evacuate_again_and_again(tmp_path: Path, use: Use) -> None:
             f'console.g{n + 1}.log' for n in range(number)]}
         nova.find(name)
     assert nova.console_output(server) == output
-    assert output_of_boots(nova, server) == [
-        BOOT * count for count in (4, 3, 2, 1)]
+    assert_boots(nova, server, [
+        BOOT * count for count in (4, 3, 2, 1)])

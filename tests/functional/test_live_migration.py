@@ -19,13 +19,10 @@ from tests.functional.moving_server import (
     wait_for_more,
     warnings,
 )
-from tests.functional.one_server import BOOT
+from tests.functional.one_server import BOOT, assert_boots
 from tests.lab import guest
-from tests.lab.nova_node import Server
-from tests.lab.two_hosts import TwoHosts
 from tests.lab.wait import until
 from virtlogd_driver.console_log import reader
-from virtlogd_driver.history import boot
 
 
 @pytest.mark.long
@@ -84,23 +81,6 @@ def test_two_serial_ports(make: Make, shared: bool) -> None:
     assert warnings(nova) == []
 
 
-def output_of_boots(nova: TwoHosts, server: Server) -> list[str]:
-    """What was written from each start of the guest on."""
-    directory = nova.directory_on(nova.host_of(server).name, server)
-    log = str(directory / devices(nova, server)[0][2])
-    found = []
-    for noted in boot.read(str(directory)):
-        data, position = b'', noted.positions[0]
-        while True:
-            since = reader.read_from(log, position, LIMIT)
-            assert since.missed == 0
-            data, position = data + since.data, since.position
-            if not since.data:
-                break
-        found.append(data.decode().replace('\r', ''))
-    return found
-
-
 @both_storages
 def test_boots_are_told_apart(make: Make, shared: bool) -> None:
     """Those before a live migration, and those after it."""
@@ -116,17 +96,16 @@ def test_boots_are_told_apart(make: Make, shared: bool) -> None:
     type_text(nova, server, 'moved')
     of_each = [f'{BOOT}first\n', f'{BOOT}second\nmoved\n']
     # It was not started there.
-    assert output_of_boots(nova, server) == [
-        ''.join(of_each), of_each[1]]
+    assert_boots(nova, server, [''.join(of_each), of_each[1]])
     nova.reboot(server)
     nova.wait_for_output(server, ''.join(of_each) + BOOT)
     of_each.append(BOOT)
-    assert output_of_boots(nova, server) == [
-        ''.join(of_each[n:]) for n in range(3)]
+    assert_boots(nova, server, [
+        ''.join(of_each[n:]) for n in range(3)])
     # And back, with a start of which the other host has told.
     nova.move_live(server, 'host1')
-    assert output_of_boots(nova, server) == [
-        ''.join(of_each[n:]) for n in range(3)]
+    assert_boots(nova, server, [
+        ''.join(of_each[n:]) for n in range(3)])
 
 
 def test_a_guest_that_writes_nothing(make: Make) -> None:

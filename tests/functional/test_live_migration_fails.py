@@ -16,6 +16,7 @@ from tests.functional.moving_server import (
     held,
     wait_for_more,
 )
+from tests.lab import guest
 from tests.lab.nova_node import Server
 from tests.lab.two_hosts import TwoHosts
 from tests.lab.wait import until
@@ -39,7 +40,9 @@ class TestItDoesNotMove:
             ('tcp', '127.0.0.1', 'console.log')]
         assert files(nova, 'host1', server) == ['console.log']
         if not nova.shared:
-            assert not nova.directory_on('host2', server).exists()
+            # nova-compute there is told to, and not waited for.
+            until(lambda: not nova.directory_on('host2', server).exists(),
+                  'cleaned up')
         assert held(nova, 'host1') == {server['id']}
         with nova.places.at('host2'):
             nova.driver_of('host2')._consoles.release_unused(
@@ -112,7 +115,10 @@ class TestItDoesNotMove:
 
     @both_storages
     def test_aborted(self, make: Make, shared: bool) -> None:
-        nova = make(shared=shared, options={
+        # So it does not end before it is aborted.
+        full = guest.disk_image(guest.boot_sector(
+            interval=0.05, burst=2, full=True))
+        nova = make(full, shared=shared, options={
             ('libvirt', 'live_migration_bandwidth'): 1})
         server = nova.boot_on('host1')
         wait_for_more(nova, server)
@@ -120,6 +126,9 @@ class TestItDoesNotMove:
         until(lambda: nova.migrations(server)
               and nova.migrations(server)[0]['status'] == 'running',
               'migration is running')
+        # nova says so before libvirt has anything that can be aborted.
+        until(lambda: nova.guest(server).jobStats().get('memory_processed'),
+              'memory is carried')
         nova.api.api_delete(f'/servers/{server["id"]}/migrations/'
                             f'{nova.migrations(server)[0]["id"]}')
         nova.wait_for_migration(server)

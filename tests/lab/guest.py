@@ -93,7 +93,8 @@ _JB, _JE, _JNE, _JNS = 0x72, 0x74, 0x75, 0x79
 
 def boot_sector(text: bytes = b'', count: int | None = None,
                 interval: float = 0.0, burst: int = 1,
-                ports: int = 1, button: bool = False) -> bytes:
+                ports: int = 1, button: bool = False,
+                full: bool = False) -> bytes:
     """The boot sector.
 
     :param text: written once at the start, as it is; no NUL; up to some 150
@@ -104,6 +105,8 @@ def boot_sector(text: bytes = b'', count: int | None = None,
     :param burst: lines in a burst, 1 to 255.
     :param ports: COM1 to COM<ports>, the same lines on each.
     :param button: the power button switches it off.
+    :param full: 15 MiB of its memory are not zero: a live migration carries
+        them, and takes long where it may use little bandwidth.
     :raises ValueError: the text does not fit, or a number is out of range.
     """
     if not 1 <= ports <= len(_PORTS):
@@ -140,6 +143,16 @@ def boot_sector(text: bytes = b'', count: int | None = None,
     add(0x83, 0xc3, 0x04)                   # add bx, 4
     add(0x81, 0xfb, 'ports end')            # cmp bx, ports end
     jump(_JB, 'set up')
+
+    if full:
+        # The BIOS copies itself to each 64 KiB from 1 MiB to 16 MiB.
+        place('fill')
+        add(0xbe, 'descriptors')            # mov si, descriptors
+        add(0xb9, _word(0x8000))            # mov cx, 0x8000
+        add(0xb4, 0x87)                     # mov ah, 0x87
+        add(0xcd, 0x15)                     # int 0x15
+        add(0xfe, 0x06, 'destination')      # inc byte [destination]
+        jump(_JNE, 'fill')
 
     if button:
         add(0xba, _word(_PM1_ENABLE))       # mov dx, enable
@@ -260,6 +273,14 @@ def boot_sector(text: bytes = b'', count: int | None = None,
     for index in range(ports):
         add(_word(_PORTS[index]), _word(_BUFFERS + 0x100 * index))
     place('ports end')
+    if full:
+        place('descriptors')
+        add(bytes(16))
+        add(_word(0xffff), 0, 0, 0x0f, 0x93, 0, 0)
+        add(_word(0xffff), 0, 0)
+        place('destination')
+        add(0x10, 0x93, 0, 0)
+        add(bytes(16))
     place('target')
     add(b'--------' if count is None else target)
     place('text of line')

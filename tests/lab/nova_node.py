@@ -302,6 +302,10 @@ class NovaNode(fixtures.Fixture):
                 f'{sys.prefix}/etc/nova/api-paste.ini',
             **self._options,
         }
+        if 'manager_shutdown_timeout' in CONF:
+            # nova 34 cleans up the host beside what stops the service, and
+            # with nova's fixtures waits 0 seconds for it.
+            options[None, 'manager_shutdown_timeout'] = 20
         for (group, name), value in options.items():
             CONF.set_override(name, value, group)
 

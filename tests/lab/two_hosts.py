@@ -401,6 +401,12 @@ class TwoHosts(NovaNode):
         self.hosts[name].end()
         self._force_down(name, True)
 
+    def evacuate(self, server: Server, to: str) -> None:
+        """Build a server of a lost host anew on another one, ACTIVE there."""
+        self.action(server, 'evacuate', 'ACTIVE', {'host': to})
+        # That is where it is a moment after it is ACTIVE.
+        until(lambda: self.host_of(server).name == to, f'server on {to}')
+
     def find(self, name: str) -> None:
         """A host that was lost is up again."""
         self.hosts[name].start_virtlogd()
@@ -510,6 +516,9 @@ class TwoHosts(NovaNode):
     def guest(self, server: Server) -> libvirt.virDomain:
         """The server's domain, on the host that nova says it is on."""
         return self.host_of(server).connect().lookupByUUIDString(server['id'])
+
+    def instance_directory(self, server: Server) -> Path:
+        return self.directory_on(self.host_of(server).name, server)
 
     def directory_on(self, name: str, server: Server) -> Path:
         """A server's directory on a host."""
