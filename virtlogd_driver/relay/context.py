@@ -64,21 +64,34 @@ class Recent:
         return bytes(self._data[start:])
 
 
-def common(log: bytes, live: bytes, most: int) -> int:
+def common(log: bytes, live: bytes, most: int) -> tuple[int, int]:
     """Count the bytes that end the log and begin what is live.
+
+    It takes as long as the bytes are many, whatever a guest writes
+    (Knuth, Morris and Pratt: Fast pattern matching in strings, 1977).
 
     :param log: the newest bytes of the log
     :param live: all that QEMU has sent since the relay was connected
     :param most: how much was logged since before then
-    :returns: the largest number that is possible; 0 where nothing matches
+    :returns: the largest number that is possible, and the one below it; 0
+        where nothing matches
     """
-    longest = min(len(log), len(live), most)
-    place = len(log) - longest
-    while longest and (place := log.find(live[:1], place)) >= 0:
-        if live.startswith(log[place:]):
-            return len(log) - place
-        place += 1
-    return 0
+    longest = max(0, min(len(log), len(live), most))
+    begun = live[:longest]
+    # Of each beginning: how many bytes end it and begin it, itself left out.
+    shorter = [0] * (longest + 1)
+    count = 0
+    for place in range(1, longest):
+        while count and begun[count] != begun[place]:
+            count = shorter[count]
+        count += begun[count] == begun[place]
+        shorter[place + 1] = count
+    count = 0
+    for byte in log[len(log) - longest:]:
+        while count and begun[count] != byte:
+            count = shorter[count]
+        count += begun[count] == byte
+    return count, shorter[count]
 
 
 def earlier(log: bytes, live: bytes, most: int,
@@ -97,8 +110,8 @@ def earlier(log: bytes, live: bytes, most: int,
         if len(live) > len(log) or not log.endswith(live):
             return None
         return log[:len(log) - len(live)]
-    count = common(log, live, most)
-    if count < CERTAIN or common(log, live, count - 1) >= CERTAIN:
+    count, other = common(log, live, most)
+    if count < CERTAIN or other >= CERTAIN:
         # Too little, or the guest writes the same again and again.
         return None
     return log[:len(log) - count]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A viewer that has just come sees the last lines."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,19 +54,47 @@ def test_memory_has_a_bound() -> None:
 
 
 def test_common() -> None:
-    assert common(b'abcab', b'abx', BIG) == 2
-    assert common(b'abcab', b'x', BIG) == 0
-    assert common(b'aaaa', b'aaaa', BIG) == 4
+    assert common(b'abcab', b'abx', BIG) == (2, 0)
+    assert common(b'abcab', b'x', BIG) == (0, 0)
+    assert common(b'aaaa', b'aaaa', BIG) == (4, 3)
     # Only two bytes were logged since.
-    assert common(b'aaaa', b'aaaa', 2) == 2
-    assert common(b'', b'a', BIG) == common(b'a', b'', BIG) == 0
+    assert common(b'aaaa', b'aaaa', 2) == (2, 1)
+    for nothing in ((b'', b'a', BIG), (b'a', b'', BIG), (b'a', b'a', -1)):
+        assert common(*nothing) == (0, 0)
 
 
-@given(st.binary(max_size=60), st.binary(max_size=60), st.integers(0, 60))
-def test_common_is_the_longest(log, live, most) -> None:
-    expected = max(n for n in range(min(len(log), len(live), most) + 1)
-                   if log.endswith(live[:n]))
-    assert common(log, live, most) == expected
+#: Of few bytes, so that much of it repeats itself.
+_REPETITIVE = st.lists(st.sampled_from(b'ab'), max_size=60).map(bytes)
+
+
+@given(_REPETITIVE, _REPETITIVE, st.integers(0, 60))
+def test_common_is_the_longest_and_the_next(log, live, most) -> None:
+    possible = [n for n in range(min(len(log), len(live), most) + 1)
+                if log.endswith(live[:n])]
+    assert common(log, live, most) == (
+        possible[-1], possible[-2] if len(possible) > 1 else 0)
+
+
+class _Counted(bytes):
+    """Bytes that count how often one of them is looked at."""
+
+    looks = 0
+
+    def __getitem__(self, key):
+        if isinstance(key, slice):
+            return _Counted(super().__getitem__(key))
+        _Counted.looks += 1
+        return super().__getitem__(key)
+
+
+@pytest.mark.parametrize('log', [
+    b'a' * 4096, b'a' * 4095 + b'b', b'ab' * 2048, b'aab' * 1365 + b'a'])
+def test_a_guest_cannot_make_it_slow(log, monkeypatch) -> None:
+    """All consoles wait meanwhile."""
+    monkeypatch.setattr(_Counted, 'looks', 0)
+    live = _Counted(b'a' * 4095 + b'c')
+    common(log, live, BIG)
+    assert _Counted.looks <= 12 * len(live)
 
 
 @given(st.integers(1, 300), st.integers(0, 300), st.integers(0, 300))
