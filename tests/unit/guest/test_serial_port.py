@@ -125,6 +125,20 @@ def test_a_second_release_frees_nobody_elses_port() -> None:
         pool.acquire('c', HOST, 1)
 
 
+def test_what_was_given_since_it_was_looked_is_not_taken_back() -> None:
+    pool = _pool()
+    assert pool.given == 0
+    pool.acquire('a', HOST, 1)
+    looked = pool.given
+    assert looked == 1
+    pool.acquire('a', HOST, 2)
+    assert not pool.release('a', looked)
+    assert pool.held() == {(HOST, 10000): 'a', (HOST, 10001): 'a'}
+    assert pool.release('a', pool.given)
+    assert pool.held() == {}
+    assert pool.release('a')
+
+
 def test_adopted_ports_are_held() -> None:
     pool = _pool()
     pool.adopt('a', [(HOST, 10000), (HOST, 25000)])
