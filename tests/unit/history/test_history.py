@@ -35,6 +35,7 @@ from virtlogd_driver.history import (
     exclusive,
     files,
     history,
+    inbox,
     logs,
     outbox,
 )
@@ -379,6 +380,13 @@ class TestTakeBack:
         self.take_back(host)
         (kept,) = waiting(host)
         assert outbox.is_filled(kept.path)
+
+    def test_not_while_something_comes(self, host) -> None:
+        """Which goes before it, or after it, as it turns out."""
+        os.mkdir(f'{host.directory}/{inbox.MOVING}')
+        self.take_back(host)
+        assert logs.names(host.directory) == []
+        assert len(waiting(host)) == 1
 
     def test_not_from_this_one(self, host) -> None:
         """What it wrote there comes as well."""

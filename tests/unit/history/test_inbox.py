@@ -489,6 +489,14 @@ class TestPromised:
                 b'' if name == 'console.log' and len(present) > 1 else b'x')
         assert inbox.is_promised(str(there), named) == promised
 
+    def test_awaited_is_what_is_promised_and_what_comes(self, there) -> None:
+        named = ['console.g1.log']
+        (there / 'console.g1.log').write_bytes(b'x')
+        assert inbox.is_awaited(str(there), named)
+        assert not inbox.is_awaited(str(there), ['console.log'])
+        (there / inbox.MOVING).mkdir()
+        assert inbox.is_awaited(str(there), ['console.log'])
+
     def test_not_once_it_has_come_or_was_given_up(self, there) -> None:
         begin(there)
         assert inbox.is_promised(str(there), ['console.g1.log'])

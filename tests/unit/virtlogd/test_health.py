@@ -4,7 +4,7 @@ import pathlib
 import threading
 import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from oslo_privsep import daemon as privsep
@@ -536,6 +536,22 @@ def test_the_disk_of_a_log_stalls() -> None:
     with pytest.raises(exception.VirtlogdHung, match='/a/0 does not answer'):
         health.check_ready('/sock', ['/a/0'], 1, FakeVirtlogd(),
                            Stalled())
+
+
+def test_no_thread_can_be_had_to_look_at_one_disk(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no reason to refuse a guest; that another disk is full is."""
+    class Threadless(Disks):
+        def ask(self, path: str, *args: Any) -> Any:
+            if path == '/a/0':
+                raise RuntimeError("can't start new thread")
+            return super().ask(path, *args)
+    monkeypatch.setattr(health, '_free', {'/b': 0}.__getitem__)
+    disks = Threadless()
+    assert health.free_space('/a/0', disks) is None
+    health.check_ready('/sock', ['/a/0'], 1, FakeVirtlogd(), disks)
+    with pytest.raises(exception.LogDiskFull, match='/b is full'):
+        health.check_ready('/sock', ['/a/0', '/b/0'], 1, FakeVirtlogd(), disks)
 
 
 def test_the_disk_of_a_log_is_full(
