@@ -117,6 +117,12 @@ def test_the_most_that_is_taken(path: str, most: object,
         record.parse(changed(path, more), LIMIT)
 
 
+def test_no_file_is_larger_whatever_the_limit() -> None:
+    record.parse(changed('histories.0.size', 1 << 62), 1 << 63)
+    with pytest.raises(record.InvalidRecord):
+        record.parse(changed('histories.0.size', (1 << 62) + 1), 1 << 63)
+
+
 def test_as_many_histories_as_there_may_be_ports() -> None:
     histories = [{**GOOD['histories'][0], 'port': port}
                  for port in range(record.MAX_PORTS)]
