@@ -212,8 +212,10 @@ def output_since(nova: TwoHosts, server: Server, noted: boots.Boot) -> str:
 
 
 NOTES_STARTS = """\
-import sys
+import math, sys
 from virtlogd_driver.history import boot
+# How long so many take is the disk's affair.
+boot.LOCK_TIMEOUT = math.inf
 for n in range(25):
     boot.add(sys.argv[1], boot.Boot(int(sys.argv[2]) * 100.0 + n, {0: None}))
 """
