@@ -414,6 +414,43 @@ class TestGenerations:
         assert read is not None
         assert (read.data, read.exact) == (b'old', False)
 
+    def test_of_a_log_that_shrinks_the_newest_file_alone_is_read(self) -> None:
+        directory = Memory(log_0=b'before', log=b'newest')
+        with contextlib.closing(log.take(
+                directory, 'console.log', log.Wanted())) as taken:
+            read = log.tail(taken, 99, shrinking=True)
+        assert read is not None
+        assert (read.data, read.exact) == (b'newest', False)
+        assert directory.since(read.position).data == b''
+
+    def test_an_empty_file_is_no_place(self) -> None:
+        """Nothing tells it from a later one with its inode."""
+        directory = Memory(log_0=b'1', log=b'')
+        read = directory.tail()
+        assert read.position is not None
+        assert (read.data, read.position.inode) == (
+            b'1', directory.files['console.log.0'].inode)
+
+    @pytest.mark.parametrize('older', [{}, {'history': b'no'}])
+    def test_beyond_a_backup_that_is_missing_nothing_is_opened(
+            self, older: dict[str, bytes]) -> None:
+        directory = Memory(**older, g1_log_2=b'no', g1_log_0=b'1', g1_log=b'2')
+        with contextlib.closing(log.take(
+                directory, 'console.g1.log',
+                log.Wanted(joined=True))) as taken:
+            assert (taken.cut, taken.ended) == (True, False)
+            read = log.tail(taken, 99)
+        assert read is not None
+        assert (read.data, read.exact) == (b'12', False)
+
+    def test_a_history_is_read_from_its_beginning_without_a_live_file(
+            self) -> None:
+        directory = Memory(g1_history=b'old')
+        since = directory.since(None, name='console.g1.log')
+        assert (since.data, since.missed) == (b'old', 0)
+        with pytest.raises(exception.LogNotFound):
+            Memory().since(None, name='console.g1.log')
+
     def test_no_file_is_read_that_is_not_wanted(self) -> None:
         directory = Memory(log_1=b'1', log_0=b'22', log=b'333')
         with contextlib.closing(log.take(
