@@ -89,6 +89,8 @@ def test_the_highest_numbers() -> None:
         for name in (generation.live_name, generation.history_name):
             with pytest.raises(exception.LogError, match='remove or rename'):
                 name(port, number)
+    # What is understood as a name can be made.
+    assert generation.live_name(0, 999_999_999) == 'console.g999999999.log'
     assert generation.parse('console.g1000000000.log') is None
 
 
