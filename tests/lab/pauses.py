@@ -22,6 +22,7 @@ from typing import Any
 #: Seconds of a pause, at most.
 LONGEST = 0.5
 
+_IN_TEST = os.environ.get('PAUSES') == 'test'
 _sleep = time.sleep
 
 
@@ -30,7 +31,7 @@ def pytest_collection_finish() -> None:
     import libvirt
     from nova.objects.instance import Instance
     from nova.virt.libvirt.guest import Guest
-    if os.environ.get('PAUSES') == 'test':
+    if _IN_TEST:
         places: list[tuple[Any, str, float]] = [
             *((os, name, 0.02) for name in ('stat', 'open', 'listdir')),
             *((libvirt.virConnect, name, 0.2)
@@ -51,11 +52,9 @@ def _with_pauses(call: Callable[..., Any], often: float) -> Callable[..., Any]:
     """
     :param often: the probability of a pause before, and of one after
     """
-    in_test = os.environ.get('PAUSES') == 'test'
-
     def pause() -> None:
         current = threading.current_thread()
-        if ((current is threading.main_thread()) == in_test
+        if ((current is threading.main_thread()) == _IN_TEST
                 and random.random() < often):  # noqa: S311
             _sleep(random.random() * LONGEST)  # noqa: S311
 

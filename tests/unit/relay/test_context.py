@@ -80,6 +80,10 @@ class _Counted(bytes):
 
     looks = 0
 
+    def startswith(self, prefix):
+        _Counted.looks += len(prefix)
+        return super().startswith(prefix)
+
     def __getitem__(self, key):
         if isinstance(key, slice):
             return _Counted(super().__getitem__(key))
