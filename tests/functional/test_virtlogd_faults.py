@@ -11,7 +11,6 @@ import itertools
 import logging
 import os
 import re
-import select
 import signal
 import socket
 import subprocess
@@ -29,7 +28,7 @@ from tests.lab import guest
 from tests.lab.compute_process import ComputeProcess
 from tests.lab.daemons import LibvirtHost
 from tests.lab.terminal import Terminal
-from tests.lab.wait import until
+from tests.lab.wait import readable, until
 from virtlogd_driver import exception
 from virtlogd_driver.node import watch
 from virtlogd_driver.virtlogd import health, periodic, privileged, reattach
@@ -187,7 +186,7 @@ class Witness(Terminal):
     def line(self) -> int:
         """Number of the last whole line until now; 0: there was none."""
         with contextlib.suppress(ConnectionError):
-            while select.select([self.socket], [], [], 0)[0]:
+            while readable(self.socket):
                 data = self.socket.recv(65536)
                 if not data:
                     break

@@ -4,7 +4,6 @@
 import fcntl
 import os
 import pty
-import select
 import struct
 import subprocess
 import sys
@@ -14,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import fixtures
+
+from tests.lab.wait import readable
 
 _MODULE = 'virtlogd_driver.cmd.console'
 _ROOT = str(Path(__file__).parents[2])
@@ -166,7 +167,7 @@ class PseudoTerminal:
 
     def _read(self, deadline: float) -> bool:
         left = max(0.0, deadline - time.monotonic())
-        if not select.select([self._fd], [], [], left)[0]:
+        if not readable(self._fd, left):
             return False
         self.seen += os.read(self._fd, 1 << 16)
         return True

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A person types at a guest's serial console, over TCP."""
 
-import select
 import socket
 import time
 
 import fixtures
+
+from tests.lab.wait import readable
 
 
 class Terminal(fixtures.Fixture):
@@ -38,7 +39,7 @@ class Terminal(fixtures.Fixture):
         deadline = time.monotonic() + seconds
         while text not in self.seen:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self.socket], [], [], left)[0]:
+            if left <= 0 or not readable(self.socket, left):
                 raise TimeoutError(f'{text!r}: not within {seconds:g} s; '
                                    f'seen: {self.seen[-400:]!r}')
             data = self._receive()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A test waits for what happens elsewhere: a daemon, a guest, a file."""
 
+import select
+import socket
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -23,3 +25,13 @@ def until(look: Callable[[], T], what: str, seconds: float = 30.0,
         if time.monotonic() > deadline:
             raise TimeoutError(f'{what}: not within {seconds:g} s')
         time.sleep(pause)
+
+
+def readable(file: int | socket.socket, seconds: float = 0.0) -> bool:
+    """Tell whether something can be read, at once or after a while.
+
+    Its number may be above 1023, which select.select does not take.
+    """
+    poll = select.poll()
+    poll.register(file, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))

@@ -6,6 +6,8 @@ All others come and go with the threads of other tests.
 
 import contextlib
 import os
+import resource
+from collections.abc import Iterator
 
 
 def below(directory: str | os.PathLike[str]) -> list[str]:
@@ -28,3 +30,20 @@ def of(file: int) -> int:
         with contextlib.suppress(OSError):
             count += os.path.samestat(os.fstat(int(name)), os.fstat(file))
     return count
+
+
+@contextlib.contextmanager
+def many() -> Iterator[None]:
+    """Have so many open that the next has a number above 1023."""
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before, 4096),
+                                                max(most, 4096)))
+    opened = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)]
+    try:
+        while opened[-1] < 1024:
+            opened.append(os.dup(opened[0]))
+        yield
+    finally:
+        for file in opened:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))

@@ -4,11 +4,11 @@
 import contextlib
 import functools
 import os
-import select
+import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from virtlogd_driver import exception
 from virtlogd_driver.cmd import control_sequences, terminal
 from virtlogd_driver.cmd.telnet import Telnet
 
+_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 #: Seconds between two attempts to be connected again.
 _PAUSE = 0.5
 #: Seconds without output after which one leaves whose input has ended.
@@ -129,9 +130,9 @@ def _talk(console: Console, show: Callable[[bytes], bytes],
     while True:
         is_read = pipe is None or not (
             pipe.watch or pipe.ended or len(typed) >= _MOST_TYPED)
-        readable, writable, _ = select.select(
+        readable, writable = _ready(
             [there, keys] if is_read else [there], [there] if typed else [],
-            [], _QUIET if pipe and pipe.ended and not typed else None)
+            _QUIET if pipe and pipe.ended and not typed else None)
         if not readable and not writable:
             raise _Left
         if keys in readable:
@@ -190,7 +191,7 @@ def _again(connect: Connect, escape: bytes, keys: int | None,
         while (left := deadline - time.monotonic()) > 0:
             if keys is None:
                 time.sleep(left)
-            elif select.select([keys], [], [], left)[0]:
+            elif keys in _ready([keys], timeout=left)[0]:
                 _typed(escape, keys)
         try:
             return connect() if keys is None else _connected(
@@ -233,9 +234,26 @@ def _connected(connect: Connect, escape: bytes, keys: int) -> Console:
             # There is none to be had.
             ask()
         while not answer.done():
-            if keys in select.select([ended.fileno(), keys], [], [])[0]:
+            if keys in _ready([ended.fileno(), keys])[0]:
                 _typed(escape, keys)
     return answer.result()
+
+
+def _ready(reads: Collection[int], writes: Collection[int] = (),
+           timeout: float | None = None) -> tuple[set[int], set[int]]:
+    """Give the descriptors that can be read, and those that can be written.
+
+    Their numbers may be above 1023, which select(2) does not take.
+
+    :param timeout: seconds until an empty answer; None: there is none
+    """
+    with selectors.PollSelector() as selector:
+        for fd in {*reads, *writes}:
+            selector.register(fd, (_READ if fd in reads else 0)
+                              | (_WRITE if fd in writes else 0))
+        ready = selector.select(timeout)
+    return ({key.fd for key, events in ready if events & _READ},
+            {key.fd for key, events in ready if events & _WRITE})
 
 
 def _write(fd: int, data: bytes) -> None:

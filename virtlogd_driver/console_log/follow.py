@@ -64,13 +64,28 @@ _OVERFLOW, _IGNORED = 0x4000, 0x8000
 _EVENT = struct.Struct('iIII')
 
 
+def _poll(*fds: int | None) -> select.poll:
+    """Give what waits for descriptors of any number.
+
+    select(2) takes none above 1023. A process that keeps the logs of a host
+    open has more.
+    """
+    poll = select.poll()
+    for fd in fds:
+        if fd is not None:
+            poll.register(fd, select.POLLIN)
+    return poll
+
+
 class _Inotify:
     """The kernel watches paths; where it does not, ``add`` answers None."""
 
-    def __init__(self) -> None:
+    def __init__(self, wake: int | None) -> None:
+        """:param wake: a descriptor that ends a wait, too"""
         self._libc = ctypes.CDLL(None, use_errno=True)
         fd = self._libc.inotify_init1(_CLOEXEC | _NONBLOCK)
         self.fd: int | None = fd if fd >= 0 else None
+        self._poll = _poll(self.fd, wake)
 
     def add(self, path: str, mask: int) -> int | None:
         """Watch a path; None where that cannot be had."""
@@ -84,16 +99,10 @@ class _Inotify:
         if self.fd is not None:
             self._libc.inotify_rm_watch(self.fd, watch)
 
-    def wait(self, timeout: float, wake: int | None) -> bool:
-        """Tell whether there are events.
-
-        :param wake: a descriptor that ends the wait, too
-        """
-        fds = [fd for fd in (self.fd, wake) if fd is not None]
-        if not fds:
-            time.sleep(timeout)
-            return False
-        return self.fd in select.select(fds, [], [], timeout)[0]
+    def wait(self, timeout: float) -> bool:
+        """Tell whether there are events, at once or after a while."""
+        ready = self._poll.poll(math.ceil(timeout * 1000))
+        return self.fd in [fd for fd, _ in ready]
 
     def take(self) -> list[tuple[int, int, str]]:
         """Give watch, mask and name of each event that has come."""
@@ -114,6 +123,7 @@ class _Inotify:
 
     def close(self) -> None:
         if self.fd is not None:
+            self._poll.unregister(self.fd)
             os.close(self.fd)
             self.fd = None
 
@@ -200,9 +210,9 @@ class Follower:
         self._chunk = chunk
         self._gather = gather
         self._pace = pace
-        self._wake = wake
+        self._woken = _poll(wake)
         self._looks = looks
-        self._inotify = _Inotify()
+        self._inotify = _Inotify(wake)
         #: What follows, and what is noted of a log by others than its reader.
         #: No file is touched while it is held.
         self._lock = threading.RLock()
@@ -260,7 +270,7 @@ class Follower:
         while True:
             left = min(deadline - time.monotonic(), self._until_compared(),
                        self._until_due())
-            if self._inotify.wait(max(0.0, left), self._wake):
+            if self._inotify.wait(max(0.0, left)):
                 time.sleep(self._gather)
             self._take_events()
             for log in self._to_compare():
@@ -296,8 +306,7 @@ class Follower:
                    default=math.inf) - time.monotonic()
 
     def _is_woken(self) -> bool:
-        return self._wake is not None and bool(
-            select.select([self._wake], [], [], 0)[0])
+        return bool(self._woken.poll(0))
 
     def is_ready(self, path: str) -> bool:
         """Tell whether a log may have more, looking at its files if it is

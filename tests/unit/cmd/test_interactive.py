@@ -3,17 +3,28 @@ import contextlib
 import itertools
 import os
 import pty
-import select
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from unittest import mock
 
 import pytest
 
+from tests.lab.wait import readable
+from tests.unit import descriptors
 from virtlogd_driver import exception
 from virtlogd_driver.cmd import interactive
 from virtlogd_driver.cmd.telnet import Telnet
+
+
+@pytest.fixture(params=['few', 'many'])
+def descriptors_open(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A process has few files open, or more than select(2) takes."""
+    with contextlib.ExitStack() as at_the_end:
+        if request.param == 'many':
+            at_the_end.enter_context(descriptors.many())
+        yield
 
 
 @pytest.mark.parametrize(('text', 'key'), [
@@ -34,6 +45,7 @@ def _never() -> interactive.Console:
     raise AssertionError('it was not closed')
 
 
+@pytest.mark.usefixtures('descriptors_open')
 def test_a_pipe_is_sent_and_ends_once_the_guest_is_quiet() -> None:
     console, guest = socket.socketpair()
     keys, typed = os.pipe()
@@ -82,6 +94,7 @@ def test_a_pipe_of_one_who_watches_is_not_read() -> None:
         os.close(fd)
 
 
+@pytest.mark.usefixtures('descriptors_open')
 def test_a_guest_that_does_not_read_is_read_all_the_same() -> None:
     """A viewer that waits to be read from stops the guest."""
     console, guest = socket.socketpair()
@@ -131,7 +144,7 @@ def test_who_watches_sends_nothing_but_answers_of_telnet() -> None:
     assert os.read(screen, 100) == b'hello'
     assert guest.recv(100) == b'\xff\xfd\x01'
     # What was typed has been read before the guest is gone.
-    while select.select([keys], [], [], 0)[0]:
+    while readable(keys):
         time.sleep(0.01)
     guest.shutdown(socket.SHUT_WR)
     thread.join(10)
@@ -189,6 +202,7 @@ def test_telnet_is_spoken_and_not_shown() -> None:
         os.close(fd)
 
 
+@pytest.mark.usefixtures('descriptors_open')
 def test_it_ends_when_the_guest_is_gone_and_says_why_it_waits(
         monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interactive, '_PAUSE', 0.001)

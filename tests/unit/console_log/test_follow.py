@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit import descriptors
 from virtlogd_driver import exception
 from virtlogd_driver.console_log import follow, log, neighbours
 from virtlogd_driver.console_log.directory import open_directory
@@ -31,14 +32,18 @@ def read(path: str, position: Position | None, limit: int,
             directory, name, position, limit, passed=passed)
 
 
-@pytest.fixture(params=['watched', 'unwatched'])
+@pytest.fixture(params=['watched', 'unwatched', 'many descriptors'])
 def follower(request: pytest.FixtureRequest) -> Iterator[Follower]:
-    made = Follower(read)
-    if request.param == 'unwatched':
-        # As where all of the kernel's watches are taken.
-        made._inotify.close()
-    yield made
-    made.close()
+    with contextlib.ExitStack() as at_the_end:
+        if request.param == 'many descriptors':
+            # More than select(2) takes.
+            at_the_end.enter_context(descriptors.many())
+        made = Follower(read)
+        at_the_end.callback(made.close)
+        if request.param == 'unwatched':
+            # As where all of the kernel's watches are taken.
+            made._inotify.close()
+        yield made
 
 
 def drain(follower: Follower, path: Path, timeout: float = 3.0) -> bytes:
@@ -544,18 +549,21 @@ def test_how_much_is_not_known_where_files_differ(tmp_path: Path) -> None:
         watched.close()
 
 
-def test_another_thread_ends_a_wait(tmp_path: Path) -> None:
-    wake, wakes = os.pipe()
-    waiting = Follower(read, wake=wake)
-    try:
+@pytest.mark.parametrize('many', [False, True])
+def test_another_thread_ends_a_wait(many: bool) -> None:
+    """Though the process has more files open than select(2) takes."""
+    with contextlib.ExitStack() as at_the_end:
+        if many:
+            at_the_end.enter_context(descriptors.many())
+        wake, wakes = os.pipe()
+        at_the_end.callback(os.close, wake)
+        at_the_end.callback(os.close, wakes)
+        waiting = Follower(read, wake=wake)
+        at_the_end.callback(waiting.close)
         threading.Timer(0.1, os.write, (wakes, b'x')).start()
         begin = time.monotonic()
         assert waiting.wait(30) == []
         assert time.monotonic() - begin < 10
-    finally:
-        waiting.close()
-        os.close(wake)
-        os.close(wakes)
 
 
 def test_it_knows_what_was_written_and_not_read(tmp_path: Path) -> None:

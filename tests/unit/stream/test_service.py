@@ -42,11 +42,13 @@ def end_of(path: str, _port: int = 0) -> Position:
         return log.read_tail(directory, name, 0).position or LIVE_GENERATION
 
 
-def _logs() -> Logs:
-    """Logs are read as root reads them."""
+def _store() -> DescriptorStore:
     # Its sweeper would outlive the test by a minute.
-    store = DescriptorStore(log.open_log, sweeper=False)
+    return DescriptorStore(log.open_log, sweeper=False)
 
+
+def _logs(store: DescriptorStore) -> Logs:
+    """Logs are read as root reads them."""
     def read_on(path: str, position: Position | None, limit: int,
                 passed: Collection[Passed]) -> LogSince:
         return store.read_from(path, position, limit, passed=passed)
@@ -94,6 +96,7 @@ class Host:
         #: UUIDs of those that libvirt does not tell of.
         self.unknown: frozenset[str] = frozenset()
         self._news: News | None = None
+        self._store = _store()
         self._thread: threading.Thread | None = None
         #: What has ended the stream.
         self._error: BaseException | None = None
@@ -134,7 +137,7 @@ class Host:
     def start(self, *words: str, quiet: float = 0.2) -> None:
         self._news = News()
         self._stream = Stream(
-            'host', self.output, _logs(),
+            'host', self.output, _logs(self._store),
             self._news, words=words, progress=state.load(str(self.state)),
             state_file=str(self.state), quiet=quiet)
         self._thread = threading.Thread(target=self._run)
@@ -156,6 +159,7 @@ class Host:
             self._thread.join(60)
             assert not self._thread.is_alive()
             self._news.close()
+            self._store.close()
             self._thread = None
 
     def kill(self, state_before: bytes) -> None:
@@ -978,7 +982,7 @@ def test_a_state_file_that_cannot_be_written(host: Host) -> None:
     host.state = host.path / 'none' / 'state'
     host._news = News()
     stream = Stream('host', host.output,
-                    _logs(), host._news,
+                    _logs(_store()), host._news,
                     state_file=str(host.state))
     with pytest.raises(exception.InvalidState,
                        match=r'No such file.*See to its directory'):
