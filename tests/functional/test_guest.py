@@ -93,11 +93,11 @@ def test_pace(libvirt_host: LibvirtHost) -> None:
           guest.boot_sector(interval=4 * guest.TICK, burst=5),
           [guest.pty_serial(log)])
     until(lambda: log.exists() and log.stat().st_size, 'the first line')
-    size, begin = log.stat().st_size, time.monotonic()
-    time.sleep(3)
-    rate = (log.stat().st_size - size) / (time.monotonic() - begin)
-    expected = 5 * len(guest.lines(1, 1)) / (4 * guest.TICK)
-    assert rate == pytest.approx(expected, rel=0.4)
+    begin, size = time.monotonic(), log.stat().st_size
+    burst = 5 * len(guest.lines(1, 1))
+    until(lambda: log.stat().st_size >= size + 5 * burst, 'five bursts')
+    # At a busy machine it may be slower. The first may have been under way.
+    assert time.monotonic() - begin > 3 * 4 * guest.TICK
 
 
 def test_a_boot_sector_is_small() -> None:

@@ -67,20 +67,17 @@ def test_log_opened_twice_is_refused(libvirt_host: LibvirtHost) -> None:
         virtlogd.ping()
 
 
-def test_virtlogd_answers_500_at_once_in_half_a_second(
-        libvirt_host: LibvirtHost) -> None:
+def test_virtlogd_answers_500_at_once(libvirt_host: LibvirtHost) -> None:
+    """tools/bench/health.py tells how soon."""
     log = str(start(libvirt_host))
     libvirt_host.make_own()
     privileged.virtlogd_context.set_client_mode(False)
     try:
-        begun = time.monotonic()
         state, _, answers = privileged.probe(
-            str(libvirt_host.virtlogd_socket), [('guest1', log)] * 500, 5)
-        taken = time.monotonic() - begun
+            str(libvirt_host.virtlogd_socket), [('guest1', log)] * 500, 60)
     finally:
         privileged.virtlogd_context.set_client_mode(True)
     assert (state, answers) == (privileged.UP, [privileged.OPEN] * 500)
-    assert taken < 0.5
 
 
 # The privileged helper, as nova-compute has it
@@ -213,12 +210,15 @@ def test_virtlogd_refuses_who_is_not_root(
 
 def test_pass_under_eventlet_while_libvirt_hangs(
         libvirt_host: LibvirtHost) -> None:
-    """nova 31 to 33: green threads, and libvirt in eventlet's thread pool."""
+    """nova 31 to 33: green threads, and libvirt in eventlet's thread pool.
+
+    Others go on while a call of libvirt waits, or else the test does not end.
+    """
     start(libvirt_host)
     program = textwrap.dedent(f'''\
         import eventlet
         eventlet.monkey_patch()
-        import os, signal, time
+        import os, signal
         import libvirt
         from eventlet import tpool
         from oslo_config import cfg
@@ -232,40 +232,42 @@ def test_pass_under_eventlet_while_libvirt_hangs(
             'virtlogd_socket', {str(libvirt_host.virtlogd_socket)!r},
             group='virtlogd')
         connection = libvirt.open({libvirt_host.uri!r})
+        waiting, during = 0, 0
+        def run(*arguments):
+            global waiting, during
+            waiting, during = waiting + 1, 0
+            try:
+                return tpool.execute(*arguments)
+            finally:
+                waiting -= 1
         task = watch.health_task(
             lambda: connection,
             periodic.Settings({str(libvirt_host.virtlogd_socket)!r}, 0.5, 1,
                               patience=1),
-            run=tpool.execute)
-        gaps = []
-        def tick():
-            last = time.monotonic()
-            while True:
+            run=run)
+        def until(holds):
+            global during
+            while not (task.report and holds()):
                 eventlet.sleep(0.01)
-                now = time.monotonic()
-                gaps.append(now - last)
-                last = now
-        eventlet.spawn(tick)
+                during += waiting
+        def is_alive():
+            return (task.report.count(LogState.ALIVE) == 1
+                    and not task.report.libvirt)
         task.start()
-        eventlet.sleep(2)
-        print(task.report.count(LogState.ALIVE), task.report.libvirt)
+        until(is_alive)
         os.kill({libvirt_host.libvirtd_pid}, signal.SIGSTOP)
-        eventlet.sleep(3)
-        print(task.report.libvirt)
+        until(lambda: during > 50)
+        until(lambda: 'did not answer' in task.report.libvirt)
         os.kill({libvirt_host.libvirtd_pid}, signal.SIGCONT)
-        eventlet.sleep(2)
-        print(task.report.count(LogState.ALIVE), task.report.libvirt)
+        until(is_alive)
         task.stop()
-        print(max(gaps))
         os._exit(0)
         ''')
-    ran = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-u', '-c', program], check=True,
-        capture_output=True, text=True, timeout=60)
-    alive, hanging, again, longest = ran.stdout.splitlines()
-    assert alive.strip() == again.strip() == '1'
-    assert 'did not answer' in hanging
-    assert float(longest) < 0.5
+    try:
+        subprocess.run([sys.executable, '-W', 'ignore', '-c', program],
+                       check=True, timeout=60)
+    finally:
+        os.kill(libvirt_host.libvirtd_pid, signal.SIGCONT)
 
 
 def test_metrics_of_a_real_pass(libvirt_host: LibvirtHost, helper: None,

@@ -484,13 +484,13 @@ def test_probe_asks_again_for_a_reply_that_is_lost(socket_path: str) -> None:
 
 
 def test_probe_gives_up_in_time(socket_path: str) -> None:
-    with closing(socket_path, 1000):
+    with closing(socket_path, 1000) as closed:
         start = time.monotonic()
         state, reason, _ = privileged.probe(socket_path, [], 0.3)
-        taken = time.monotonic() - start
+        assert time.monotonic() - start >= 0.3
+        assert len(closed) < 1000
     assert state == privileged.DOWN
     assert 'closed the connection' in reason
-    assert 0.3 <= taken < 2
 
 
 def test_errors_of_the_privileged_side_can_cross_to_the_other() -> None:
