@@ -4,7 +4,9 @@
 ``[serial_console]`` and ``[libvirt]`` are nova's and are reused as they are.
 """
 
+import importlib.util
 import math
+import os
 from collections.abc import Sequence
 
 from oslo_config import cfg, types
@@ -505,6 +507,22 @@ Related options:
 * ``metrics_file``: another file, of nova-compute.
 """),
 ]
+
+
+def nova_paths() -> list[cfg.Opt]:
+    """Give nova's options of paths, as nova defines them.
+
+    For a process that does not import nova: the values of other options refer
+    to them.
+    """
+    nova = importlib.util.find_spec('nova')
+    return [
+        cfg.StrOpt('pybasedir', default=(
+            '/var/lib/nova' if nova is None or nova.origin is None
+            else os.path.dirname(os.path.dirname(nova.origin)))),
+        cfg.StrOpt('state_path', default='$pybasedir'),
+        cfg.StrOpt('instances_path', default='$state_path/instances'),
+    ]
 
 
 def register_opts(conf: cfg.ConfigOpts) -> None:

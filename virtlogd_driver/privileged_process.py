@@ -43,7 +43,7 @@ def is_for(context: str) -> bool:
 
     :param context: its Python path
     """
-    return bool(_option('privsep_context') == context)
+    return bool(option('privsep_context') == context)
 
 
 def begin(section: str) -> None:
@@ -92,15 +92,15 @@ def check_configuration(section: str) -> str | None:
 
 def _files() -> Iterator[str]:
     """Tell what oslo.config has read, or looked for."""
-    yield from _option('config_file') or ()
-    for directory in _option('config_dir') or ():
+    yield from option('config_file') or ()
+    for directory in option('config_dir') or ():
         yield directory
         yield from sorted(glob.glob(os.path.join(
             glob.escape(directory), '*.conf')))
 
 
-def _option(name: str) -> Any:
-    """Give one that privsep-helper has; None in another process."""
+def option(name: str) -> Any:
+    """Give an option that privsep-helper has; None in another process."""
     try:
         return cfg.CONF[name]
     except cfg.NoSuchOptError:

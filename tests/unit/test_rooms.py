@@ -69,7 +69,7 @@ def test_arrows_point_down_only(module: str) -> None:
     room = _room(module)
     allowed = {room, 'exception', *BELOW[room]}
     if 'privileged' in module:   # the edge of a process of its own
-        allowed |= {'conf', 'helper', 'safe_path'}
+        allowed |= {'conf', 'helper', 'privileged_process', 'safe_path'}
     assert _rooms_imported(module) <= allowed
 
 

@@ -5,9 +5,7 @@ nova itself is not imported: the commands work where it does not, to say why,
 and it takes seconds.
 """
 
-import importlib.util
 import itertools
-import os
 import shlex
 import socket
 from collections.abc import Sequence
@@ -22,24 +20,14 @@ from virtlogd_driver import conf
 _ANYWHERE = ('--config-file', '--config-dir', '--connect')
 
 
-def _beside_nova() -> str:
-    """Give nova's own default of pybasedir, and so of state_path."""
-    spec = importlib.util.find_spec('nova')
-    if spec is None or not spec.origin:
-        return '/var/lib/nova'
-    return os.path.dirname(os.path.dirname(spec.origin))
-
-
-#: nova's own options that are needed here, as nova defines them; pybasedir and
-#: my_ip as the values of others refer to them.
+#: nova's own options that are needed here, as nova defines them; my_ip as the
+#: values of others refer to it.
 _NOVA: dict[str | None, list[cfg.Opt]] = {
     None: [
         cfg.StrOpt('compute_driver'),
         cfg.HostDomainOpt('host', default=socket.gethostname()),
         cfg.StrOpt('my_ip', default=netutils.get_my_ipv4()),
-        cfg.StrOpt('pybasedir', default=_beside_nova()),
-        cfg.StrOpt('state_path', default='$pybasedir'),
-        cfg.StrOpt('instances_path', default='$state_path/instances'),
+        *conf.nova_paths(),
         cfg.StrOpt('rootwrap_config', default='/etc/nova/rootwrap.conf'),
     ],
     'libvirt': [

@@ -15,19 +15,17 @@ errors do go over it, as each of them takes one string.
 
 import contextlib
 import functools
-import importlib.util
 import os
 import pwd
 import socket
 import sys
 import time
 from collections.abc import Collection, Iterator
-from typing import Any
 
 from oslo_config import cfg
 from oslo_privsep import capabilities
 
-from virtlogd_driver import conf, exception, helper
+from virtlogd_driver import conf, exception, helper, privileged_process
 from virtlogd_driver.console_log import handover, log, opened
 from virtlogd_driver.console_log.directory import Directory, open_below
 from virtlogd_driver.console_log.generation import parse
@@ -215,29 +213,14 @@ def roots() -> tuple[str, ...]:
     return _roots_of_files()
 
 
-def _option(name: str) -> Any:
-    """Give one that privsep-helper has; None in another process."""
-    try:
-        return cfg.CONF[name]
-    except cfg.NoSuchOptError:
-        return None
-
-
 @functools.cache
 def _roots_of_files() -> tuple[str, ...]:
-    nova = importlib.util.find_spec('nova')
     own = cfg.ConfigOpts()
-    # The options as nova has them; it is not imported for their sake.
-    own.register_opts([
-        cfg.StrOpt('pybasedir', default=(
-            '/var/lib/nova' if nova is None or nova.origin is None
-            else os.path.dirname(os.path.dirname(nova.origin)))),
-        cfg.StrOpt('state_path', default='$pybasedir'),
-        cfg.StrOpt('instances_path', default='$state_path/instances'),
-    ])
+    own.register_opts(conf.nova_paths())
     conf.register_opts(own)
-    own([], project='nova', default_config_files=_option('config_file') or [],
-        default_config_dirs=_option('config_dir') or [])
+    given = privileged_process.option
+    own([], project='nova', default_config_files=given('config_file') or [],
+        default_config_dirs=given('config_dir') or [])
     return (own.instances_path, *own.virtlogd.log_directories)
 
 
@@ -247,7 +230,7 @@ def _caller() -> tuple[int, int]:
 
     This process itself where it is not privsep-helper's.
     """
-    path = _option('privsep_sock_path')
+    path = privileged_process.option('privsep_sock_path')
     if path is None:
         return os.getpid(), os.getuid()
     for name in os.listdir('/proc/self/fd'):

@@ -27,6 +27,8 @@ from virtlogd_driver.virtlogd.periodic import Totals
 PREFIX = 'virtlogd_driver'
 LAST_PASS = f'{PREFIX}_health_pass_timestamp_seconds'
 NOT_KEPT = f'{PREFIX}_deleted_logs_not_kept'
+#: Characters that are read of a file: one of the driver's has some thousands.
+_MOST_READ = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,7 @@ def not_kept(path: str) -> int:
 
 def _value(path: str, wanted: str) -> float | None:
     with open(path, encoding='utf-8') as metrics:
-        for line in metrics:
+        for line in metrics.read(_MOST_READ).splitlines():
             name, _, value = line.partition(' ')
             if name == wanted:
                 return float(value)

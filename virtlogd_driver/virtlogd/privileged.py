@@ -25,7 +25,13 @@ from xml.etree import ElementTree
 from oslo_config import cfg
 from oslo_privsep import capabilities
 
-from virtlogd_driver import conf, exception, helper, safe_path
+from virtlogd_driver import (
+    conf,
+    exception,
+    helper,
+    privileged_process,
+    safe_path,
+)
 from virtlogd_driver.virtlogd import clients, rpc, settings, viewer
 from virtlogd_driver.virtlogd.port import Address, numeric, tcp_port
 
@@ -70,9 +76,11 @@ def _own(option: str) -> str:
     """Give a path of [virtlogd], by the configuration of this process.
 
     nova's own, or that of a command; a daemon has the files that
-    privsep-helper was given.
+    privsep-helper was given, where a path may refer to nova's.
     """
     conf.register_opts(cfg.CONF)
+    if privileged_process.option('privsep_context'):
+        cfg.CONF.register_opts(conf.nova_paths())
     path: str = cfg.CONF.virtlogd[option]
     return path
 

@@ -177,6 +177,8 @@ def _read(path: str) -> dict[str, Value]:
             text = conf.read(_MAX_FILE_SIZE + 1)
     except FileNotFoundError:
         return {}
+    except IsADirectoryError as e:
+        raise exception.InvalidConfFile(path, 0, 'it is a directory') from e
     if len(text) > _MAX_FILE_SIZE:
         raise exception.InvalidConfFile(path, 1, 'at most 10 MiB are allowed')
     return parse(text, path)

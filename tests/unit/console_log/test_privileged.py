@@ -20,7 +20,7 @@ from importlib.machinery import ModuleSpec
 import pytest
 from oslo_config import cfg
 
-from virtlogd_driver import exception
+from virtlogd_driver import exception, privileged_process
 from virtlogd_driver.console_log import (
     chain,
     handover,
@@ -478,7 +478,7 @@ def test_the_instances_path_where_no_file_says_it(
         '[virtlogd]\nlog_directories = /logs\n')
     options = {'config_file': [str(tmp_path / 'nova.conf')],
                'config_dir': [str(tmp_path / 'nova.conf.d')]}
-    monkeypatch.setattr(privileged, '_option', options.get)
+    monkeypatch.setattr(privileged_process, 'option', options.get)
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: nova)
     assert privileged._roots_of_files.__wrapped__() == (instances, '/logs')
 
@@ -486,7 +486,7 @@ def test_the_instances_path_where_no_file_says_it(
 def test_the_caller_is_at_its_own_socket(
         tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(tmp_path / 'privsep')
-    monkeypatch.setattr(privileged, '_option', lambda name: path)
+    monkeypatch.setattr(privileged_process, 'option', lambda name: path)
     monkeypatch.setattr(
         handover, 'credentials_at',
         lambda channel: (7, 8) if channel.getpeername() == path else (1, 1))

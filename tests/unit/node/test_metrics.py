@@ -108,3 +108,5 @@ def test_last_pass_of_another_file(tmp_path: pathlib.Path) -> None:
     path = tmp_path / 'other.prom'
     path.write_text('up 1\n')
     assert metrics.last_pass(str(path)) is None
+    # It has no end.
+    assert metrics.last_pass('/dev/zero') is None

@@ -19,7 +19,7 @@ import pytest
 from oslo_config import cfg
 from oslo_privsep import capabilities
 
-from virtlogd_driver import conf, exception, safe_path
+from virtlogd_driver import conf, exception, privileged_process, safe_path
 from virtlogd_driver.virtlogd import privileged, rpc, viewer
 
 DOMAIN = str(uuid.uuid4())
@@ -92,6 +92,22 @@ def test_open_log_refuses_what_is_no_log_of_a_running_guest(
         socket_path: str, domain: str, name: str, log: str) -> None:
     with pytest.raises(exception.ReattachFailed, match='Guest'):
         privileged.open_log(socket_path, domain, name, log, 'receiver', 1)
+
+
+def test_a_path_that_refers_to_one_of_nova(
+        tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The helper, which does not import nova, takes it as nova does."""
+    file = tmp_path / 'nova.conf'
+    file.write_text('[DEFAULT]\nstate_path = /state\n[virtlogd]\n'
+                    'virtlogd_socket = $state_path/virtlogd-sock\n')
+    own = cfg.ConfigOpts()
+    own([], default_config_files=[str(file)])
+    monkeypatch.setattr(cfg, 'CONF', own)
+    monkeypatch.setattr(privileged_process, 'option', lambda name: 'context')
+    path = '/state/virtlogd-sock'
+    privileged._check_own('virtlogd_socket', path)
+    state, reason, _ = privileged.probe(path, [], 1)
+    assert (state, path in reason) == (privileged.DOWN, True)
 
 
 def test_another_socket_than_the_configured_one_is_refused(
