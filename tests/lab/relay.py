@@ -11,14 +11,19 @@ import fixtures
 
 from tests.lab.wait import until
 
-_MODULE = 'virtlogd_driver.cmd.relay'
-_HASTY = """
+#: A relay that was not run for a second still finds what the log has.
+_PROGRAM = """
 import sys
 from socket import TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL
 from virtlogd_driver.cmd import relay
-from virtlogd_driver.relay import viewer
+from virtlogd_driver.relay import console, viewer
+console._SEAM = 60
+"""
+_HASTY = """
 viewer._KEEPALIVE = (TCP_KEEPIDLE, 1), (TCP_KEEPINTVL, 1), (TCP_KEEPCNT, 2)
 viewer._UNACKNOWLEDGED = 3000
+"""
+_RUN = """
 sys.exit(relay.main())
 """
 _ROOT = str(Path(__file__).parents[2])
@@ -44,7 +49,7 @@ class Relay(fixtures.Fixture):
     def __init__(self, uri: str, address: str = '127.0.0.1',
                  hasty: bool = False, **options: object) -> None:
         super().__init__()
-        self._program = ['-c', _HASTY] if hasty else ['-m', _MODULE]
+        self._program = _PROGRAM + (_HASTY if hasty else '') + _RUN
         self._uri = uri
         self._address = address
         self._options = options
@@ -74,7 +79,7 @@ class Relay(fixtures.Fixture):
         """Start it; systemd would be told that it is ready."""
         with self.messages.open('ab') as messages:
             self.process = subprocess.Popen(
-                [sys.executable, '-W', 'ignore', *self._program,
+                [sys.executable, '-W', 'ignore', '-c', self._program,
                  '--config-file', str(self.conf)],
                 stdin=subprocess.DEVNULL, stdout=messages, stderr=messages,
                 env={**os.environ, 'PYTHONPATH': _ROOT})

@@ -29,8 +29,9 @@ LOG = logging.getLogger(__name__)
 _CONNECT = 5.0
 _PAUSE, _LONGEST_PAUSE, _SAID_FROM = 0.1, 5.0, 0.5
 #: Seconds to find out where the log ends and what is live begins, and between
-#: two looks at the log.
-_SEAM, _SEAM_PAUSE = 1.0, 0.05
+#: two looks at the log; and how many looks there are at least, as the host may
+#: be busy: two tell that the guest is quiet.
+_SEAM, _SEAM_PAUSE, _LOOKS = 1.0, 0.05, 3
 #: QEMU sends each byte by itself. What follows other output within so many
 #: seconds is gathered for as long, in the kernel: to be woken for each byte,
 #: and to wake each viewer, takes a core from the guest.
@@ -273,8 +274,10 @@ class Console:
         size = self._shared.settings.context_size
         deadline = time.monotonic() + _SEAM
         last: tuple[Position | None, int] | None = None
-        while (time.monotonic() < deadline and len(self._recent) < size
-               and not guest.lost.is_set()):
+        looks = 0
+        while ((looks < _LOOKS or time.monotonic() < deadline)
+               and len(self._recent) < size and not guest.lost.is_set()):
+            looks += 1
             read = await self._read_log()
             if read is None:
                 break

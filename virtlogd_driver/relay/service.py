@@ -256,10 +256,14 @@ class Relay:
         :raises HostError: there is no such viewer
         """
         deadline = time.monotonic() + _SEEN
-        while not any(console.turn(request.viewer, request.turn == 'take')
-                      for console in self.consoles
-                      if console.port.service == request.port):
-            if time.monotonic() > deadline:
+        while True:
+            # As it was before the look: one may have come meanwhile.
+            late = time.monotonic() > deadline
+            if any(console.turn(request.viewer, request.turn == 'take')
+                   for console in self.consoles
+                   if console.port.service == request.port):
+                return
+            if late:
                 raise exception.HostError(
                     f'{request.viewer[0]} (port {request.viewer[1]}) is not '
                     f'at the console at TCP port {request.port}')

@@ -221,6 +221,18 @@ def test_without_a_log_it_is_what_came_live() -> None:
     run(test)
 
 
+def test_a_busy_host_has_looks_enough(monkeypatch) -> None:
+    """That the guest is quiet is seen, however long the looks took."""
+    monkeypatch.setattr(console, '_SEAM', 0.2)
+    monkeypatch.setattr(console, '_SEAM_PAUSE', 0.3)
+
+    async def test() -> None:
+        async with lab(b'before\r\n') as it:
+            reader, _ = await it.connect()
+            assert await reader.readline() == b'before\r\n'
+    run(test)
+
+
 def test_a_log_on_a_stalled_disk_keeps_nobody_waiting(monkeypatch) -> None:
     monkeypatch.setattr(console, '_SEAM', 0.1)
 
@@ -383,11 +395,11 @@ def test_who_goes_while_the_guest_takes_nothing_is_seen_to_go(
             await until(lambda: it.console.viewers, 'it is there')
             writer.write(bytes(20 << 20))
             await until(lambda: not it.console._takes_input, 'it is full')
-            it.console.look(time.monotonic())
+            now = time.monotonic()
+            it.console.look(now)
             sock = writer.get_extra_info('socket')
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             writer.transport.abort()
-            now = time.monotonic()
             await asyncio.sleep(0.1)
             it.console.look(now + 1)
             # The guest's side of the kernel may take some more until then.

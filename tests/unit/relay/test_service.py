@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -324,6 +325,25 @@ def test_a_turn_is_taken_and_given(tmp_path) -> None:
         qemu.stop()
         assert not os.path.exists(path)
     run(test)
+
+
+def test_a_viewer_is_looked_for_after_the_time_is_over(monkeypatch) -> None:
+    """It may have come while this process did not run."""
+    now = 0
+    monkeypatch.setattr(service_module, 'time',
+                        mock.Mock(monotonic=lambda: now))
+    answers = iter([False, True])
+
+    def turn(*_: object) -> bool:
+        nonlocal now
+        now += 60
+        return next(answers)
+
+    one = mock.Mock(turn=turn, port=mock.Mock(service=7))
+    relay = Relay(made(address=OUTER, guest_address=INNER), None, '/none',
+                  no_log)
+    relay._consoles['one'] = one
+    run(lambda: relay._turn(control.Request('take', (OUTER, 9), 7)))
 
 
 def test_metrics(tmp_path) -> None:
