@@ -17,6 +17,7 @@ from tests.lab import concurrency  # noqa: F401
 import contextlib
 import ctypes
 import os
+import resource
 import shutil
 import subprocess
 import time
@@ -237,6 +238,14 @@ class Ssh(fixtures.Fixture):
 
     def signal(self, name: str, number: int) -> None:
         self._daemons[name].send_signal(number)
+
+    def limit(self, name: str, size: int = resource.RLIM_INFINITY) -> None:
+        """Bound the files that are written for whoever logs in from now on.
+
+        A process that goes on at this size is killed.
+        """
+        resource.prlimit(self._daemons[name].pid, resource.RLIMIT_FSIZE,
+                         (size, resource.RLIM_INFINITY))
 
 
 class _TwoComputes(nova_node._Nova):
