@@ -101,7 +101,7 @@ class Lab(fixtures.Fixture):
                     for port in ('', '.port1')]
             self.host.connect().defineXML(guest.domain_xml(
                 self.host.directory, guest.boot_sector(count=100, ports=2),
-                [guest.tcp_serial(guest.free_port(), log) for log in logs],
+                map(guest.tcp_serial, guest.free_ports(2), logs),
                 name=name)).create()
             until(lambda logs=logs: all(  # type: ignore[misc]
                 log.exists() and log.stat().st_size == 1500

@@ -69,7 +69,7 @@ def test_typed_text_stays_in_one_piece(libvirt_host: LibvirtHost,
 
 
 def test_four_ports(libvirt_host: LibvirtHost, use: Use) -> None:
-    ports = [guest.free_port() for _ in range(4)]
+    ports = guest.free_ports(4)
     logs = [libvirt_host.log_directory / f'{n}.log' for n in range(4)]
     start(libvirt_host, guest.boot_sector(count=2, ports=4),
           [guest.tcp_serial(port, log)

@@ -246,7 +246,10 @@ class LibvirtHost(fixtures.Fixture):
                 raise RuntimeError(
                     f'{daemon} of {self.name} ended at once, with status '
                     f'{process.returncode}: {output.read_text().strip()}')
-            return _listens(path)
+            # virtlogd listens before a signal is anything but its end.
+            return _listens(path) and (
+                daemon != 'virtlogd'
+                or _catches(process.pid, signal.SIGUSR1))
         until(up, f'{daemon} of {self.name} up')
 
     def _stop(self, daemon: str, number: int) -> None:

@@ -14,6 +14,7 @@ It boots in well under a second in emulation, and ignores ACPI unless it is
 asked to listen to the power button: then it switches itself off.
 """
 
+import contextlib
 import os
 import socket
 from collections.abc import Sequence
@@ -317,11 +318,18 @@ def lines(first: int, last: int) -> bytes:
 
 def free_port(address: str = '127.0.0.1') -> int:
     """A TCP port that nobody listens on at the moment."""
+    return free_ports(1, address)[0]
+
+
+def free_ports(count: int, address: str = '127.0.0.1') -> list[int]:
+    """As many, each another one; one by one, two might be the same."""
     family = socket.AF_INET6 if ':' in address else socket.AF_INET
-    with socket.socket(family) as listener:
-        listener.bind((address, 0))
-        port: int = listener.getsockname()[1]
-        return port
+    with contextlib.ExitStack() as bound:
+        listeners = [bound.enter_context(socket.socket(family))
+                     for _ in range(count)]
+        for listener in listeners:
+            listener.bind((address, 0))
+        return [listener.getsockname()[1] for listener in listeners]
 
 
 # Devices of a domain. libvirt gives out the numbers of serial ports.
