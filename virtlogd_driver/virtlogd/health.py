@@ -438,7 +438,7 @@ def changes(before: Report | None, now: Report) -> Changes:
     return Changes(
         daemon=now.daemon is not (before.daemon if before
                                   else DaemonState.UP),
-        libvirt=bool(now.libvirt) is not bool(before and before.libvirt),
+        libvirt=bool(known.libvirt) is not bool(before and before.libvirt),
         died=became(LogState.DEAD),
         back=tuple(log.port for log in now.logs
                    if log.state is LogState.ALIVE
@@ -480,7 +480,8 @@ def remember(before: Report | None, now: Report) -> Report:
         return now
     unasked = now.daemon in _UNASKED or bool(now.libvirt)
     if unasked and not now.logs:
-        return dataclasses.replace(now, logs=before.logs, stuck=before.stuck,
+        return dataclasses.replace(now, libvirt=now.libvirt or before.libvirt,
+                                   logs=before.logs, stuck=before.stuck,
                                    viewers=before.viewers,
                                    unopened=before.unopened,
                                    unrelayed=before.unrelayed,

@@ -247,6 +247,11 @@ def test_libvirt_that_does_not_answer_is_said_once() -> None:
         assert changes.libvirt is first
         assert changes.died == changes.freed == ()
         assert states(passes.report) == [LogState.DEAD]
+    # Nor is it said to answer where it is not asked.
+    for state in (privileged.HUNG, privileged.FULL, privileged.REFUSED):
+        passes.virtlogd.daemon = state
+        assert not passes.next().libvirt
+    passes.virtlogd.daemon = privileged.UP
     changes = passes.next(port(0), viewers=[viewer(0, 60)])
     assert changes.libvirt
     assert changes.died == changes.stuck == ()
