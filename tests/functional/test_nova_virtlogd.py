@@ -22,7 +22,6 @@ BOOT = ''.join(f'line {n:08d}\n' for n in range(1, 11))
 def nova(libvirt_host: LibvirtHost, tmp_path: Path) -> Iterator[NovaNode]:
     with NovaNode(libvirt_host, tmp_path / 'nova', options={
             ('virtlogd', 'health_interval'): 1,
-            ('virtlogd', 'health_timeout'): 2.0,
             ('virtlogd', 'metrics_file'): str(tmp_path / 'virtlogd.prom'),
             ('virtlogd', 'reattach'): True,
             ('workarounds', 'disable_libvirt_livesnapshot'): True}) as node:

@@ -152,7 +152,9 @@ def test_viewers_are_disconnected_with_one_capability(
         assert not privileged.disconnect(b'x', 0.0)
         (daemon,) = helpers()
         assert capabilities_of(daemon) == 1 << 12, 'CAP_NET_ADMIN'
-        assert privileged.disconnect(found.socket_id, 0.0)
+        # Its kernel may take some more, now and then.
+        until(lambda: privileged.disconnect(found.socket_id, 0.0),
+              'the viewer is disconnected', 60)
         assert is_stuck() == []
 
 
@@ -198,7 +200,7 @@ def test_virtlogd_refuses_who_is_not_root(
             os.setuid(65534)
             try:
                 with rpc.Connection({str(libvirt_host.virtlogd_socket)!r},
-                                    2) as virtlogd:
+                                    30) as virtlogd:
                     virtlogd.ping()
             except rpc.exception.VirtlogdDown as e:
                 print(e)
@@ -314,7 +316,6 @@ class Node(fixtures.Fixture):
             virtlogd_socket = {self.host.virtlogd_socket}
             virtlogd_conf = {self.host.virtlogd_conf}
             qemu_conf = {self.host.qemu_conf}
-            health_timeout = 1
             metrics_file = {self.metrics_file}
             [virtlogd_privileged]
             {helper}
