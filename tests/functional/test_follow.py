@@ -52,7 +52,8 @@ class Follow:
 
     @property
     def lines(self) -> list[bytes]:
-        return self.shown.splitlines()
+        """Those that have ended."""
+        return self.shown.rpartition(b'\n')[0].splitlines()
 
     @property
     def said(self) -> str:
@@ -63,8 +64,8 @@ class Follow:
         until(lambda: len(self.lines) >= wanted, 'more lines')
 
     def assert_each_line_once(self, gaps: int = 0) -> None:
-        numbers = [int(line.removeprefix(b'line '))
-                   for line in self.lines if line.startswith(b'line 0')]
+        numbers = [int(line.removeprefix(b'line ')) for line in self.lines
+                   if re.fullmatch(rb'line 0\d{7}', line)]
         steps = [after - before for before, after in
                  itertools.pairwise(numbers)]
         assert all(step > 0 for step in steps), self._out.read_text()

@@ -73,11 +73,12 @@ def test_two_serial_ports(make: Make, shared: bool) -> None:
     log = nova.directory_on('host2', server) / 'console.port1.g1.log'
     here = log.stat().st_size
     until(lambda: log.stat().st_size > here, 'port 1 writes on')
+    here = log.stat().st_size
     read = reader.read_tail(str(log), LIMIT)
     found = numbers(read.data.decode().replace('\r', ''))
     assert read.exact
     assert found == list(range(1, len(found) + 1))
-    assert len(read.data) > log.stat().st_size
+    assert len(read.data) > here
     assert warnings(nova) == []
 
 

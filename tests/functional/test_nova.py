@@ -20,6 +20,7 @@ from tests.functional.one_server import (
 from tests.lab import guest
 from tests.lab.daemons import LibvirtHost
 from tests.lab.nova_node import ApiError, NovaNode
+from tests.lab.wait import until
 
 Use = Callable[[fixtures.Fixture], fixtures.Fixture]
 
@@ -73,7 +74,8 @@ def test_two_serial_ports(libvirt_host: LibvirtHost, tmp_path: Path,
         str(directory / 'console.log'), str(directory / 'console.port1.log')]
     for device in found:
         log = Path(str(device['log']))
-        assert log.read_bytes() == guest.lines(1, 10)
+        until(lambda log=log:  # type: ignore[misc]
+              log.read_bytes() == guest.lines(1, 10), 'its lines')
 
 
 def test_more_ports_than_the_machine_has(nova: NovaNode) -> None:

@@ -164,7 +164,11 @@ class Crowd:
                     for one in self.servers):
                 stream.wait_for_lines()
         elif action == 'migrate':
-            to = other(self.visited[server['id']][-1])
+            here = self.visited[server['id']][-1]
+            if self._patient:
+                until(lambda: self._has_begun(here, server['id']),
+                      'its stream has begun with it')
+            to = other(here)
             self._nova.move_live(server, to)
             self.visited[server['id']].append(to)
         elif action == 'reboot':
@@ -176,6 +180,12 @@ class Crowd:
             self.servers.remove(server)
             self._nova.delete(server)
             self.boot()
+
+    def _has_begun(self, name: str, uuid: str) -> bool:
+        """Whether a host's stream has something of a stay that goes on."""
+        found = stays(self._streams[name], uuid)
+        return (len(found) >= self.visited[uuid].count(name)
+                and text_of(found[-1]) != '')
 
     def _all_have_left(self, name: str) -> bool:
         """Whether a host's stream has said so of all that moved away.

@@ -13,7 +13,7 @@ import pytest
 from tests.functional.by_hand import define, log_of
 from tests.lab import guest
 from tests.lab.command import Console
-from tests.lab.daemons import LibvirtHost
+from tests.lab.daemons import LibvirtHost, listens
 from tests.lab.wait import until
 
 _ROOT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def test_rsyslog(libvirt_host: LibvirtHost, console: Console,
         ['rsyslogd', '-n', '-f', conf, '-i', tmp_path / 'pid'],
         stdin=subprocess.DEVNULL)
     try:
-        until(socket.exists, 'rsyslogd listens')
+        until(lambda: listens(socket), 'rsyslogd listens')
         stream = stream_into(libvirt_host, console, tmp_path / 'state',
                              f'socat -u - UNIX-CONNECT:{socket}')
         until(lambda: log.exists() and 'line 00000003' in log.read_text(),
@@ -89,7 +89,7 @@ def test_journald(libvirt_host: LibvirtHost, console: Console,
          f'exec {_JOURNALD}', 'sh', run], stdin=subprocess.DEVNULL)
     output = run / 'systemd/journal/stdout'
     try:
-        until(output.exists, 'journald listens')
+        until(lambda: listens(output), 'journald listens')
         stream = stream_into(
             libvirt_host, console, tmp_path / 'state',
             f'unshare --mount sh -c \'mount --bind "{run}" /run && '

@@ -77,7 +77,7 @@ def _ignore_error(context: object, error: object) -> None:
 libvirt.registerErrorHandler(_ignore_error, None)
 
 
-def _listens(path: Path) -> bool:
+def listens(path: Path) -> bool:
     """Its name is there a moment before anybody can connect to it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         return client.connect_ex(str(path)) == 0
@@ -247,7 +247,7 @@ class LibvirtHost(fixtures.Fixture):
                     f'{daemon} of {self.name} ended at once, with status '
                     f'{process.returncode}: {output.read_text().strip()}')
             # virtlogd listens before a signal is anything but its end.
-            return _listens(path) and (
+            return listens(path) and (
                 daemon != 'virtlogd'
                 or _catches(process.pid, signal.SIGUSR1))
         until(up, f'{daemon} of {self.name} up')

@@ -101,6 +101,11 @@ class NovaUser(fixtures.Fixture):
         if self._holder.stdout.readline() != b'ready\n':
             raise RuntimeError('no namespace for the user of nova')
 
+    @property
+    def pid(self) -> int:
+        """A process in its namespace."""
+        return self._holder.pid
+
     def _inside(self, *command: str | os.PathLike[str]) -> list[str]:
         return ['nsenter', f'--target={self._holder.pid}', '--mount',
                 *map(os.fspath, command)]
