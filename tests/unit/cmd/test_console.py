@@ -15,6 +15,7 @@ import pytest
 
 from tests.lab.command import Console
 from tests.unit import fake_libvirt
+from tests.unit.cmd import rotated
 from tests.unit.cmd.test_completion import COMMANDS
 from virtlogd_driver.console_log import log
 from virtlogd_driver.console_log.directory import open_directory
@@ -207,16 +208,12 @@ def test_no_libvirt() -> None:
 def test_since_the_last_boot(make: Make, tmp_path: Path) -> None:
     console = make(fake_libvirt.domain_xml(
         fake_libvirt.serial(log=f'{tmp_path}/console.log')))
-    live = tmp_path / 'console.log'
-    live.write_bytes(b'first boot\n')
+    first = b'first boot\n'
+    rotated.make(tmp_path / 'console.log', first + b'second ', b'boot\n')
     with open_directory(str(tmp_path)) as directory:
-        end = log.read_tail(directory, 'console.log', 0).position
+        end = log.position_at(directory, 'console.log.0', len(first))
     boot.write(str(tmp_path), [boot.Boot(1.0, {0: None}),
                                boot.Boot(2.0, {0: end})])
-    with live.open('ab') as file:
-        file.write(b'second ')
-    live.rename(tmp_path / 'console.log.0')
-    live.write_bytes(b'boot\n')
     shown = console.run('show', 'guest', '--since-boot')
     assert shown.stdout == b'second boot\n'
     assert shown.stderr == b''
@@ -281,8 +278,7 @@ def test_export_takes_logs_of_any_name(make: Make, tmp_path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b'%d' % number)
         serials += fake_libvirt.serial(number, 10000 + number, log=str(path))
-    (tmp_path / 'console.port7.g2.log').write_bytes(b'left')
-    (tmp_path / 'console.port7.g2.log.0').write_bytes(b'it was ')
+    rotated.make(tmp_path / 'console.port7.g2.log', b'it was ', b'left')
     console = make(fake_libvirt.domain_xml(serials))
     out = tmp_path / 'out'
     console.output('export', 'guest', str(out))

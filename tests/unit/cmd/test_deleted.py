@@ -16,6 +16,7 @@ from oslo_config import cfg
 
 from tests.lab.command import Console
 from tests.unit import fake_libvirt
+from tests.unit.cmd import rotated
 from virtlogd_driver import exception
 from virtlogd_driver.cmd import deleted
 from virtlogd_driver.console_log import chain, log
@@ -54,9 +55,7 @@ def keep(instances: Path, uuid: str = GUEST, name: str = 'instance-7',
     directory.mkdir()
     live = directory / 'console.log'
     chain.begin(str(live))
-    live.write_bytes(data[:8])
-    live.rename(f'{live}.0')
-    live.write_bytes(data[8:])
+    rotated.make(live, data[:8], data[8:])
     with open_directory(str(directory)) as opened:
         boot.write(str(directory), [
             boot.Boot(1.0, {0: None}),

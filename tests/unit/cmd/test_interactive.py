@@ -3,6 +3,7 @@ import contextlib
 import itertools
 import os
 import pty
+import signal
 import socket
 import threading
 import time
@@ -16,6 +17,19 @@ from tests.unit import descriptors
 from virtlogd_driver import exception
 from virtlogd_driver.cmd import interactive
 from virtlogd_driver.cmd.telnet import Telnet
+
+
+@pytest.fixture(autouse=True)
+def _in_time() -> Iterator[None]:
+    """A test whose other thread has failed does not wait for it for ever."""
+    def fail(*_: object) -> None:
+        raise TimeoutError('it has not ended for a minute')
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(params=['few', 'many'])
@@ -53,21 +67,33 @@ def test_a_pipe_is_sent_and_ends_once_the_guest_is_quiet() -> None:
     # No key leaves.
     os.write(typed, b'a\x1dcommand\n')
     os.close(typed)
+    seen: list[bytes] = []
 
     def answer() -> None:
-        assert guest.recv(100) == b'a\x1dcommand\n'
-        for _ in range(3):
-            time.sleep(interactive._QUIET / 2)
-            guest.sendall(b'answer\n')
+        with guest:
+            seen.append(guest.recv(100))
+            for text in (b'one\n', b'two\n', b'last\n'):
+                # One that does not wait for it leaves meanwhile.
+                time.sleep(0.1)
+                guest.sendall(text)
+                seen.append(os.read(screen, 100))
+            # It leaves by itself.
+            seen.append(guest.recv(100))
 
-    answering = threading.Thread(target=answer)
+    def show(text: bytes) -> bytes:
+        # The guest is quiet from now on.
+        if text == b'last\n':
+            interactive._QUIET = 0.05
+        return text
+
+    answering = threading.Thread(target=answer, daemon=True)
     answering.start()
-    assert interactive.run(
-        interactive.Console(console), _never, bytes, b'\x1d', keys, shown,
-        pipe=interactive.Pipe())
+    with mock.patch.object(interactive, '_QUIET', 60.0):
+        assert interactive.run(
+            interactive.Console(console), _never, show, b'\x1d', keys, shown,
+            pipe=interactive.Pipe())
     answering.join()
-    assert os.read(screen, 100) == b'answer\n' * 3
-    guest.close()
+    assert seen == [b'a\x1dcommand\n', b'one\n', b'two\n', b'last\n', b'']
     for fd in (keys, screen, shown):
         os.close(fd)
 
@@ -112,9 +138,9 @@ def test_a_guest_that_does_not_read_is_read_all_the_same() -> None:
         guest.shutdown(socket.SHUT_WR)
 
     threads = [
-        threading.Thread(target=watch),
+        threading.Thread(target=watch, daemon=True),
         threading.Thread(target=os.write, args=(typed, b'pasted' * 10_000)),
-        threading.Thread(target=write)]
+        threading.Thread(target=write, daemon=True)]
     for thread in threads:
         thread.start()
     with console:
@@ -139,7 +165,7 @@ def test_who_watches_sends_nothing_but_answers_of_telnet() -> None:
     def talk() -> None:
         interactive._talk(interactive.Console(console, Telnet()), bytes,
                           b'\x1d', keys, shown, watch=True)
-    thread = threading.Thread(target=talk)
+    thread = threading.Thread(target=talk, daemon=True)
     thread.start()
     assert os.read(screen, 100) == b'hello'
     assert guest.recv(100) == b'\xff\xfd\x01'
@@ -159,7 +185,7 @@ def test_a_guest_that_asks_without_end_and_takes_no_answer() -> None:
     console, guest = socket.socketpair()
     keys, typed = os.pipe()
     screen, shown = os.pipe()
-    talk = threading.Thread(target=interactive._talk, args=(
+    talk = threading.Thread(target=interactive._talk, daemon=True, args=(
         interactive.Console(console, Telnet()), bytes, b'\x1d', keys, shown))
     talk.start()
     asked = b'\xff\xfb\x63' * 1_000_000
@@ -184,7 +210,7 @@ def test_telnet_is_spoken_and_not_shown() -> None:
     screen, shown = os.pipe()
     guest.sendall(b'\xff\xfb\x01\xff\xfb\x03\xff\xfb\x00\xff\xfd\x00hello')
     os.write(typed, b'a\xffb')
-    talk = threading.Thread(target=interactive._talk, args=(
+    talk = threading.Thread(target=interactive._talk, daemon=True, args=(
         interactive.Console(console, Telnet()), bytes, b'\x1d', keys, shown))
     talk.start()
     assert os.read(screen, 100) == b'hello'
@@ -254,7 +280,7 @@ def test_the_escape_key_leaves_while_libvirt_hangs(
         hangs.wait(30)
         os.write(keys, b'\x1d')
 
-    leaving = threading.Thread(target=leave)
+    leaving = threading.Thread(target=leave, daemon=True)
     leaving.start()
     began = time.monotonic()
     assert interactive.run(interactive.Console(console), connect, bytes,

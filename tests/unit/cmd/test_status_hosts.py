@@ -13,9 +13,11 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import fixtures
 import libvirt
@@ -104,9 +106,7 @@ class Host(fixtures.Fixture):
                  lambda asked: set(asked) if self.listening else set()),
                 (disk, 'mounts', lambda: {'/': self.file_system}),
                 (health, 'free_space', lambda _: self.free),
-                (survey, '_LIBVIRT_TIMEOUT', 0.2),
-                (survey, '_ENDING', 0),
-                (survey, '_DISK_TIMEOUT', 0.2)):
+                (survey, '_ENDING', 0)):
             self.useFixture(fixtures.MonkeyPatch(
                 f'{target.__name__}.{name}', fact))
 
@@ -218,11 +218,17 @@ def _no_use(node: Host) -> None:
     (node.instances / deleted.DIRECTORY).touch()
 
 
+def _hang(node: Host, name: str) -> None:
+    """Have a function hang until the test is over."""
+    over = threading.Event()
+    node.addCleanup(over.set)
+    node.useFixture(fixtures.MonkeyPatch(name, lambda _: over.wait()))
+
+
 def _libvirt_hangs(node: Host) -> None:
-    def connect(uri: str) -> None:
-        time.sleep(1)
+    _hang(node, f'{hypervisor.__name__}.connect')
     node.useFixture(fixtures.MonkeyPatch(
-        f'{hypervisor.__name__}.connect', connect))
+        f'{survey.__name__}._LIBVIRT_TIMEOUT', 0.2))
 
 
 def _libvirt_fails(node: Host) -> None:
@@ -230,8 +236,16 @@ def _libvirt_fails(node: Host) -> None:
 
 
 def _stalled(node: Host) -> None:
+    _hang(node, f'{health.__name__}.free_space')
+    ask = survey._of_disk
+
+    def ask_shortly(kind: str, function: Callable[[], object]) -> object:
+        # Other files are waited for as ever.
+        with mock.patch.object(survey, '_DISK_TIMEOUT', 0.2):
+            return ask(kind, function)
+
     node.useFixture(fixtures.MonkeyPatch(
-        f'{health.__name__}.free_space', lambda _: time.sleep(1)))
+        f'{survey.__name__}._of_disk', ask_shortly))
 
 
 def _stuck(node: Host) -> None:
