@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.stream import test_service
 from tests.unit.stream.hanging import CALLS, Hanging
-from tests.unit.stream.test_service import UUID, Host, rotate, write
+from tests.unit.stream.test_service import UUID, rotate, write
 from virtlogd_driver.stream import service
-from virtlogd_driver.virtlogd.turns import MOST_OF_ONE
+from virtlogd_driver.virtlogd.turns import MOST_OF_ONE, PATIENCE
 
 OTHER = '1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed'
 
@@ -30,6 +31,14 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hanging]:
     made = Hanging(monkeypatch)
     yield made
     made.release_all()
+
+
+class Host(test_service.Host):
+    """Its disks may hang once its stream has begun."""
+
+    def begin(self) -> None:
+        super().begin()
+        self.patience = self._stream._turns._patience = PATIENCE
 
 
 @pytest.fixture
@@ -86,7 +95,7 @@ def test_others_go_on(host: Host, hanging: Hanging, call: str,
         host.until(lambda number=number: of(host, OTHER) == [   # type: ignore[misc]
             str(n) for n in range(number + 1)])
         write(host.log(), b'while it hangs %d\n' % number)
-    host.until(lambda: is_stalled(host))
+    host.until(lambda: events_of(host, UUID)[-1:] == ['stalled'])
     # How far it has come with the other one is kept meanwhile.
     host.until(lambda: any(
         log['uuid'] == OTHER and log['position'].split('-')[2] == '2'
@@ -98,8 +107,10 @@ def test_others_go_on(host: Host, hanging: Hanging, call: str,
     assert of(host, UUID) == ['first', 'second', *[
         f'while it hangs {number}' for number in range(5)]]
     host.until(lambda: events_of(host, UUID)[-1] == 'answers')
+    # On a busy machine it may be slow once more until then.
+    host.stop()
     found = events_of(host, UUID)
-    assert found == ['stalled', 'answers'] * (len(found) // 2)
+    assert found == (['stalled', 'answers'] * len(found))[:len(found)]
     # Once each time.
     assert caplog.text.count('guest guest does not answer') == found.count(
         'stalled')
@@ -274,7 +285,8 @@ def test_many_that_hang_cost_few_threads(host: Host,
     write(host.log(OTHER), b'here\n')
     host.until(lambda: of(host, OTHER) == ['here'])
     host.until(lambda: hanging.waiting == count)
-    assert _turns() <= before + count
+    # The other one may have been left for a moment, too.
+    host.until(lambda: _turns() <= before + count)
     write(host.log(OTHER), b'and here\n')
     host.until(lambda: of(host, OTHER) == ['here', 'and here'])
     hanging.release_all()
@@ -305,10 +317,10 @@ def test_it_does_not_wait_for_a_state_file_for_ever(
         host: Host, hanging: Hanging,
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(service, '_SAVE_LAST', 0.2)
     host.state = host.path / 'states' / 'state'
     host.state.parent.mkdir()
     two_guests(host)
+    monkeypatch.setattr(service, '_SAVE_LAST', 0.2)
     hanging.hang(host.state.parent)
     write(host.log(), b'one\n')
     host.until_text('one')
