@@ -346,7 +346,8 @@ FAULTS = (
           file('qemu.conf', 'max_files = "x"'),
           FAILURE, {'Stdio handler': 'max_files must be'}),
     Fault('qemu.conf cannot be read',
-          lambda node: (node.directory / 'qemu.conf').mkdir(),
+          lambda node: (node.directory / 'qemu.conf').symlink_to(
+              'qemu.conf'),
           WARNING, {'Stdio handler': 'First do what Privileged helpers'}),
     Fault('virtlogd.conf is wrong', file('virtlogd.conf', 'max_size = 2M'),
           FAILURE, {'Rotation': 'Correct it',
@@ -358,7 +359,8 @@ FAULTS = (
       for line in ('admin_max_clients = -5', 'log_level = "3"',
                    'log_outputs = "2:journal"', 'max_clients = "1024"')),
     Fault('virtlogd.conf cannot be read',
-          lambda node: (node.directory / 'virtlogd.conf').mkdir(),
+          lambda node: (node.directory / 'virtlogd.conf').symlink_to(
+              'virtlogd.conf'),
           WARNING, {'Rotation': 'First do what Privileged helpers',
                     'Disk budget': 'First do what Rotation says'}),
     Fault('unbounded', file('virtlogd.conf', 'max_size = 0'), FAILURE, {
