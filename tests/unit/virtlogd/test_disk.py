@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 import pytest
 
+from tests.unit.virtlogd.patience import lengthen
 from virtlogd_driver import exception
 from virtlogd_driver.virtlogd import disk, health, privileged
 from virtlogd_driver.virtlogd.disk import Disks
@@ -19,6 +20,7 @@ def stalled() -> Iterator[Disks]:
     """File systems of which /nfs does not answer."""
     go = threading.Event()
     disks = Disks(patience=0.2, mounted=lambda: MOUNTS)
+    lengthen(disks._calls, '/nfs')
     with pytest.raises(exception.DiskStalled):
         disks.ask('/nfs/x', go.wait, 60)
     yield disks

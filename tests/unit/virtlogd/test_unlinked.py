@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.virtlogd.patience import lengthen
 from virtlogd_driver import exception
 from virtlogd_driver.virtlogd import unlinked
 from virtlogd_driver.virtlogd.disk import Disks
@@ -135,6 +136,7 @@ def test_a_file_system_that_stalls_hides_its_own_logs_alone(
         virtlogd: Virtlogd, tmp_path: pathlib.Path) -> None:
     go = threading.Event()
     disks = Disks(patience=0.2, mounted=lambda: ('/', '/nfs'))
+    lengthen(disks._calls, '/nfs')
     with pytest.raises(exception.DiskStalled):
         disks.ask('/nfs/x', go.wait, 60)
     virtlogd.path.unlink()
