@@ -50,8 +50,10 @@ REFUSED = 'sudo: a password is required'
 
 
 @pytest.fixture
-def starts() -> Iterator[helper.Context]:
+def starts(monkeypatch: pytest.MonkeyPatch) -> Iterator[helper.Context]:
     """A context that has not been started yet."""
+    # Words are heard however late their thread is.
+    monkeypatch.setattr(helper, '_READ', 60.0)
     context._failed = False
     context.set_client_mode(True)
     yield context
@@ -210,18 +212,25 @@ def test_a_call_that_is_not_taken_is_bounded(hasty: helper.Context) -> None:
 
 
 def test_a_helper_on_which_one_call_hangs_is_kept(
-        hasty: helper.Context) -> None:
+        hasty: helper.Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It is well, but may be slow; a call hangs for longer.
+    monkeypatch.setattr(helper, 'PING', 30.0)
     pid = process(_wrap_timeout=helper.ANSWER)
     with pytest.raises(TimeoutError, match='though it is well'):
-        nap(3)
+        nap(100)
     assert process(_wrap_timeout=helper.ANSWER) == pid
+    os.kill(pid, signal.SIGKILL)
 
 
-def test_calls_that_hang_leave_room_for_others(hasty: helper.Context) -> None:
+def test_calls_that_hang_leave_room_for_others(
+        hasty: helper.Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(helper, 'PING', 30.0)
+    pid = process(_wrap_timeout=helper.ANSWER)
     for _ in range(4):
         with pytest.raises(TimeoutError, match='though it is well'):
-            nap(3, _wrap_timeout=0.01)
-    assert process(_wrap_timeout=helper.ANSWER)
+            nap(100, _wrap_timeout=0.01)
+    assert process(_wrap_timeout=helper.ANSWER) == pid
+    os.kill(pid, signal.SIGKILL)
 
 
 def test_a_call_that_times_out_itself_says_so(hasty: helper.Context) -> None:
