@@ -1,14 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Unit tests have options, and are checked to leave nothing behind."""
 
+from collections.abc import Iterator
+from unittest import mock
+
 import hypothesis
 import pytest
+
+from virtlogd_driver.console_log import neighbours, reader
 
 # How long an example takes is for the machine to say: it may be busy.
 hypothesis.settings.register_profile(
     'busy', hypothesis.settings(), deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile('busy')
+
+# No thread of an earlier test has a log in its hands that a test reads; what
+# it has read is closed as it ends (_close_logs).
+reader._store._sweeps = False
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,6 +37,23 @@ def pytest_configure(config: pytest.Config) -> None:
             ':ResourceWarning',
             'ignore:unclosed <socket.*privsep.sock:ResourceWarning'):
         config.addinivalue_line('filterwarnings', rule)
+
+
+@pytest.fixture(autouse=True)
+def _slow_rotations(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test may pause between two real files where virtlogd does not."""
+    # Where there are none, time is made up, and means what it does.
+    with mock.patch.object(
+            neighbours, 'ROTATION_NS', 3600 * 10 ** 9
+            if 'tmp_path' in request.fixturenames
+            else neighbours.ROTATION_NS):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _close_logs() -> Iterator[None]:
+    yield
+    reader._store.close()
 
 
 @pytest.fixture

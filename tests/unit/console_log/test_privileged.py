@@ -80,7 +80,10 @@ def helper(top: pathlib.Path) -> Iterator[None]:
     command += [
         'env', f'PYTHONPATH={os.pathsep.join(sys.path)}',
         sys.executable, '-W', 'ignore', '-c',
-        'from oslo_privsep.daemon import helper_main; helper_main()',
+        'from oslo_privsep.daemon import helper_main; '
+        # A test may pause between two files.
+        'from virtlogd_driver.console_log import neighbours; '
+        'neighbours.ROTATION_NS = 3600 * 10 ** 9; helper_main()',
         '--config-file', f'{top}/nova.conf']
     cfg.CONF.set_override(
         'helper_command', shlex.join(command), group='virtlogd_privileged')
@@ -378,17 +381,24 @@ def test_largest_answer(daemon: Daemon, instances: pathlib.Path) -> None:
     assert exact
 
 
+def texts(paths: Iterator[pathlib.Path]
+          ) -> Iterator[tuple[pathlib.Path, str]]:
+    """Those of processes and threads that have not ended meanwhile."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            yield path, path.read_text(errors='replace')
+
+
 def helper_status(top: pathlib.Path) -> dict[str, str]:
     """What the kernel says of the daemon and of each of its threads."""
-    children = pathlib.Path('/proc').glob('[0-9]*/cmdline')
-    mark = f'{top}/nova.conf'.encode()
+    mark = f'{top}/nova.conf'
     [found] = [
-        path.parent for path in children
-        if mark in path.read_bytes() and b'helper_main' in path.read_bytes()]
+        path.parent for path, line
+        in texts(pathlib.Path('/proc').glob('[0-9]*/cmdline'))
+        if mark in line and 'helper_main' in line]
     threads = [dict(
-        line.split(':\t') for line
-        in path.read_text().splitlines() if ':\t' in line)
-        for path in found.glob('task/*/status')]
+        line.split(':\t') for line in text.splitlines() if ':\t' in line)
+        for _, text in texts(found.glob('task/*/status'))]
     shared = {key: value for key, value in threads[0].items()
               if all(thread[key] == value for thread in threads)}
     if ROOT:   # whose it is says whether it may be traced or dumped
