@@ -9,6 +9,8 @@ import os
 import resource
 from collections.abc import Iterator
 
+import pytest
+
 
 def below(directory: str | os.PathLike[str]) -> list[str]:
     """Paths of open files in a directory, and of it; each as often as it is
@@ -36,8 +38,9 @@ def of(file: int) -> int:
 def many() -> Iterator[None]:
     """Have so many open that the next has a number above 1023."""
     before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before, 4096),
-                                                max(most, 4096)))
+    if most < 2048:
+        pytest.skip('this process may not have so many open')
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before, 2048), most))
     opened = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)]
     try:
         while opened[-1] < 1024:

@@ -277,6 +277,8 @@ def test_the_end_does_not_wait_for_a_disk(
         made.event(_started())
     made.stop()
     goes_on.set()
+    made.wait_until_noted()
+    made.stop()
 
 
 def test_a_guest_without_an_interactive_console(

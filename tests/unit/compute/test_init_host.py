@@ -22,6 +22,7 @@ from tests.unit.compute.given import (
     stage,
 )
 from tests.unit.history import staged
+from virtlogd_driver.compute import histories
 from virtlogd_driver.console_log import chain
 from virtlogd_driver.history import history, outbox
 
@@ -79,8 +80,9 @@ class TestInitHost:
         assert (directory / 'console.history').read_bytes() == b'then'
 
     def test_a_history_that_still_comes(self, make_driver, instance,
-                                        directory) -> None:
+                                        directory, monkeypatch) -> None:
         """nova-compute was restarted meanwhile: it is copied again."""
+        monkeypatch.setattr(histories, 'READ_WAIT', 60)
         chain.begin(str(directory / 'console.g1.log'))
         (directory / 'console.g1.log').write_bytes(b'now')
         stage(directory, b'then').unlink()

@@ -746,6 +746,7 @@ def test_the_least_recently_used_makes_room(
         store: DescriptorStore, tmp_path: pathlib.Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descriptor_store, 'MOST', 3)
+    monkeypatch.setattr(descriptor_store, '_PATIENCE', 60)
     paths = []
     for number in range(4):
         path = tmp_path / str(number) / 'console.log'
