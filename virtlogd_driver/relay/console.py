@@ -429,6 +429,7 @@ def _logged_since(before: LogRead | None, now: LogRead) -> int:
     if before is None or before.position is None or now.position is None:
         return len(now.data)
     one, other = before.position, now.position
-    if (one.device, one.inode) != (other.device, other.inode):
+    if ((one.device, one.inode) != (other.device, other.inode)
+            or other.offset < one.offset):   # rotated, or truncated
         return len(now.data)
     return other.offset - one.offset

@@ -209,6 +209,14 @@ def test_the_seam_is_exact_while_the_guest_writes(same) -> None:
     run(test)
 
 
+def test_a_log_that_was_truncated_has_all_since() -> None:
+    before, now = [
+        LogRead(b'x' * size, Position(1, 1, size, 0), True)
+        for size in (100, 10)]
+    assert console._logged_since(before, now) == 10
+    assert console._logged_since(now, before) == 90
+
+
 def test_without_a_log_it_is_what_came_live() -> None:
     async def test() -> None:
         async with lab(b'unseen\n',

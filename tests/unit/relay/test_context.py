@@ -118,6 +118,12 @@ def test_once_both_are_quiet_it_is_exact(before, since) -> None:
     assert earlier(before + since, since, BIG, settled=True) == before
 
 
+def test_a_log_that_is_late_ends_with_what_was_written_before() -> None:
+    """virtlogd was not run meanwhile; the guest writes the same again."""
+    assert earlier(b'boots\n', b'boots\n', 0, settled=True) is None
+    assert earlier(b'boots\n' * 2, b'boots\n', 6, settled=True) == b'boots\n'
+
+
 def test_a_log_that_does_not_have_what_is_live() -> None:
     """It is dead, say."""
     assert earlier(b'old', b'new', BIG, settled=True) is None
