@@ -81,6 +81,18 @@ class TestDeparture:
         assert pair.source.sender.attempt(path, where) is None
         assert caplog.messages == []
 
+    def test_a_file_of_it_is_missing(self, pair, caplog) -> None:
+        """What else is there is kept, and it is said."""
+        refuse(pair.source)
+        live(pair)
+        (path,) = outbox.paths(str(pair.source.path))
+
+        def where(left: outbox.Departure) -> delivery.Target | None:
+            raise FileNotFoundError('one is missing')
+        assert pair.source.sender.attempt(path, where) is not None
+        assert outbox.load_state(path).reason == 'one is missing'
+        assert 'one is missing' in caplog.text
+
     def test_it_is_removed_by_who_carries_it(self, pair) -> None:
         """And by nobody else meanwhile."""
         host = pair.source
