@@ -295,10 +295,13 @@ def test_a_host_that_vanishes(use: Use, libvirt_host: LibvirtHost) -> None:
 def test_who_types_is_changed_by_attach(
         use: Use, libvirt_host: LibvirtHost, console: Console) -> None:
     """One that only watches keeps nobody from it; another takes over."""
-    relay = use(Relay(libvirt_host.uri, relay_writers='first'))
-    console.command += ['--config-file', str(relay.conf)]
     domain, port = relayed(libvirt_host, guest.boot_sector(count=1))
     domain.create()
+    log = log_of(libvirt_host)
+    # What virtlogd has not read as the relay comes no viewer is shown.
+    until(lambda: log.exists() and log.stat().st_size, 'its line is logged')
+    relay = use(Relay(libvirt_host.uri, relay_writers='first'))
+    console.command += ['--config-file', str(relay.conf)]
     with connect(port):
         pass
     watching = console.on_terminal('attach', 'guest1', '--watch')

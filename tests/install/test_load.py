@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """nova finds the driver however the two of them are installed."""
 
+import os
 import pathlib
 import socket
 import subprocess
@@ -43,8 +44,11 @@ def _pip(*args: object) -> None:
 
 
 def _run(*command: object, check: bool = True) -> str:
+    # What is installed is loaded, not a checkout that this run is given.
+    env = {name: value for name, value in os.environ.items()
+           if name != 'PYTHONPATH'}
     done = subprocess.run(
-        [str(c) for c in command], cwd='/', text=True, check=False,
+        [str(c) for c in command], cwd='/', text=True, check=False, env=env,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if check:
         assert done.returncode == 0, done.stdout
