@@ -31,9 +31,11 @@ def _prepare() -> None:
     _read_beside_who_waits_to_write()
     _say_what_is_waited_for()
     _wait_for_services_that_end()
-    if any(name.endswith('.test_vgpu')
-           for name in os.environ['VIRTLOGD_PEERS'].split()):
+    modules = os.environ['VIRTLOGD_PEERS'].split()
+    if any(name.endswith('.test_vgpu') for name in modules):
         _boot_one_at_a_time()
+    if any(name.startswith('functional.') for name in modules):
+        _complete_with_all_that_follows()
     if os.environ['VIRTLOGD_PEERS_DRIVER'] == 'ours':
         _rebind()
 
@@ -70,6 +72,42 @@ def _boot_one_at_a_time() -> None:
         compute.driver.spawn = locked
         return compute
     base.start_compute_with_vgpu = start_and_lock
+
+
+def _complete_with_all_that_follows() -> None:
+    """Let what follows a completed live migration be done for nova's tests.
+
+    nova says "completed" and deletes the migration's allocation after it; a
+    test that has waited for the word looks at once whether that is gone. With
+    a pause before ``_delete_allocation_after_move`` it never is.
+    """
+    manager = importlib.import_module('nova.compute.manager').ComputeManager
+    helpers = importlib.import_module(
+        f'{PACKAGE}functional.integrated_helpers').InstanceHelperMixin
+    follow, wait = (manager._post_live_migration,
+                    helpers._wait_for_migration_status)
+    followed = threading.Condition()
+    guests: set[str] = set()
+
+    def note_and_follow(self: Any, context: Any, instance: Any,
+                        *args: Any, **names: Any) -> None:
+        with followed:
+            guests.add(instance.uuid)
+        try:
+            follow(self, context, instance, *args, **names)
+        finally:
+            with followed:
+                guests.discard(instance.uuid)
+                followed.notify_all()
+
+    def wait_for_all(self: Any, server: Any, statuses: Any) -> Any:
+        migration = wait(self, server, statuses)
+        if migration['status'] == 'completed':
+            with followed:
+                followed.wait_for(lambda: server['id'] not in guests)
+        return migration
+    manager._post_live_migration = note_and_follow
+    helpers._wait_for_migration_status = wait_for_all
 
 
 def _say_what_is_waited_for() -> None:
