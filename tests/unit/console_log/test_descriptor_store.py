@@ -7,6 +7,8 @@ import itertools
 import os
 import pathlib
 import random
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -903,6 +905,33 @@ def test_others_are_swept_beside_one_that_hangs(
         assert time.monotonic() < deadline
         time.sleep(0.01)
     hanging.go.set()
+
+
+_UNDER_EVENTLET = '''
+import sys
+import eventlet
+eventlet.monkey_patch()
+from eventlet import patcher
+from tests.unit.console_log.test_descriptor_store import Opener
+from virtlogd_driver.console_log import descriptor_store
+
+descriptor_store.IDLE, descriptor_store.SWEEP = 0.0, 0.01
+store = descriptor_store.DescriptorStore(Opener())
+store.read_tail(sys.argv[1], 10)
+clock = patcher.original('time')
+deadline = clock.monotonic() + 60
+while store._held and clock.monotonic() < deadline:
+    clock.sleep(0.01)
+print(len(store._held))
+'''
+
+
+def test_logs_are_closed_while_a_green_thread_keeps_the_others_from_running(
+        live: pathlib.Path) -> None:
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', _UNDER_EVENTLET, str(live)],
+        check=True, capture_output=True, text=True)
+    assert done.stdout == '0\n'
 
 
 class Threads:
