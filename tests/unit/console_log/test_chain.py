@@ -243,6 +243,15 @@ class TestMissing:
         assert (found.exact, directory.read(found)) == (True, b'123')
         assert directory.pauses == 0
 
+    def test_a_file_was_written_for_long(self) -> None:
+        """The newer one was born as it ended."""
+        directory = Memory(b'1', b'2')
+        older = directory.files[f'{LIVE}.0']
+        older.ctime_ns = older.mtime_ns = 9 * neighbours.ROTATION_NS
+        directory.files[LIVE].born_ns = older.ctime_ns
+        found = snapshot(directory, LIVE)
+        assert (found.exact, directory.read(found)) == (True, b'12')
+
     def test_runs_after_one_that_ended(self) -> None:
         """What was renamed before does not count for what is older."""
         directory = Memory(b'1', b'2', b'3', b'4', b'5')

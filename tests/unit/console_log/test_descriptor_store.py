@@ -608,6 +608,45 @@ def test_files_that_their_server_has_lost_are_swept(
     assert descriptors.below(live.parent.parent) == []
 
 
+# An empty file in place of a log that is written on
+
+
+@pytest.mark.parametrize('oldest', [b'1', b'12345'])
+def test_what_was_renamed_is_written_on(
+        store: DescriptorStore, live: pathlib.Path, oldest: bytes) -> None:
+    """As after logrotate's create, whatever there is that is older."""
+    rotate(live)
+    live.with_name('console.log.0').write_bytes(oldest)
+    append(live, b'a')
+    rotate(live)
+    assert store.read_tail(str(live), 99).data == oldest + b'a'
+    append(live.with_name('console.log.0'), b'b')
+    assert store.read_tail(str(live), 99).data == oldest + b'ab'
+    store.close()
+
+
+def test_the_empty_file_is_written_later(
+        store: DescriptorStore, live: pathlib.Path) -> None:
+    """That it goes on from the one before is not sure, from one byte on."""
+    live.rename(live.with_name('console.log.1'))
+    live.touch()
+    assert store.read_tail(str(live), 99).data == b'0'
+    append(live, b'1')
+    assert store.read_tail(str(live), 99).data == b'1'
+    store.close()
+
+
+def test_what_was_renamed_is_lost_by_its_server(
+        store: DescriptorStore, live: pathlib.Path, stale: set[int]) -> None:
+    renamed = live.with_name('console.log.0')
+    rotate(live)
+    assert store.read_tail(str(live), 99).data == b'0'
+    stale.add(renamed.stat().st_ino)
+    renamed.unlink()
+    assert store.read_tail(str(live), 99).data == b''
+    store.close()
+
+
 # A file that becomes shorter
 
 class Shrinking(MemoryDirectory):
@@ -804,6 +843,16 @@ def test_errors_leave_nothing_open(store: DescriptorStore,
     live.mkdir()
     with pytest.raises(exception.LogNotRegular):
         store.read_tail(str(live), 9)
+    assert descriptors.below(live.parent) == []
+
+
+def test_a_read_on_that_fails_leaves_nothing_open(
+        store: DescriptorStore, live: pathlib.Path) -> None:
+    position = store.read_tail(str(live), 9).position
+    live.unlink()
+    live.mkdir()
+    with pytest.raises(exception.LogNotRegular):
+        store.read_from(str(live), position, 9)
     assert descriptors.below(live.parent) == []
 
 
