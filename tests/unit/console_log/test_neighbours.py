@@ -45,6 +45,8 @@ def test_neighbours(bounded: bool) -> None:
     changed(OLDER, changed=MINUTE - SECOND),
     # Or so, and the owner or label of all was changed since.
     changed(OLDER, written=MINUTE - SECOND),
+    # And it was written once, as it was created.
+    changed(OLDER, written=MINUTE - SECOND, born=MINUTE - SECOND),
     # Or the clock was set back since.
     changed(OLDER, written=30 * MINUTE, changed=30 * MINUTE)])
 def test_leftovers(older: Times, bounded: bool) -> None:
