@@ -35,7 +35,7 @@ def _prepare() -> None:
     if any(name.endswith('.test_vgpu') for name in modules):
         _boot_one_at_a_time()
     if any(name.startswith('functional.') for name in modules):
-        _complete_with_all_that_follows()
+        _wait_for_what_follows_a_migration()
     if os.environ['VIRTLOGD_PEERS_DRIVER'] == 'ours':
         _rebind()
 
@@ -74,8 +74,8 @@ def _boot_one_at_a_time() -> None:
     base.start_compute_with_vgpu = start_and_lock
 
 
-def _complete_with_all_that_follows() -> None:
-    """Let what follows a completed live migration be done for nova's tests.
+def _wait_for_what_follows_a_migration() -> None:
+    """Let nova's tests see a live migration as completed once it is done.
 
     nova says "completed" and deletes the migration's allocation after it; a
     test that has waited for the word looks at once whether that is gone. With
@@ -86,25 +86,27 @@ def _complete_with_all_that_follows() -> None:
         f'{PACKAGE}functional.integrated_helpers').InstanceHelperMixin
     follow, wait = (manager._post_live_migration,
                     helpers._wait_for_migration_status)
-    followed = threading.Condition()
+    #: UUIDs of the guests whose migration is not done.
     guests: set[str] = set()
+    done = threading.Condition()
 
     def note_and_follow(self: Any, context: Any, instance: Any,
                         *args: Any, **names: Any) -> None:
-        with followed:
+        with done:
             guests.add(instance.uuid)
         try:
             follow(self, context, instance, *args, **names)
         finally:
-            with followed:
+            with done:
                 guests.discard(instance.uuid)
-                followed.notify_all()
+                done.notify_all()
 
     def wait_for_all(self: Any, server: Any, statuses: Any) -> Any:
         migration = wait(self, server, statuses)
         if migration['status'] == 'completed':
-            with followed:
-                followed.wait_for(lambda: server['id'] not in guests)
+            with done:
+                # At most OS_TEST_TIMEOUT, as all that a test of nova's does.
+                done.wait_for(lambda: server['id'] not in guests)
         return migration
     manager._post_live_migration = note_and_follow
     helpers._wait_for_migration_status = wait_for_all
