@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from virtlogd_driver import exception
-from virtlogd_driver.cmd import deleted, table
+from virtlogd_driver.cmd import control_sequences, deleted, table
 from virtlogd_driver.cmd.host import Host, serial_ports
 from virtlogd_driver.console_log import export, generation
 from virtlogd_driver.console_log.export import (
     DirectoryTarget,
-    Entry,
+    Exported,
     TarTarget,
 )
 
@@ -23,7 +23,7 @@ from virtlogd_driver.console_log.export import (
 _SHORT = 0.5
 _BAR = 30
 
-_Export = Callable[[export.Target], list[Entry]]
+_Export = Callable[[export.Target], Exported]
 
 
 def run(host: Host, arguments: Any) -> int:
@@ -38,14 +38,14 @@ def run(host: Host, arguments: Any) -> int:
                  'state': guest.state, 'host': socket.gethostname()}
     bar = _Progress(export.size(logs))
 
-    def copy(target: export.Target) -> list[Entry]:
+    def copy(target: export.Target) -> Exported:
         try:
             return export.export(logs, target, about, bar.more)
         finally:
             bar.end()
 
     try:
-        entries = _to(arguments.target, guest.name, copy)
+        exported = _to(arguments.target, guest.name, copy)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
@@ -55,7 +55,7 @@ def run(host: Host, arguments: Any) -> int:
         raise exception.LogError(
             f'{arguments.target} cannot be written: {error.strerror}. Give '
             f'{wanted}.') from error
-    _say(entries, arguments.target)
+    _say(exported, arguments.target)
     return 0
 
 
@@ -82,7 +82,7 @@ def _left(logs: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
     return found
 
 
-def _to(target: str, name: str, copy: _Export) -> list[Entry]:
+def _to(target: str, name: str, copy: _Export) -> Exported:
     """Copy to what a target names; what is there is there whole.
 
     :raises OSError: it cannot be written, or is there already
@@ -104,17 +104,17 @@ def _to(target: str, name: str, copy: _Export) -> list[Entry]:
             with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL,
                               0o600), 'wb') as out, TarTarget(
                                   out, prefix) as archive:
-                entries = copy(archive)
+                exported = copy(archive)
         else:
             os.mkdir(part, mode=0o700)
-            entries = copy(DirectoryTarget(part))
+            exported = copy(DirectoryTarget(part))
         os.rename(part, target)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         if os.path.lexists(part):
             os.unlink(part)
         raise
-    return entries
+    return exported
 
 
 class _Progress:
@@ -145,9 +145,17 @@ class _Progress:
             print('\r\x1b[K', end='', file=sys.stderr, flush=True)
 
 
-def _say(entries: Sequence[Entry], target: str) -> None:
+def _say(exported: Exported, target: str) -> None:
+    entries = exported.entries
     total = sum(entry.size for entry in entries)
     files = '1 file' if len(entries) == 1 else f'{len(entries)} files'
     where = '' if target == '-' else f': {target}'
     print(f'{table.size(total)} in {files} and {export.MANIFEST}{where}',
           file=sys.stderr)
+    unread = {entry.name: sum(size for _, size in entry.unread)
+              for entry in entries}
+    for name, reason in exported.unreadable.items():
+        missing = (f'{unread[name]} bytes of {name} are NULs'
+                   if unread.get(name) else f'{name} is left out')
+        print(control_sequences.visible(f'{missing}: {reason}'),
+              file=sys.stderr)

@@ -4,7 +4,8 @@
 Each generation of each port becomes one file, its rotated files put together,
 and each history one more; in the order of the manifest they are what the guest
 wrote. A generation is copied from files that are open together (chain.py), so
-it is exact while virtlogd rotates it.
+it is exact while virtlogd rotates it. What the file system does not give of it
+is NULs in the copy, at its place.
 """
 
 import contextlib
@@ -12,7 +13,6 @@ import datetime
 import hashlib
 import io
 import json
-import logging
 import os
 import tarfile
 import time
@@ -35,8 +35,6 @@ from virtlogd_driver.console_log.generation import (
 )
 from virtlogd_driver.console_log.log import failed
 
-LOG = logging.getLogger(__name__)
-
 #: What is one file's fault.
 _UNREADABLE = (exception.LogNotRegular, exception.LogDamaged)
 
@@ -44,6 +42,9 @@ _UNREADABLE = (exception.LogNotRegular, exception.LogDamaged)
 MANIFEST = 'manifest.json'
 
 _CHUNK = 1 << 20
+
+#: Bytes that a disk gives, or does not give, together.
+_BLOCK = 4096
 
 #: Is told how many more bytes were copied.
 Progress = Callable[[int], None]
@@ -66,8 +67,19 @@ class Entry:
     #: How many files of virtlogd it was put together from.
     files: int
     #: False: its beginning was rotated away, or may have been, or a backup
-    #: within it was deleted.
+    #: within it was deleted, or bytes of it could not be read.
     whole: bool
+    #: What could not be read, NULs in the copy: offset and size, both in bytes.
+    unread: list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """An export is made, with what could not be read."""
+
+    entries: list[Entry]
+    #: Why something is not, or not all, in it, by name.
+    unreadable: dict[str, str]
 
 
 class Source(Protocol):
@@ -85,7 +97,11 @@ class Target(Protocol):
 
 
 class _Copied:
-    """A snapshot's bytes are read from the oldest file to the newest."""
+    """A snapshot's bytes are read from the oldest file to the newest.
+
+    What cannot be read is passed over a block at a time, and an eighth of what
+    could not be read before it: a disk may take seconds to say so.
+    """
 
     def __init__(self, directory: Directory, name: str, taken: Snapshot,
                  progress: Progress) -> None:
@@ -94,7 +110,12 @@ class _Copied:
         self._segments = list(reversed(taken.segments))
         self._offset = 0
         self._progress = progress
+        #: Bytes that were given.
+        self._given = 0
         self.sha256 = hashlib.sha256()
+        self.unread: list[tuple[int, int]] = []
+        #: Why, of the first of them.
+        self.error: exception.LogError | None = None
 
     def read(self, size: int) -> bytes:
         """Give as many bytes as asked for, or all that are left."""
@@ -111,19 +132,37 @@ class _Copied:
     def _next(self, size: int) -> bytes:
         segment = self._segments[0]
         wanted = min(segment.size - self._offset, size)
-        try:
-            data = self._directory.pread(segment.fd, wanted, self._offset)
-        except OSError as error:
-            raise failed(self._path, error) from error
+        data = self._read(segment.fd, wanted)
         if wanted and not data:
             raise exception.LogError(
                 f'A log in {self._directory.path} was truncated while it was '
                 f'copied: export it again.')
         self._offset += len(data)
+        self._given += len(data)
         if self._offset == segment.size:
             self._segments.pop(0)
             self._offset = 0
         return data
+
+    def _read(self, fd: int, wanted: int) -> bytes:
+        """Give what there is of so many bytes, or NULs."""
+        block = min(wanted, _BLOCK - self._offset % _BLOCK)
+        begin, before = self._given, 0
+        if self.unread and sum(self.unread[-1]) == begin:
+            begin, before = self.unread[-1]
+        # Of a longer read not all may be bad.
+        for size in [block] if before else [wanted, block]:
+            try:
+                return self._directory.pread(fd, size, self._offset)
+            except OSError as error:
+                failure = error
+        if before:
+            self.unread.pop()
+        if self.error is None:
+            self.error = failed(self._path, failure)
+        size = min(wanted, block + before // 8 // _BLOCK * _BLOCK)
+        self.unread.append((begin, before + size))
+        return bytes(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,17 +240,17 @@ def _listed(path: str, port: int) -> list[_Part]:
 
 
 def export(logs: Sequence[tuple[int, str]], target: Target,
-           about: dict[str, str], progress: Progress) -> list[Entry]:
+           about: dict[str, str], progress: Progress) -> Exported:
     """Copy logs, and then their manifest.
 
-    What is no regular file, or is damaged, is left out; the manifest has it
-    under "unreadable", with the reason.
+    What is no regular file, or cannot be opened, is left out, and bytes that
+    cannot be read are NULs; the manifest has both under "unreadable", with the
+    reason.
 
     :param logs: port, and path of the live file
     :param about: what else the manifest says
-    :returns: what was copied
     :raises LogNotFound: there is nothing
-    :raises LogError: a log cannot be read
+    :raises LogError: a log cannot be listed, or nothing of any can be read
     :raises OSError: the target cannot be written
     """
     entries: list[Entry] = []
@@ -225,7 +264,6 @@ def export(logs: Sequence[tuple[int, str]], target: Target,
                 except exception.LogNotFound:
                     continue   # its directory is not there
                 except _UNREADABLE as error:
-                    LOG.warning('Left out of the export: %s', error)
                     unreadable[part.name] = str(error)
                     continue
                 if not taken.segments:
@@ -233,13 +271,18 @@ def export(logs: Sequence[tuple[int, str]], target: Target,
                 source = _Copied(directory, part.name, taken, progress)
                 name = _unused(part, {entry.name for entry in entries})
                 target.write(name, taken.size, source)
+                if source.error is not None:
+                    unreadable[name] = str(source.error)
                 entries.append(Entry(
                     name, port, part.generation, part.history,
                     taken.size, source.sha256.hexdigest(),
-                    len(taken.segments), taken.whole))
-    if not entries:
+                    len(taken.segments), taken.whole and not source.unread,
+                    source.unread))
+    if sum(entry.size for entry in entries) == sum(
+            size for entry in entries for _, size in entry.unread):
         for reason in unreadable.values():
             raise exception.LogError(reason)
+    if not entries:
         raise exception.LogNotFound(
             'The guest has no console log yet: ' + (', '.join(
                 path for _, path in logs) or 'no <log> in its domain') + '.')
@@ -251,7 +294,7 @@ def export(logs: Sequence[tuple[int, str]], target: Target,
         'unreadable': unreadable,
     }, indent=2).encode() + b'\n'
     target.write(MANIFEST, len(manifest), io.BytesIO(manifest))
-    return entries
+    return Exported(entries, unreadable)
 
 
 def _unused(part: _Part, used: set[str]) -> str:

@@ -183,6 +183,19 @@ def test_why_an_export_cannot_be_written(make: Make, tmp_path: Path) -> None:
             f'{target} cannot be written: {reason}\n')
 
 
+def test_an_export_says_what_is_not_in_it(make: Make, tmp_path: Path) -> None:
+    (tmp_path / 'console.g1.log').write_bytes(b'line\n')
+    (tmp_path / 'console.g1.history').mkdir()
+    console = make(fake_libvirt.domain_xml(
+        fake_libvirt.serial(log=f'{tmp_path}/console.g1.log')))
+    done = console.run('export', 'guest', str(tmp_path / 'out'))
+    assert done.returncode == 0
+    assert done.stderr.decode().splitlines()[1] == (
+        f'console.g1.history is left out: {tmp_path}/console.g1.history is '
+        f'not a regular file, so it is not read as a console log. Remove it, '
+        f'or correct the <log> of the domain.')
+
+
 def test_progress_of_long_work(make: Make, tmp_path: Path) -> None:
     log_path = tmp_path / 'console.log'
     log_path.write_bytes(random.Random(1).randbytes(60_000_000))  # noqa: S311

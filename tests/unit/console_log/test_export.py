@@ -48,7 +48,7 @@ def test_what_is_exported(logs: Path, tmp_path: Path) -> None:
     out.mkdir()
     done: list[int] = []
     entries = export.export(paths, DirectoryTarget(str(out)), ABOUT,
-                            done.append)
+                            done.append).entries
     manifest = json.loads((out / export.MANIFEST).read_text())
     assert manifest['guest'] == 'guest1'
     assert [(e['name'], e['port'], e['generation'], e['history'],
@@ -85,9 +85,10 @@ def test_a_whole_chain_is_called_whole(tmp_path: Path) -> None:
     path = tmp_path / 'console.log'
     chain.begin(str(path))
     with TarTarget(io.BytesIO(), 'x') as target:
-        entries = export.export([(0, str(path))], target, ABOUT, nothing)
-    assert entries[0].whole
-    assert entries[0].size == 0
+        [entry] = export.export(
+            [(0, str(path))], target, ABOUT, nothing).entries
+    assert entry.whole
+    assert entry.size == 0
 
 
 @pytest.mark.parametrize('whole', [False, True])
@@ -98,9 +99,9 @@ def test_a_history_is_called_whole_where_its_source_said_so(
     history.write_bytes(b'before')
     history.chmod(0o600 | (chain.FIRST_OF_CHAIN if whole else 0))
     with TarTarget(io.BytesIO(), 'x') as target:
-        entries = export.export([(0, str(tmp_path / 'console.g1.log'))],
-                                target, ABOUT, nothing)
-    assert [entry.whole for entry in entries] == [whole]
+        exported = export.export([(0, str(tmp_path / 'console.g1.log'))],
+                                 target, ABOUT, nothing)
+    assert [entry.whole for entry in exported.entries] == [whole]
 
 
 def test_an_archive(logs: Path) -> None:
@@ -150,8 +151,8 @@ def test_a_log_of_any_name(tmp_path: Path) -> None:
     (tmp_path / 'vm-serial0.log.0').write_bytes(b'1')
     (tmp_path / 'vm-serial0.log').write_bytes(b'2')
     with TarTarget(io.BytesIO(), 'x') as target:
-        (entry,) = export.export([(0, str(tmp_path / 'vm-serial0.log'))],
-                                 target, ABOUT, nothing)
+        [entry] = export.export([(0, str(tmp_path / 'vm-serial0.log'))],
+                                target, ABOUT, nothing).entries
     assert (entry.name, entry.generation, entry.size) == (
         'vm-serial0.log', None, 2)
 
@@ -165,13 +166,13 @@ def test_what_is_none_is_left_out(
     out = tmp_path / 'out'
     out.mkdir()
     paths = [(0, str(logs / 'console.g2.log'))]
-    entries = export.export(paths, DirectoryTarget(str(out)), ABOUT, nothing)
-    assert [entry.name for entry in entries] == [
+    exported = export.export(paths, DirectoryTarget(str(out)), ABOUT, nothing)
+    assert [entry.name for entry in exported.entries] == [
         'console.g1.log', 'console.g2.log']
     manifest = json.loads((out / export.MANIFEST).read_text())
-    assert 'not a regular file' in manifest['unreadable'][
-        'console.g1.history']
-    assert sum(entry.size for entry in entries) == export.size(paths)
+    assert manifest['unreadable'] == exported.unreadable
+    assert 'not a regular file' in exported.unreadable['console.g1.history']
+    assert sum(entry.size for entry in exported.entries) == export.size(paths)
 
 
 def test_a_log_that_fails_within_a_copy_is_said_to_be_what_fails(
@@ -182,6 +183,78 @@ def test_a_log_that_fails_within_a_copy_is_said_to_be_what_fails(
             f'^{logs}/console.log cannot be read: Input/output error')):
         export.export([(0, str(logs / 'console.g2.log'))],
                       DirectoryTarget(str(tmp_path)), ABOUT, nothing)
+
+
+class Disk:
+    """It does not give some bytes of a file, as Linux says it: what is before
+    them is a short answer.
+    """
+
+    def __init__(self, path: Path, *bad: range) -> None:
+        self._inode = path.stat().st_ino
+        self._bad = bad
+        #: How often it was asked for what it does not give.
+        self.failed = 0
+
+    def pread(self, directory: Directory, fd: int, size: int,
+              offset: int) -> bytes:
+        for bad in self._bad if os.fstat(fd).st_ino == self._inode else ():
+            if offset in bad:
+                self.failed += 1
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            if offset < bad.start < offset + size:
+                size = bad.start - offset
+        return os.pread(fd, size, offset)
+
+    def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def pread(*arguments: Any) -> bytes:
+            return self.pread(*arguments)
+        monkeypatch.setattr(Directory, 'pread', pread)
+
+
+def test_a_bad_sector_costs_no_more_than_itself(
+        logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All else is there, at its place, of this file and of the others."""
+    data = os.urandom(3_000_001)
+    (logs / 'console.g1.log.0').write_bytes(data)
+    Disk(logs / 'console.g1.log.0', range(8192, 12288),
+         range(1 << 20, (1 << 20) + 8192),
+         range(2_998_272, 3_000_001)).use(monkeypatch)
+    out = tmp_path / 'out'
+    out.mkdir()
+    exported = export.export([(0, str(logs / 'console.g2.log'))],
+                             DirectoryTarget(str(out)), ABOUT, nothing)
+    entry = exported.entries[1]
+    # There is one byte in a file that is older.
+    assert entry.unread == [(8193, 4096), ((1 << 20) + 1, 8192),
+                            (2_998_273, 1729)]
+    copy = bytearray(b'C' + data + b'E')
+    for offset, size in entry.unread:
+        copy[offset:offset + size] = bytes(size)
+    assert (out / 'console.g1.log').read_bytes() == copy
+    assert entry.sha256 == hashlib.sha256(copy).hexdigest()
+    assert (out / 'console.log').read_bytes() == b'AB'
+    assert (out / 'console.g2.log').read_bytes() == b'F'
+    manifest = json.loads((out / export.MANIFEST).read_text())
+    assert manifest['files'][1]['unread'] == [
+        list(part) for part in entry.unread]
+    assert not manifest['files'][1]['whole']
+    assert manifest['unreadable'] == {'console.g1.log': (
+        f'{logs}/console.g1.log cannot be read: Input/output error. See to '
+        f'the file system that it is on.')}
+
+
+def test_a_disk_that_gives_nothing_is_not_asked_for_each_block(
+        logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may take seconds to say so."""
+    size = 100 << 20
+    os.truncate(logs / 'console.g1.log', size)
+    disk = Disk(logs / 'console.g1.log', range(size))
+    disk.use(monkeypatch)
+    exported = export.export([(0, str(logs / 'console.g2.log'))],
+                             DirectoryTarget(str(tmp_path)), ABOUT, nothing)
+    assert exported.entries[1].unread == [(2, size)]
+    assert disk.failed < 300
 
 
 def test_a_log_that_fails_as_it_is_opened_is_left_out(
@@ -210,8 +283,8 @@ def test_a_chain_with_a_hole(tmp_path: Path) -> None:
     path.write_bytes(b'new')
     out = tmp_path / 'out'
     out.mkdir()
-    (entry,) = export.export(
-        [(0, str(path))], DirectoryTarget(str(out)), ABOUT, nothing)
+    [entry] = export.export(
+        [(0, str(path))], DirectoryTarget(str(out)), ABOUT, nothing).entries
     assert (out / 'console.log').read_bytes() == b'oldnew'
     assert (entry.files, entry.whole) == (2, False)
 
@@ -220,7 +293,8 @@ def test_the_cost_does_not_depend_on_the_number(tmp_path: Path) -> None:
     path = tmp_path / f'console.g{generation.MAX_GENERATION}.log'
     path.write_bytes(b'x')
     with TarTarget(io.BytesIO(), 'x') as target:
-        (entry,) = export.export([(0, str(path))], target, ABOUT, nothing)
+        [entry] = export.export(
+            [(0, str(path))], target, ABOUT, nothing).entries
     assert entry.size == 1
 
 
@@ -233,7 +307,8 @@ def test_a_log_without_a_directory_is_left_out(
     paths = [(0, str(tmp_path / 'gone' / name)),
              (1, str(tmp_path / 'other.log'))]
     assert export.size(paths) == 3
-    [entry] = export.export(paths, DirectoryTarget(str(out)), ABOUT, nothing)
+    [entry] = export.export(
+        paths, DirectoryTarget(str(out)), ABOUT, nothing).entries
     assert entry.name == 'other.log'
 
 
@@ -271,7 +346,7 @@ def test_logs_of_one_name_from_several_directories(tmp_path: Path) -> None:
     out = tmp_path / 'out'
     out.mkdir()
     entries = export.export(
-        paths, DirectoryTarget(str(out)), ABOUT, nothing)
+        paths, DirectoryTarget(str(out)), ABOUT, nothing).entries
     assert [(out / entry.name).read_bytes() for entry in entries] == [
         b'0', b'1', b'2', b'3', b'4']
     assert len({entry.name for entry in entries}) == 5
