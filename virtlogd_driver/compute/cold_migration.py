@@ -21,7 +21,7 @@ from virtlogd_driver.compute.nova_edge import nova_errors
 from virtlogd_driver.compute.options import Options
 from virtlogd_driver.compute.starts import Starts
 from virtlogd_driver.console_log import generation
-from virtlogd_driver.history import delivery, history, logs, outbox
+from virtlogd_driver.history import delivery, files, history, logs, outbox
 
 
 def is_expected(uuid: str) -> bool:
@@ -96,7 +96,7 @@ class ColdMigration:
                 return
             host = self._destination(context, instance)
             # nova has made the directory anew where the storage is shared.
-            if os.path.isdir(directory):
+            if _is_there(directory):
                 if host and stat_of(context.elevated(), host) is None:
                     kept.leave_aside(instance, uuid, resized, directory)
                 else:
@@ -154,7 +154,7 @@ class ColdMigration:
             if instance.host == self._options.host:
                 self._histories.recover(instance)
                 return
-            if os.path.isdir(directory):
+            if _is_there(directory):
                 # Both share it, and the guest's own host may write there.
                 return
             path = kept.confirm(instance, instance.uuid, directory)
@@ -176,7 +176,7 @@ class ColdMigration:
             for path in outbox.paths(self._options.instances_path, uuid):
                 kept.forget(instance, path)
         with history.errors_logged(instance):
-            if os.path.isdir(directory) and os.path.isdir(before):
+            if _is_there(directory) and _is_there(before):
                 kept.bring_back(instance, uuid, directory)
                 if resize.source_compute != resize.dest_compute:
                     kept.begin_next(instance, before)
@@ -219,8 +219,8 @@ class ColdMigration:
         # Where the directory that is gone back to is here, come_back sees to
         # it.
         if (instance.get('task_state', None) == task_states.RESIZE_REVERTING
-                and os.path.isdir(directory)
-                and not os.path.isdir(logs.resized(directory))):
+                and _is_there(directory)
+                and not _is_there(logs.resized(directory))):
             self._send_back(context, instance, directory)
 
     def _goes_elsewhere(self, context: Any, instance: Any) -> bool:
@@ -250,14 +250,22 @@ class ColdMigration:
         # that is shared it is this one.
         if resize.cross_cell_move:
             return
-        first = {port: min(logs.generations(directory, port), default=0)
-                 for port in logs.ports(directory)}
-        departure = self._histories.departure(
-            context, instance, resize.source_compute, stint=first,
-            directory=directory)
+        first = files.again(_first_generations, directory)
+        departure = files.again(
+            self._histories.departure, context, instance,
+            resize.source_compute, stint=first, directory=directory)
         path = self._histories.kept().leave(
             instance, instance.uuid,
             self._histories.prepare(instance, departure), directory)
         if path is not None:
             self._histories.try_now(path, delivery.Target(
                 departure.address, logs.resized(directory)))
+
+
+def _is_there(directory: str) -> bool:
+    return files.again(files.is_directory, directory)
+
+
+def _first_generations(directory: str) -> dict[int, int]:
+    return {port: min(logs.generations(directory, port), default=0)
+            for port in logs.ports(directory)}

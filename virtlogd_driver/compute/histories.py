@@ -131,7 +131,10 @@ class Histories:
     def recover(self, instance: Any) -> None:
         """Finish what was begun, as whatever touches a guest's logs does."""
         directory = get_instance_path(instance)
-        if history.is_pending(directory):
+        pending = True
+        with history.errors_logged(instance):
+            pending = files.again(history.is_pending, directory)
+        if pending:
             self.kept().recover(
                 instance, instance.uuid,
                 self.place(instance.uuid, directory, instance),
@@ -141,7 +144,8 @@ class Histories:
         """Wait a moment for what has just begun to come."""
         self._arrivals.wait(instance.uuid, READ_WAIT)
         # Where the logs are while something is done is its business.
-        if instance.get('task_state', None) is None:
+        if instance.get('task_state', None) is None and (
+                history.seems_pending(get_instance_path(instance))):
             self.recover(instance)
 
     # From another host

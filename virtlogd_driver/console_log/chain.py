@@ -90,12 +90,13 @@ class Segment:
 class Snapshot:
     """A snapshot is open files, newest first, that are one run of bytes."""
 
-    __slots__ = ('complete', 'exact', 'files', 'segments', 'settled')
+    __slots__ = ('complete', 'exact', 'failure', 'files', 'segments',
+                 'settled')
 
     def __init__(
             self, files: Files, segments: list[Segment], *,
             complete: bool = True, exact: bool = True,
-            settled: bool = True) -> None:
+            settled: bool = True, failure: str | None = None) -> None:
         #: The system calls on the segments.
         self.files = files
         self.segments = segments
@@ -105,6 +106,8 @@ class Snapshot:
         self.exact = exact
         #: False: cut short because the files moved too fast; nor is it exact.
         self.settled = settled
+        #: What the file system says of the file before these; None: nothing.
+        self.failure = failure
 
     @property
     def whole(self) -> bool:
@@ -217,6 +220,7 @@ def _scan(
     """
     segments: list[Segment] = []
     complete = exact = settled = True
+    failure: str | None = None
     again = False
     # Where runs begin.
     borders = [0]
@@ -246,6 +250,7 @@ def _scan(
                     raise
                 LOG.debug('The log ends there: %s', error)
                 exact = False
+                failure = damage(error)
                 break
             known = seen.setdefault(segment.key, segment)
             if known is not segment:
@@ -311,12 +316,18 @@ def _scan(
             for begin, end in itertools.pairwise(borders)]
         found_runs.append(Snapshot(
             directory, segments[borders[-1]:],
-            complete=complete, exact=exact, settled=settled))
+            complete=complete, exact=exact, settled=settled,
+            failure=failure))
         segments = []
         return found_runs
     finally:
         for segment in segments:
             directory.close(segment.fd)
+
+
+def damage(error: exception.LogError) -> str | None:
+    """Give what a file system says that may give the file again; or None."""
+    return str(error) if isinstance(error, exception.LogDamaged) else None
 
 
 def _times(directory: Directory, segment: Segment,

@@ -192,7 +192,7 @@ class _Held:
                 total += segment.size
                 if total >= limit:
                     return True
-            if not unit.settled:
+            if not unit.settled or unit.failure is not None:
                 return False
             if not joins:
                 break
@@ -246,7 +246,8 @@ class _Held:
             first.files.close(segment.fd)
         merged = Snapshot(
             live.files, [*live.segments, *kept[1:]],
-            complete=first.complete, exact=exact, settled=True)
+            complete=first.complete, exact=exact, settled=True,
+            failure=first.failure)
         joins = joins and merged.whole
         cut = taken.cut or not exact
         if not joins:

@@ -69,7 +69,7 @@ class Entry:
     #: False: its beginning was rotated away, or may have been, or a backup
     #: within it was deleted, or bytes of it could not be read.
     whole: bool
-    #: What could not be read, NULs in the copy: offset and size, both in bytes.
+    #: Offset and size, in bytes, of what could not be read: NULs in the copy.
     unread: list[tuple[int, int]]
 
 

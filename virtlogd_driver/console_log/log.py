@@ -21,6 +21,7 @@ from virtlogd_driver import exception
 from virtlogd_driver.console_log.chain import (
     Segment,
     Snapshot,
+    damage,
     runs,
     snapshot,
 )
@@ -97,6 +98,9 @@ class LogRead:
     #: False: there may be older bytes that belong to it within the limit, but
     #: it is not sure that they are contiguous.
     exact: bool
+    #: Why the file system does not give the bytes before these, which belong
+    #: to them; None: that is not so.
+    failure: str | None = None
 
 
 #: A part of some data: device, inode and version of its file, the offset there
@@ -376,6 +380,7 @@ def tail(taken: Taken, limit: int, *,
     pieces: list[_Piece] = []
     newest: Segment | None = None
     exact = joined = True
+    failure: str | None = None
     left = limit
     for unit, joins in taken.units:
         if not joined:
@@ -399,6 +404,7 @@ def tail(taken: Taken, limit: int, *,
             break
         exact = exact and unit.exact
         joined = joins
+        failure = unit.failure
     else:
         exact = exact and not taken.cut
     if newest is None:
@@ -407,13 +413,15 @@ def tail(taken: Taken, limit: int, *,
     pieces.reverse()
     try:
         data, lost = _read_last(files, pieces)
+        if lost:
+            failure = _lost(taken.path, *lost[-1])
         end = newest.size
-        if len(data) + lost < limit - left:
+        if len(data) + sum(piece[2] for piece, _ in lost) < limit - left:
             if not shrinking:
                 return None
             end = pieces[0][1] + len(data)
         return LogRead(data, _position(files, newest, end, data),
-                       exact and not shrinking and not lost)
+                       exact and not shrinking and not lost, failure)
     except OSError as error:
         raise failed(taken.path, error) from error
 
@@ -567,7 +575,7 @@ def _units(
             not unit.segments or whole), True
     if live is None or (whole and live.generation == 0):
         return
-    number = live.generation
+    number, joins = live.generation, whole or not last.segments
     try:
         found = older.list()
         while True:
@@ -585,7 +593,8 @@ def _units(
             if before is None:
                 return
             if before < number - 1:
-                yield Snapshot(directory, []), False, False
+                last, joins = Snapshot(directory, []), False
+                yield last, joins, False
             number = before
             # The chain is removed once the history that replaces it is there.
             units = _chain(directory, live_name(live.port, number), wanted,
@@ -600,6 +609,8 @@ def _units(
     except (exception.LogNotRegular, exception.LogDamaged) as error:
         LOG.debug('What is older is not read: %s', error)
         older.unreadable = True
+        if joins:
+            last.failure = damage(error)
 
 
 def _chain(directory: Directory, name: str, wanted: Wanted,
@@ -731,13 +742,15 @@ def _answer(
 
 
 def _read_last(
-        files: Files, pieces: list[_Piece]) -> tuple[bytes, int]:
+        files: Files, pieces: list[_Piece]
+) -> tuple[bytes, list[tuple[_Piece, OSError]]]:
     """Read pieces, less what is before one that cannot be read.
 
-    :returns: the bytes, and how many were left out
+    :returns: the bytes, and what was left out, the last of which cannot be
+        read
     :raises OSError: the last piece cannot be read
     """
-    lost = 0
+    lost: list[tuple[_Piece, OSError]] = []
     while True:
         try:
             return _read(files, pieces), lost
@@ -746,8 +759,8 @@ def _read_last(
             if len(pieces) == 1:
                 raise
             LOG.debug('What is older is not read: %s', error.strerror)
-            (_, _, size), *pieces = pieces
-            lost += size
+            piece, *pieces = pieces
+            lost.append((piece, error))
 
 
 def _read(files: Files, pieces: list[_Piece]) -> bytes:
@@ -774,6 +787,11 @@ def _read(files: Files, pieces: list[_Piece]) -> bytes:
                 break
     buffer.truncate(filled)
     return buffer.getvalue()
+
+
+def _lost(path: str, piece: _Piece, error: OSError) -> str:
+    return (f'A rotated file of {path} (inode {piece[0].inode}) cannot be '
+            f'read: {error.strerror}. See to the file system that it is on.')
 
 
 def not_found(path: str) -> exception.LogNotFound:

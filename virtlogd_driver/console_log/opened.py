@@ -60,7 +60,7 @@ def pack(taken: Taken, held: frozenset[Key]) -> tuple[Packed, list[int]]:
                 (*segment.key, segment.size, segment.mtime_ns,
                  segment.first))
         units.append((tuple(segments), unit.complete, unit.exact,
-                      unit.settled, joins))
+                      unit.settled, unit.failure, joins))
     return (taken.path, tuple(units), taken.ended, taken.cut,
             taken.absent, taken.runs, len(descriptors)), descriptors
 
@@ -83,7 +83,7 @@ def unpack(packed: Packed, held: Mapping[Key, Segment],
     path, units, ended, cut, absent, runs, _ = packed
     come = iter(descriptors)
     taken = Taken(path, [], ended=ended, cut=cut, absent=absent, runs=runs)
-    for segments, complete, exact, settled, joins in units:
+    for segments, complete, exact, settled, failure, joins in units:
         found = []
         for device, inode, size, mtime_ns, first in segments:
             segment = held.get((device, inode))
@@ -94,8 +94,8 @@ def unpack(packed: Packed, held: Mapping[Key, Segment],
             segment.look_at(size, mtime_ns)
             found.append(segment)
         taken.units.append((Snapshot(
-            files, found, complete=complete, exact=exact, settled=settled),
-            joins))
+            files, found, complete=complete, exact=exact, settled=settled,
+            failure=failure), joins))
     return taken
 
 

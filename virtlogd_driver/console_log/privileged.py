@@ -48,7 +48,7 @@ HANGS = 5.0
 _QEMU = ('qemu', 'libvirt-qemu')
 
 Position = tuple[int, ...] | None
-Tail = tuple[bytes, Position, bool]
+Tail = tuple[bytes, Position, bool, str | None]
 Since = tuple[bytes, Position, int | None, int, tuple[log.Part, ...]]
 
 
@@ -80,7 +80,8 @@ def read_tail(path: str, limit: int, max_backups: int | None) -> Tail:
     with _opened(path) as (directory, name):
         read = log.read_tail(
             directory, name, min(limit, MAX_BYTES), max_backups=max_backups)
-        return read.data, opened.pack_position(read.position), read.exact
+        return (read.data, opened.pack_position(read.position), read.exact,
+                read.failure)
 
 
 @context.entrypoint

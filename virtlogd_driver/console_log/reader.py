@@ -68,10 +68,11 @@ def read_tail(
     try:
         return _store.read_tail(path, limit, max_backups)
     except _NotPassed:
-        data, position, exact = _call(
+        data, position, exact, failure = _call(
             path, privileged.read_tail, path,
             min(limit, privileged.MAX_BYTES), max_backups)
-        return LogRead(data, opened.unpack_position(position), exact)
+        return LogRead(
+            data, opened.unpack_position(position), exact, failure)
 
 
 def read_from(

@@ -307,20 +307,21 @@ def keep(keeping: Keeping, directory: str, about: About,
     :returns: None: nothing was written
     :raises OSError: it is not kept, or not all of it
     """
-    begun, found = logs.deleted_directory(directory), _sources(directory)
-    if not any(_written(path) for path in (begun, *found)):
+    begun = logs.deleted_directory(directory)
+    found = files.again(_sources, directory)
+    if not any(files.again(_written, path) for path in (begun, *found)):
         return None
-    files.make_directory(begun)
+    files.again(files.make_directory, begun)
     with files.locked(begun, LOCK_TIMEOUT):
         # Another host may have taken it for what a crash has left.
-        files.make_directory(begun)
+        files.again(files.make_directory, begun)
         # Without a description it is a log all the same.
         with contextlib.suppress(OSError):
             _describe(begun, keeping, about, now)
         try:
-            logs.gather(found, begun)
+            files.again(logs.gather, found, begun)
         finally:
-            entry = _commit(keeping, begun, now)
+            entry = files.again(_commit, keeping, begun, now)
     return entry
 
 

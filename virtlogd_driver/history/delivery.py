@@ -97,9 +97,10 @@ class Delivery:
         except OSError as e:
             LOG.debug('%s: %s', path, e)
             # A disk that fails for a moment does not show what it has either.
-            gone = (isinstance(e, FileNotFoundError)
-                    and not files.is_directory(path))
-            return None if gone else RETRY
+            with contextlib.suppress(OSError):
+                if not files.is_directory(path):
+                    return None
+            return RETRY
 
     def _attempt(self, path: str, where: Where) -> float | None:
         departure, before = outbox.load(path), outbox.load_state(path)
@@ -190,10 +191,7 @@ class Delivery:
                 if target.moving:
                     return before.again()
         staged = outbox.stage(
-            path, self.limit,
-            lambda log, limit: reader.read_tail(
-                log, limit, max_backups=self.max_backups).data,
-            self._following)
+            path, self.limit, self._read, self._following)
         self._copy(staged, f'{target.directory}/', target.address)
         if not before.copied:
             return outbox.State(copied=True)
@@ -201,6 +199,18 @@ class Delivery:
                 f'has not kept it: the log of nova-compute there says why')
         return before.again(
             vain if late and before.reason in ('', vain) else '')
+
+    def _read(self, path: str, limit: int) -> bytes:
+        """
+        :raises LogDamaged: there is more that is to go, which the disk does
+            not give just now; it would be removed with what has gone
+        """
+        read = reader.read_tail(path, limit, max_backups=self.max_backups)
+        if read.failure is not None:
+            raise exception.LogDamaged(
+                f'{read.failure} Where it cannot be mended, remove that file: '
+                f'what is newer follows the guest then')
+        return read.data
 
     def _following(self, path: str, position: reader.Position) -> int | None:
         """Bytes of a log that follow a position; None: it is not there."""

@@ -4,6 +4,9 @@
 Whatever is written is synced before the rename that puts it in place, and a
 directory after its names have changed. A name that is there is never taken
 by another file, except where a file replaces its own older version.
+
+A disk that does not tell what it has is not one that has nothing: who asks
+gets its error.
 """
 
 import contextlib
@@ -12,7 +15,15 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
+
+from oslo_log import log as logging
+
+LOG = logging.getLogger(__name__)
+
+_P = ParamSpec('_P')
+_T = TypeVar('_T')
 
 #: A FIFO or a device opens at once, to be refused by its type.
 _READ = (os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -34,26 +45,50 @@ def names(directory: str) -> list[str]:
         return []
 
 
-def is_directory(path: str) -> bool:
-    """Whether it is one, and no link to one."""
-    # Each read of a log asks for several that are not there: to be told so
-    # costs a third of an exception.
-    if not os.access(path, os.F_OK, effective_ids=True,
-                     follow_symlinks=False):
-        return False
+def look(path: str) -> os.stat_result | None:
+    """None where nothing has that name.
+
+    :raises OSError: the disk does not tell
+    """
     try:
-        return stat.S_ISDIR(os.lstat(path).st_mode)
-    except OSError:
-        return False
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def exists(path: str) -> bool:
+    """
+    :raises OSError: as of look
+    """
+    return look(path) is not None
+
+
+def may_exist(path: str) -> bool:
+    """Whether it seems to be there, at a third of what exists costs.
+
+    For who looks again: where the disk does not tell, it is not.
+    """
+    return os.access(path, os.F_OK, effective_ids=True,
+                     follow_symlinks=False)
+
+
+def is_directory(path: str) -> bool:
+    """Whether it is one, and no link to one.
+
+    :raises OSError: as of look
+    """
+    status = look(path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
 
 
 def size(path: str) -> int | None:
-    """Bytes of a regular file; None where there is none."""
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
+    """Bytes of a regular file; None where there is none.
+
+    :raises OSError: as of look
+    """
+    status = look(path)
+    return (status.st_size if status is not None
+            and stat.S_ISREG(status.st_mode) else None)
 
 
 def read(path: str, limit: int, *, cut: bool = False) -> bytes:
@@ -134,6 +169,21 @@ def replace(path: str, data: bytes) -> None:
     sync_directory(os.path.dirname(path))
 
 
+def again(function: Callable[_P, _T], *args: _P.args,
+          **kwargs: _P.kwargs) -> _T:
+    """Call it once more where its disk fails: nova goes on, and deletes.
+
+    What fails for a moment costs no log then.
+    """
+    try:
+        return function(*args, **kwargs)
+    except (FileNotFoundError, FileExistsError, BlockingIOError):
+        raise   # an answer
+    except OSError as e:
+        LOG.debug('Tried again: %s', e)
+        return function(*args, **kwargs)
+
+
 def remove(path: str) -> None:
     """Remove a file, if there is one."""
     with contextlib.suppress(FileNotFoundError):
@@ -154,7 +204,7 @@ def rename(here: str, there: str) -> None:
 
     :raises FileExistsError: something has
     """
-    if os.path.lexists(there):
+    if exists(there):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), there)
     os.rename(here, there)
 
@@ -187,7 +237,8 @@ def locked(directory: str, seconds: float) -> Iterator[None]:
     :param seconds: that it is waited for the others
     :raises OSError: they take longer (EAGAIN)
     """
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = again(os.open, directory,
+               os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         deadline = time.monotonic() + seconds
         itself = True

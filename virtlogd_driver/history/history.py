@@ -105,13 +105,15 @@ class History:
             known
         """
         directory = place.directory
-        if not is_pending(directory):
-            return
-        with errors_logged(instance), self.guests.guest(uuid, 0) as got:
-            if not got:
+        with contextlib.ExitStack() as alone:
+            alone.enter_context(errors_logged(instance))
+            if not files.again(is_pending, directory):
                 return
-            if not logs.recover(directory, idle=place.in_use is None,
-                                log_names=log_names):
+            if not alone.enter_context(self.guests.guest(uuid, 0)):
+                return
+            if not files.again(logs.recover, directory,
+                               idle=place.in_use is None,
+                               log_names=log_names):
                 LOG.warning(
                     'The console log of guest %s was begun anew by another '
                     'driver: its user sees what was written since. What was '
@@ -131,24 +133,25 @@ class History:
             self._wait_until_closed(instance, directory)
         with errors_logged(instance):
             # What a crash has left is put together first.
-            logs.recover(directory, idle=True)
+            files.again(logs.recover, directory, idle=True)
         with errors_logged(instance):
-            if logs.names(directory):
+            if files.again(logs.names, directory):
                 logs.set_aside(directory)
 
     def put_back(self, instance: Any, directory: str) -> None:
         """Rename the logs back, after nova has deleted the directory."""
         with errors_logged(instance):
-            if files.is_directory(logs.aside_directory(directory)):
+            older = logs.aside_directory(directory)
+            if files.again(files.is_directory, older):
                 os.makedirs(directory, exist_ok=True)
-                logs.recover(directory, idle=True)
+                files.again(logs.recover, directory, idle=True)
 
     def take_along(self, instance: Any, uuid: str, here: str,
                    there: str) -> None:
         """Rename the logs of a guest that has ended to where it goes on."""
         with errors_logged(instance), self.alone(uuid):
             self._wait_until_closed(instance, here)
-            logs.move(here, there)
+            files.again(logs.move, here, there)
 
     def leave_aside(self, instance: Any, uuid: str, here: str,
                     directory: str, log_names: Collection[str] = ()) -> None:
@@ -163,10 +166,10 @@ class History:
         """
         with errors_logged(instance), self.before_deletion(instance, uuid):
             self._wait_until_closed(instance, here)
-            if logs.names(here):
-                files.make_directory(logs.aside_directory(directory))
-                logs.move(here, logs.aside_directory(directory),
-                          logs.in_use(log_names))
+            there = logs.aside_directory(directory)
+            if files.again(logs.names, here):
+                files.again(files.make_directory, there)
+                files.again(logs.move, here, there, logs.in_use(log_names))
 
     def bring_back(self, instance: Any, uuid: str, directory: str) -> None:
         """Join what was written in a resize that is reverted with the rest.
@@ -178,8 +181,8 @@ class History:
         """
         with errors_logged(instance), self.before_deletion(instance, uuid):
             self._wait_until_closed(instance, directory)
-            logs.recover(directory, idle=True)
-            logs.move(directory, logs.resized(directory))
+            files.again(logs.recover, directory, idle=True)
+            files.again(logs.move, directory, logs.resized(directory))
 
     def begin_next(self, instance: Any, directory: str) -> None:
         """Let a guest go on in new logs: another host may still write these.
@@ -207,7 +210,10 @@ class History:
         Files may be renamed before: what is written goes where they go.
         """
         base = logs.instance_directory(directory)
-        live = [os.path.join(base, name) for name in logs.newest(directory)]
+        live: list[str] = []
+        with errors_logged(instance):
+            live = [os.path.join(base, name)
+                    for name in files.again(logs.newest, directory)]
         if live and not self.wait_until_closed(live):
             LOG.debug('virtlogd does not say that it has closed %s',
                       ', '.join(live), instance=instance)
@@ -238,8 +244,8 @@ class History:
         with errors_logged(instance), self.before_deletion(instance, uuid):
             self._wait_until_closed(instance, directory)
             with errors_logged(instance):
-                logs.recover(directory, idle=True)
-            if logs.names(directory) or path is not None:
+                files.again(logs.recover, directory, idle=True)
+            if path is not None or files.again(logs.names, directory):
                 return outbox.fill(path, directory)
         return path
 
@@ -251,12 +257,12 @@ class History:
         :returns: path of the outbox that is still to be carried, if any
         """
         resized = logs.resized(directory)
-        path = next((path for path in outbox.paths(
-            os.path.dirname(directory), uuid)
-            if not outbox.is_filled(path)), None)
-        if path is None and outbox.is_delivered(resized):
+        path = next((path for path in files.again(
+            outbox.paths, os.path.dirname(directory), uuid)
+            if not files.again(outbox.is_filled, path)), None)
+        if path is None and files.again(outbox.is_delivered, resized):
             with errors_logged(instance):
-                outbox.remove_delivered(resized)
+                files.again(outbox.remove_delivered, resized)
             return None
         return self.leave(instance, uuid, path, resized)
 
@@ -348,7 +354,8 @@ class History:
             None: it is on this host, or deleted
         :returns: whether there is something to be carried
         """
-        with errors_logged(guest(outbox.guest_of(path))):
+        instance = guest(outbox.guest_of(path))
+        with errors_logged(instance):
             directory = outbox.directory_of(path)
             if outbox.load(path) is None:
                 outbox.adopt_old(path)
@@ -362,14 +369,18 @@ class History:
             if outbox.is_filled(path):
                 # It was killed amid the renames.
                 for here in (directory, resized) if left else ():
-                    outbox.fill(path, here)
+                    with errors_logged(instance):
+                        files.again(outbox.fill, path, here)
             elif not files.is_directory(resized):
                 if not left:
                     outbox.discard(path)
                     return False
-                logs.recover(directory, idle=True)
-                outbox.fill(path, directory)
-        return True
+                with errors_logged(instance):
+                    files.again(logs.recover, directory, idle=True)
+                files.again(outbox.fill, path, directory)
+            return True
+        # Its logs may not be in it: to send it would be to do without them.
+        return False
 
     def attempt(self, path: str, where: delivery.Where) -> float | None:
         """Try once to let a host have what waits for it, as of Delivery."""
@@ -443,10 +454,18 @@ def is_pending(directory: str) -> bool:
     """Whether there is something for recover to look at.
 
     :param directory: path of an instance directory
+    :raises OSError: its disk does not tell
     """
-    return inbox.is_coming(directory) or any(
-        files.is_directory(beside(directory)) for beside in (
-            logs.aside_directory, logs.resized, logs.deleted_directory))
+    return any(map(files.is_directory, _pending(directory)))
+
+
+def seems_pending(directory: str) -> bool:
+    """Whether is_pending may say so. Each read of a log asks."""
+    return any(map(files.may_exist, _pending(directory)))
+
+
+def _pending(directory: str) -> list[str]:
+    return [*inbox.paths(directory), *logs.beside(directory)]
 
 
 _LOST = ('What the guest wrote before is not in its place yet, so its console '

@@ -73,10 +73,15 @@ class _Staged:
     old: bool = False
 
 
+def paths(directory: str) -> list[str]:
+    """Paths of what something that comes to a directory is in."""
+    return [f'{directory}/{name}'
+            for name in (MOVING, ARRIVED, PLACING, PLACED)]
+
+
 def is_coming(directory: str) -> bool:
     """Whether something has begun to come, or is not in place yet."""
-    return any(files.is_directory(f'{directory}/{name}')
-               for name in (MOVING, ARRIVED, PLACING, PLACED))
+    return any(map(files.is_directory, paths(directory)))
 
 
 def is_promised(directory: str, log_names: Collection[str]) -> bool:
@@ -107,8 +112,8 @@ def is_awaited(directory: str, log_names: Collection[str]) -> bool:
 def coming(instances_path: str) -> list[str]:
     """UUIDs of guests that something comes for, or is not in place yet."""
     return [name for name in files.names(instances_path)
-            if _UUID.fullmatch(name)
-            and is_coming(os.path.join(instances_path, name))]
+            if _UUID.fullmatch(name) and any(map(
+                files.may_exist, paths(os.path.join(instances_path, name))))]
 
 
 def orphans(instances_path: str) -> list[str]:
@@ -124,11 +129,13 @@ def orphans(instances_path: str) -> list[str]:
     for name in files.names(instances_path):
         path = os.path.join(instances_path, name)
         aside = name.endswith('_console')
-        if _UUID.fullmatch(name.removesuffix('_console')) and (
-                files.is_directory(path)) and (aside or all(
-                    ours.fullmatch(inner) or _OLD_NAME.fullmatch(inner)
-                    for inner in files.names(path))):
-            found.append(path)
+        # One whose disk does not tell is no orphan yet.
+        with contextlib.suppress(OSError):
+            if _UUID.fullmatch(name.removesuffix('_console')) and (
+                    files.is_directory(path)) and (aside or all(
+                        ours.fullmatch(inner) or _OLD_NAME.fullmatch(inner)
+                        for inner in files.names(path))):
+                found.append(path)
     return found
 
 
@@ -192,9 +199,9 @@ def receive(place: Place) -> list[str]:
     _place(place)
     if files.is_directory(at(ARRIVED)):
         said += _check(place)
-    elif os.path.lexists(at(ARRIVED)):
+    elif files.exists(at(ARRIVED)):
         os.unlink(at(ARRIVED))
-    if os.path.lexists(at(MOVING)) and not files.is_directory(at(MOVING)):
+    if files.exists(at(MOVING)) and not files.is_directory(at(MOVING)):
         os.unlink(at(MOVING))
     if files.is_directory(at(MOVING)) and is_complete(place):
         files.rename(at(MOVING), at(ARRIVED))
@@ -290,7 +297,7 @@ def _place(place: Place) -> None:
     for history in staged.record.histories:
         name = targets[str(history.port)]
         here = os.path.join(staging, staged.names[history.port])
-        if os.path.lexists(here):
+        if files.exists(here):
             _put(here, os.path.join(directory, name), history)
         if staged.record.stint:
             _begin_after(directory, name)

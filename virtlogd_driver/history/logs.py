@@ -56,6 +56,15 @@ def deleted_directory(directory: str) -> str:
     return f'{directory}_deleted'
 
 
+def beside(directory: str) -> list[str]:
+    """Paths of the directories that older logs may be in, the newest first.
+
+    :param directory: path of the instance directory
+    """
+    return [resized(directory), aside_directory(directory),
+            deleted_directory(directory)]
+
+
 def instance_directory(directory: str) -> str:
     """Path of the instance directory that one of these belongs to."""
     for suffix in ('_console', '_resize', '_deleted'):
@@ -151,20 +160,19 @@ def recover(directory: str, *, idle: bool,
     if not files.is_directory(directory):
         return True
     whole = True
-    for older in (resized(directory), aside_directory(directory),
-                  deleted_directory(directory)):
-        if files.is_directory(older):
-            whole = _join(older, directory, idle=idle,
-                          log_names=log_names) and whole
+    present = list(filter(files.is_directory, beside(directory)))
+    for older in present:
+        whole = _join(older, directory, idle=idle,
+                      log_names=log_names) and whole
     kept = deleted_directory(directory)
-    if whole and files.is_directory(kept):
+    if whole and kept in present:
         # The guest was not deleted in the end.
         files.remove_tree(kept)
     older = aside_directory(directory)
-    if whole and files.is_directory(older):
+    if whole and older in present:
         staged = os.path.join(older, MOVING)
         there = os.path.join(directory, MOVING)
-        if files.is_directory(staged) and not os.path.lexists(there):
+        if files.is_directory(staged) and not files.exists(there):
             # Of an earlier version of this driver, which copied.
             files.rename(staged, there)
             files.sync_directory(directory)
@@ -259,7 +267,7 @@ def _join_file(older: str, newer: str, name: str,
     if file is not None:
         if file.port not in staying:
             files.rename(here, there)
-    elif not os.path.lexists(there):
+    elif not files.exists(there):
         files.rename(here, there)
     elif not staying:
         if name == boot.FILE:
@@ -368,16 +376,13 @@ def _is_novas(live: str) -> bool:
     """
     return (os.path.basename(live) == generation.live_name(0, 0)
             and files.size(live) == 0 and not is_first(live)
-            and not os.path.lexists(generation.backup_name(live, 0)))
+            and not files.exists(generation.backup_name(live, 0)))
 
 
 def is_as_begun(live: str) -> bool:
     """Nothing was ever written to a log, nor rotated away."""
-    try:
-        status = os.lstat(live)
-    except FileNotFoundError:
-        return False
-    return (status.st_size == 0
+    status = files.look(live)
+    return (status is not None and status.st_size == 0
             and bool(status.st_mode & chain.FIRST_OF_CHAIN))
 
 
@@ -387,11 +392,10 @@ def live_generation(directory: str, port: int) -> int:
     A later one than any that could not be brought back yet (recover).
     """
     here = generation.newest(files.names(directory), port)
-    beside = generation.newest(
-        [name for older in (aside_directory, resized, deleted_directory)
-         for name in files.names(older(directory))], port)
-    if beside is not None and (here is None or here <= beside):
-        return beside + 1
+    older = generation.newest([name for path in beside(directory)
+                               for name in files.names(path)], port)
+    if older is not None and (here is None or here <= older):
+        return older + 1
     return here or 0
 
 
@@ -506,10 +510,22 @@ def in_use(log_names: Iterable[str]) -> dict[int, int]:
 
 
 def received(directory: str) -> dict[str, str]:
-    """What has come here: by departure, '' or why it was refused."""
+    """What has come here: by departure, '' or why it was refused.
+
+    Nothing where that cannot be read just now.
+    """
+    with contextlib.suppress(OSError):
+        return _received(directory)
+    return {}
+
+
+def _received(directory: str) -> dict[str, str]:
+    """
+    :raises OSError: it cannot be read just now
+    """
     try:
         lines = files.read(os.path.join(directory, RECEIVED), 1 << 16)
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     found = {}
     for line in lines.decode(errors='replace').splitlines():
@@ -528,7 +544,7 @@ def printable(text: str, most: int) -> str:
 
 def note_received(directory: str, departures: dict[str, str]) -> None:
     """Let the hosts they came from know: it is on the disk."""
-    known = received(directory) | departures
+    known = _received(directory) | departures
     newest = list(known.items())[-100:]
     files.replace(os.path.join(directory, RECEIVED), ''.join(
         f'{departure} {reason[:_LONGEST]}'.rstrip() + '\n'
@@ -537,7 +553,6 @@ def note_received(directory: str, departures: dict[str, str]) -> None:
 
 def is_first(path: str) -> bool:
     """Whether a file is the first one of its chain."""
-    try:
-        return bool(os.lstat(path).st_mode & chain.FIRST_OF_CHAIN)
-    except OSError:
-        return False
+    status = files.look(path)
+    return (status is not None
+            and bool(status.st_mode & chain.FIRST_OF_CHAIN))

@@ -117,19 +117,30 @@ def waiting(instances_path: str) -> list[Waiting]:
     """
     found = []
     for path in paths(instances_path):
-        guest = guest_of(path)
-        departure, state = load(path), load_state(path)
-        if departure is None:
-            with contextlib.suppress(OSError):
-                found.append(Waiting(
-                    guest, path, '', os.lstat(path).st_mtime, 0,
-                    'nova-compute looks where to at its next start'))
-        elif is_filled(path) or state.attempts:
-            found.append(Waiting(
-                guest, path, departure.host or departure.address,
-                departure.since, state.attempts,
-                state.reason or 'it is on its way'))
+        try:
+            one = _waiting(path)
+        except FileNotFoundError:
+            continue   # it has just gone
+        except OSError as e:
+            one = Waiting(guest_of(path), path, '', time.time(), 0,
+                          f'it cannot be looked at: {e.strerror}')
+        if one is not None:
+            found.append(one)
     return sorted(found, key=lambda w: w.since)
+
+
+def _waiting(path: str) -> Waiting | None:
+    guest = guest_of(path)
+    departure, state = load(path), load_state(path)
+    if departure is None:
+        return Waiting(
+            guest, path, '', os.lstat(path).st_mtime, 0,
+            'nova-compute looks where to at its next start')
+    if not is_filled(path) and not state.attempts:
+        return None
+    return Waiting(
+        guest, path, departure.host or departure.address, departure.since,
+        state.attempts, state.reason or 'it is on its way')
 
 
 def paths(instances_path: str, guest: str | None = None) -> list[str]:
@@ -195,7 +206,10 @@ def address(path: str, departure: Departure) -> None:
 
 
 def load(path: str) -> Departure | None:
-    """None: it has none, or one that this version cannot read."""
+    """None: it has none, or one that this version cannot read.
+
+    :raises OSError: its disk does not tell
+    """
     try:
         values = record.load(files.read(
             os.path.join(path, _DEPARTURE), record.MAX_SIZE))
@@ -207,8 +221,8 @@ def load(path: str) -> Departure | None:
             _by_port(values['generations']),
             None if values['stint'] is None else _by_port(values['stint']),
             float(values['since']))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError,
-            record.InvalidRecord):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError,
+            TypeError, AttributeError, record.InvalidRecord):
         return None
 
 
@@ -335,11 +349,13 @@ def unsent(instances_path: str) -> list[str]:
     for name in files.names(instances_path):
         resized = os.path.join(instances_path, name)
         directory = logs.instance_directory(resized)
-        if (resized == logs.resized(directory)
-                and not os.path.lexists(directory)
-                and not paths(instances_path, os.path.basename(directory))
-                and logs.names(resized) and not is_delivered(resized)):
-            found.append(directory)
+        # One whose disk does not tell waits for the next start.
+        with contextlib.suppress(OSError):
+            if (resized == logs.resized(directory)
+                    and not files.exists(directory)
+                    and not paths(instances_path, os.path.basename(directory))
+                    and logs.names(resized) and not is_delivered(resized)):
+                found.append(directory)
     return found
 
 

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """A damaged log gives one clear error, or the right bytes."""
 
+import contextlib
 import errno
 import os
 import pathlib
 import socket
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from tests.unit.cmd import rotated
 from tests.unit.console_log.rotating import MemoryDirectory
 from virtlogd_driver import exception
-from virtlogd_driver.console_log import export, files, log, reader
+from virtlogd_driver.console_log import chain, export, files, log, reader
 from virtlogd_driver.console_log.directory import Directory
 
 
@@ -226,6 +229,39 @@ def test_the_disk_does_not_give_the_live_file(number: int) -> None:
     directory = Failing('open', 'console.log', number)
     with pytest.raises(exception.LogError, match='See to the file system'):
         log.read_tail(directory, 'console.log', 99)
+
+
+@pytest.mark.parametrize('name', ['console.g1.log.0', 'console.g1.history'])
+@pytest.mark.parametrize('call', ['open', 'pread'])
+def test_what_is_older_is_not_given_for_a_moment(
+        call: str, name: str, tmp_path: pathlib.Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said, and read again as soon as it is."""
+    path = tmp_path / 'console.g1.log'
+    if name == 'console.g1.history':
+        chain.begin(str(path))
+        path.write_bytes(b'new')
+        (tmp_path / name).write_bytes(b'old')
+    else:
+        rotated.make(path, b'old', b'new')
+    number = (tmp_path / name).stat().st_ino
+    real = getattr(os, call)
+
+    def fail(what: Any, *args: Any, **kwargs: Any) -> Any:
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(what, dir_fd=kwargs.get('dir_fd')).st_ino == number:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(what, *args, **kwargs)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, call, fail)
+        read = reader.read_tail(str(path), 99)
+        assert (read.data, read.exact) == (b'new', False)
+        assert 'Input/output error' in str(read.failure)
+        # Nothing of it is wanted.
+        assert reader.read_tail(str(path), 3).failure is None
+    read = reader.read_tail(str(path), 99)
+    assert (read.data, read.failure) == (b'oldnew', None)
 
 
 @pytest.mark.parametrize('number', [

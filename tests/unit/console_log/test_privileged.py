@@ -376,7 +376,7 @@ def test_largest_answer(daemon: Daemon, instances: pathlib.Path) -> None:
     path = instances / 'guest/console.log'
     path.touch()
     os.truncate(path, 1 << 30)
-    data, _, exact = privileged.read_tail(str(path), 1 << 40, None)
+    data, _, exact, _ = privileged.read_tail(str(path), 1 << 40, None)
     assert len(data) == privileged.MAX_BYTES
     assert exact
 

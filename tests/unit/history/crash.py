@@ -12,6 +12,8 @@ CHANGING = ('rename', 'replace', 'unlink', 'remove', 'link', 'symlink',
             'mkdir', 'rmdir', 'write', 'fsync', 'chmod', 'fchmod',
             'truncate', 'ftruncate')
 NEEDS_ROOM = ('mkdir', 'write', 'open', 'fsync', 'symlink')
+#: Those that tell what is there.
+LOOKING = ('lstat', 'stat', 'fstat', 'access', 'listdir', 'pread', 'preadv')
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
@@ -24,9 +26,11 @@ class Machine:
     """Counts the changing calls of a process, and interferes at one."""
 
     def __init__(self, at: int | None = None, kind: str = 'kill',
-                 lasting: bool = False, sync: bool = False) -> None:
+                 lasting: bool = False, sync: bool = False,
+                 looks: bool = False) -> None:
         """
         :param sync: let fsync do its work, which is slow
+        :param looks: it is one of the calls that tell what is there
         :param at: the number of the call, from 0; None: none
         :param kind: 'kill', 'ENOSPC' or 'EIO'
         :param lasting: it is so from that call on
@@ -35,6 +39,7 @@ class Machine:
         self.kind = kind
         self.lasting = lasting
         self.sync = sync
+        self.looks = looks
         self.count = 0
         #: The calls that there were, with their first argument.
         self.calls: list[str] = []
@@ -45,9 +50,15 @@ class Machine:
         real = getattr(os, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if name == 'open' and not args[1] & _WRITING:
+            if name == 'open' and bool(
+                    args[1] & _WRITING) is self.looks:
                 return real(*args, **kwargs)
-            self._happens(name, args)
+            try:
+                self._happens(name, args)
+            except OSError:
+                if name == 'access':
+                    return False
+                raise
             if name == 'fsync' and not self.sync:
                 # Slow, and of no use where no power is cut.
                 return None
@@ -71,7 +82,8 @@ class Machine:
 
     def run(self, program: Callable[[], object]) -> bool:
         """Whether it came to its end."""
-        patches = [self._wrap(name) for name in (*CHANGING, 'open')]
+        patches = [self._wrap(name) for name in (
+            *(LOOKING if self.looks else CHANGING), 'open')]
         for patch in patches:
             patch.start()
         try:

@@ -239,9 +239,8 @@ def live(pair: Pair) -> None:
     history.begin_logs([there.live])
     path = source.kept.prepare(None, source.directory, departure())
     pair.write_there()
-    path = source.kept.leave(None, GUEST, path, source.directory)
+    source.kept.leave(None, GUEST, path, source.directory)
     source.nova_deletes()
-    assert path is None or os.path.isdir(path)
     source.attempt(to())
 
 

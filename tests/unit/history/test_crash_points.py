@@ -168,6 +168,31 @@ def test_on_one_host(operation: str, state: str, tmp_path: pathlib.Path,
     print(f'{operation} from {state}: {number} points')
 
 
+@pytest.mark.parametrize('state', STATES)
+@pytest.mark.parametrize('operation', HERE)
+def test_a_disk_that_does_not_tell_what_it_has(
+        operation: str, state: str, tmp_path: pathlib.Path) -> None:
+    """For a moment: that is not to say that it has nothing."""
+    counted = crash.Machine(looks=True)
+    host = Host(tmp_path / 'count')
+    STATES[state](host)
+    assert counted.run(lambda: HERE[operation](host))
+    for at, call in enumerate(counted.calls):
+        host = Host(tmp_path / str(at))
+        STATES[state](host)
+        with contextlib.suppress(OSError):
+            crash.Machine(at, 'EIO', looks=True).run(
+                lambda host=host: HERE[operation](host))
+        host.restart()
+        start_of_nova_compute(host)
+        host.start()
+        host.write(AFTER)
+        assert host.text() == BEFORE + AFTER, f'{at}: {call}'
+        assert _boots(host) == [1.0, 2.0], f'{at}: {call}'
+        shutil.rmtree(host.path)
+    print(f'{operation} from {state}: {len(counted.calls)} points')
+
+
 # Between two hosts
 
 def confirmed(pair: Pair) -> None:
@@ -177,7 +202,8 @@ def confirmed(pair: Pair) -> None:
 
 def confirm(pair: Pair) -> None:
     source = pair.source
-    source.kept.confirm(None, GUEST, source.directory)
+    with history.errors_logged(None):
+        source.kept.confirm(None, GUEST, source.directory)
     shutil.rmtree(source.resized, ignore_errors=True)
 
 
@@ -223,3 +249,30 @@ def test_to_another_host(operation: str, tmp_path: pathlib.Path) -> None:
                 for w in outbox.waiting(str(host.path))] == [], point
         shutil.rmtree(tmp_path / str(number))
     print(f'{operation}: {number} points')
+
+
+@pytest.mark.parametrize('operation', TO_ANOTHER)
+def test_to_another_host_from_a_disk_that_does_not_tell_what_it_has(
+        operation: str, tmp_path: pathlib.Path) -> None:
+    counted = crash.Machine(looks=True)
+    pair = Pair(tmp_path / 'count')
+    fill(pair.source.directory)
+    assert counted.run(lambda: TO_ANOTHER[operation](pair))
+    for at, call in enumerate(counted.calls):
+        pair = Pair(tmp_path / str(at))
+        fill(pair.source.directory)
+        with contextlib.suppress(OSError):
+            crash.Machine(at, 'EIO', looks=True).run(
+                lambda pair=pair: TO_ANOTHER[operation](pair))
+        if pair.at is pair.source:
+            finish_revert(pair.source)
+        pair.restart()
+        pair.restart()
+        pair.at.start()
+        pair.at.write(AFTER)
+        expected = BEFORE + pair.written + AFTER
+        assert pair.at.files() == expected, f'{at}: {call}'
+        assert [w for host in (pair.source, pair.destination)
+                for w in outbox.waiting(str(host.path))] == [], call
+        shutil.rmtree(tmp_path / str(at))
+    print(f'{operation}: {len(counted.calls)} points')

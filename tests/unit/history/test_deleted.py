@@ -556,6 +556,29 @@ def test_a_disk_that_fails(state: str, tmp_path: pathlib.Path,
     print(f'{state}: {number} points, {whole} whole')
 
 
+@pytest.mark.parametrize('state', BEGINNINGS)
+def test_a_disk_that_does_not_tell_what_it_has(
+        state: str, tmp_path: pathlib.Path) -> None:
+    """For a moment: all is kept."""
+    counted = crash.Machine(looks=True)
+    host = Host(tmp_path / 'count')
+    BEGINNINGS[state](host)
+    assert counted.run(lambda: keep(host))
+    for at, call in enumerate(counted.calls):
+        host = Host(tmp_path / str(at))
+        BEGINNINGS[state](host)
+        assert crash.Machine(at, 'EIO', looks=True).run(
+            lambda host=host: keep(host))
+        host.kept.remove(None, GUEST, host.directory)
+        host.nova_deletes()
+        host.nova_deletes(host.resized)
+        host.restart()
+        look_around(host)
+        assert b''.join(text(one) for one in kept(host)) == BEFORE, call
+        shutil.rmtree(host.path)
+    print(f'{state}: {len(counted.calls)} points')
+
+
 def test_cleaning_is_cut_off(tmp_path: pathlib.Path) -> None:
     def begin(name: str) -> Host:
         host = Host(tmp_path / name)

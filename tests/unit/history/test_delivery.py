@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A copy is tried again until the other host has the history."""
 
+import contextlib
 import dataclasses
 import errno
 import itertools
@@ -38,6 +39,25 @@ from virtlogd_driver.history import (
     outbox,
     record,
 )
+
+
+class Broken:
+    """A disk does not give one file, until it is mended."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, call: str,
+                 inode: int) -> None:
+        self.inode = inode
+        self.mended = False
+        real = getattr(os, call)
+
+        def broken(what: Any, *args: Any, **kwargs: Any) -> Any:
+            with contextlib.suppress(FileNotFoundError):
+                if not self.mended and os.stat(
+                        what, dir_fd=kwargs.get('dir_fd')
+                        ).st_ino == self.inode:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(what, *args, **kwargs)
+        monkeypatch.setattr(os, call, broken)
 
 
 class TestDeparture:
@@ -358,6 +378,38 @@ class TestDeparture:
             broken.setattr(os, 'access', lambda *_, **__: False)
             assert pair.source.sender.attempt(path, to()) == delivery.RETRY
         assert outbox.is_filled(path)
+
+    @pytest.mark.parametrize('call', ['open', 'pread'])
+    def test_the_disk_does_not_give_an_older_file(
+            self, pair, monkeypatch, call) -> None:
+        """What is newer is not sent in its place, as the rest would be
+        removed with it; nor is anything lost if it is mended, or given up.
+        """
+        older = f'{pair.source.directory}/console.log.0'
+        broken = Broken(monkeypatch, call, os.stat(older).st_ino)
+        live(pair)
+        (kept,) = waiting(pair.source)
+        assert ('console.log.0 cannot be read: Input/output error'
+                if call == 'open' else
+                f'(inode {broken.inode}) cannot be read: Input/output error'
+                ) in kept.reason
+        assert 'what is newer follows the guest then' in kept.reason
+        assert pair.destination.text() == THERE
+        broken.mended = True
+        pair.restart()
+        assert waiting(pair.source) == []
+        assert pair.destination.text() == BEFORE + THERE
+
+    def test_what_the_disk_does_not_give_is_given_up(
+            self, pair, monkeypatch) -> None:
+        older = f'{pair.source.directory}/console.log.0'
+        Broken(monkeypatch, 'open', os.stat(older).st_ino)
+        live(pair)
+        (kept,) = waiting(pair.source)
+        os.unlink(f'{kept.path}/console.log.0')
+        pair.restart()
+        assert waiting(pair.source) == []
+        assert pair.destination.files() == BEFORE[8:] + THERE
 
     def test_where_to_is_not_written_down(self, pair) -> None:
         """Nothing is asked or removed until that is known."""
