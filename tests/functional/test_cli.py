@@ -6,8 +6,12 @@ import hashlib
 import io
 import itertools
 import json
+import os
+import random
 import re
 import signal
+import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Callable
@@ -274,6 +278,32 @@ def test_export_while_the_guest_writes(tmp_path: Path, use: Use) -> None:
     assert b'there already' in again.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         'exported', 'exported.tar.gz', 'host']
+
+
+def test_export_from_a_disk_with_bad_sectors(
+        libvirt_host: LibvirtHost, console: Console, tmp_path: Path) -> None:
+    """All else is there, at its place, and what is not is said."""
+    log = log_of(libvirt_host)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    data = bytearray(random.Random(1).randbytes(3_000_001))  # noqa: S311
+    log.write_bytes(data)
+    define(libvirt_host, guest.boot_sector(), [guest.pty_serial(log)])
+    directory = tmp_path / 'exported'
+    done = subprocess.run(
+        libvirt_host.command(
+            sys.executable, '-m', 'tests.lab.mirror', log.parent,
+            tmp_path / 'pid', *console.command, 'export', 'guest1',
+            directory),
+        env={**os.environ, 'BAD_SECTORS': 'console.log:1500000:5000'},
+        check=True, capture_output=True, text=True, timeout=60)
+    assert '8192 bytes of console.log are NULs' in done.stderr
+    assert 'Input/output error' in done.stderr
+    [entry] = json.loads((directory / 'manifest.json').read_text())['files']
+    begin, size = 1500000 // 4096 * 4096, 2 * 4096
+    assert entry['unread'] == [[begin, size]]
+    assert not entry['whole']
+    data[begin:begin + size] = bytes(size)
+    assert (directory / 'console.log').read_bytes() == data
 
 
 # attach

@@ -7,6 +7,10 @@ Whoever stops the process that serves it, whose id is written to the file PID,
 has a file system that hangs: for this command alone, as one of another machine
 may. The server ends with the command.
 
+Of a file whose name, and the offset and size of some bytes in it, are in
+BAD_SECTORS, separated by colons, these bytes cannot be read: the request that
+has one of them fails.
+
 The protocol is that of linux/fuse.h.
 """
 
@@ -50,6 +54,13 @@ class _Server:
         """
         self._device = device
         self._directory = directory
+        #: Inode of the file that cannot be read, and where not.
+        self._bad: tuple[int, range] | None = None
+        if bad := os.environ.get('BAD_SECTORS'):
+            name, offset, size = bad.split(':')
+            self._bad = (
+                os.stat(name, dir_fd=directory).st_ino,
+                range(int(offset), int(offset) + int(size)))
         #: Descriptors of files by inode, which is their node as well.
         self._nodes = {_ROOT: directory}
         self._answers = {
@@ -112,6 +123,11 @@ class _Server:
 
     def _read(self, node: int, arguments: bytes) -> bytes:
         _, offset, size = struct.unpack_from('=QQI', arguments)
+        if self._bad is not None:
+            inode, bad = self._bad
+            if (node == inode and offset < bad.stop
+                    and bad.start < offset + size):
+                raise OSError(errno.EIO, '')
         descriptor = os.open(f'/proc/self/fd/{self._nodes[node]}',
                              os.O_RDONLY | os.O_CLOEXEC)
         try:
