@@ -122,7 +122,10 @@ def waiting(instances_path: str) -> list[Waiting]:
         except FileNotFoundError:
             continue   # it has just gone
         except OSError as e:
-            one = Waiting(guest_of(path), path, '', time.time(), 0,
+            since = time.time()
+            with contextlib.suppress(OSError):
+                since = os.lstat(path).st_mtime
+            one = Waiting(guest_of(path), path, '', since, 0,
                           f'it cannot be looked at: {e.strerror}')
         if one is not None:
             found.append(one)

@@ -264,6 +264,33 @@ def test_what_is_older_is_not_given_for_a_moment(
     assert (read.data, read.failure) == (b'oldnew', None)
 
 
+def test_what_is_held_open_is_not_given_any_more(
+        tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is opened anew at once, as an NFS server that has come back asks."""
+    path = tmp_path / 'console.log'
+    rotated.make(path, b'old', b'new')
+    assert reader.read_tail(str(path), 99).data == b'oldnew'
+    stale = {name for name in os.listdir('/proc/self/fd') if os.path.exists(
+        f'/proc/self/fd/{name}') and os.path.samefile(
+            f'/proc/self/fd/{name}', f'{path}.0')}
+    assert stale
+    pread, close = os.pread, os.close
+
+    def fail(fd: int, *args: Any) -> bytes:
+        if str(fd) in stale:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return pread(fd, *args)
+
+    def closed(fd: int) -> None:
+        stale.discard(str(fd))
+        close(fd)
+
+    monkeypatch.setattr(os, 'pread', fail)
+    monkeypatch.setattr(os, 'close', closed)
+    read = reader.read_tail(str(path), 99)
+    assert (read.data, read.failure) == (b'oldnew', None)
+
+
 @pytest.mark.parametrize('number', [
     errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOTDIR])
 @pytest.mark.parametrize('call', ['listdir', 'lstat', 'open'])

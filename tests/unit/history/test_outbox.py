@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An outbox keeps what a guest wrote here until its new host has it."""
 
+import errno
 import hashlib
 import json
 import os
@@ -186,6 +187,27 @@ class TestWaiting:
         assert outbox.paths(parent) == [
             str(path) for path in (tried, filled, begun, old)]
         assert outbox.paths(parent, OTHER) == [str(old)]
+
+    def test_a_disk_does_not_tell_of_one(self, directory,
+                                         monkeypatch) -> None:
+        """The others are told of, and so is that one."""
+        made = [make(directory, id=digit * 32, since=300.0)
+                for digit in '12']
+        for path in made:
+            write(path, 'console.log', b'x')
+        os.utime(made[0], (100, 100))
+        listdir = os.listdir
+
+        def fail(path: str) -> list[str]:
+            if path == str(made[0]):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return listdir(path)
+        monkeypatch.setattr(os, 'listdir', fail)
+        assert [(one.path, one.since, one.reason) for one in outbox.waiting(
+            str(directory.parent))] == [
+            (str(made[0]), 100.0,
+             'it cannot be looked at: Input/output error'),
+            (str(made[1]), 300.0, 'it is on its way')]
 
     def test_other_directories(self, directory, resized) -> None:
         (directory.parent / '_base').mkdir()
