@@ -520,6 +520,14 @@ def test_killed_and_not_deleted(state: str, tmp_path: pathlib.Path) -> None:
         shutil.rmtree(host.path)
 
 
+def go_on_deleting(host: Host) -> None:
+    host.kept.remove(None, GUEST, host.directory)
+    host.nova_deletes()
+    host.nova_deletes(host.resized)
+    host.restart()
+    look_around(host)
+
+
 @pytest.mark.parametrize('state', BEGINNINGS)
 def test_a_disk_that_fails(state: str, tmp_path: pathlib.Path,
                            caplog: pytest.LogCaptureFixture) -> None:
@@ -539,11 +547,7 @@ def test_a_disk_that_fails(state: str, tmp_path: pathlib.Path,
         # Nothing is raised.
         assert crash.Machine(at, kind, lasting).run(
             lambda host=host: keep(host))
-        host.kept.remove(None, GUEST, host.directory)
-        host.nova_deletes()
-        host.nova_deletes(host.resized)
-        host.restart()
-        look_around(host)
+        go_on_deleting(host)
         found = [text(one) for one in kept(host)]
         if found != [BEFORE]:
             assert 'is not kept as [virtlogd] keep_deleted' in caplog.text, (
@@ -569,11 +573,7 @@ def test_a_disk_that_does_not_tell_what_it_has(
         BEGINNINGS[state](host)
         assert crash.Machine(at, 'EIO', looks=True).run(
             lambda host=host: keep(host))
-        host.kept.remove(None, GUEST, host.directory)
-        host.nova_deletes()
-        host.nova_deletes(host.resized)
-        host.restart()
-        look_around(host)
+        go_on_deleting(host)
         assert b''.join(text(one) for one in kept(host)) == BEFORE, call
         shutil.rmtree(host.path)
     print(f'{state}: {len(counted.calls)} points')
