@@ -131,14 +131,12 @@ class Histories:
     def recover(self, instance: Any) -> None:
         """Finish what was begun, as whatever touches a guest's logs does."""
         directory = get_instance_path(instance)
-        pending = True
         with history.errors_logged(instance):
-            pending = files.again(history.is_pending, directory)
-        if pending:
-            self.kept().recover(
-                instance, instance.uuid,
-                self.place(instance.uuid, directory, instance),
-                self._known_log_names(instance))
+            if files.again(history.is_pending, directory):
+                self.kept().recover(
+                    instance, instance.uuid,
+                    self.place(instance.uuid, directory, instance),
+                    self._known_log_names(instance))
 
     def wait_before_reading(self, instance: Any) -> None:
         """Wait a moment for what has just begun to come."""
