@@ -72,9 +72,54 @@ class TestLook:
                      tmp_path / 'gone', victim / 'file'):
             assert not files.is_directory(str(path))
 
-    def test_it_goes_away_meanwhile(self, tmp_path, monkeypatch) -> None:
-        monkeypatch.setattr(os, 'access', lambda *_, **__: True)
-        assert not files.is_directory(str(tmp_path / 'gone'))
+    def test_what_may_be_there(self, victim, tmp_path) -> None:
+        (tmp_path / 'dangling').symlink_to(tmp_path / 'gone')
+        for path in (victim, victim / 'file', tmp_path / 'dangling'):
+            assert files.exists(str(path))
+            assert files.may_exist(str(path))
+        for path in (tmp_path / 'gone', victim / 'file/gone'):
+            assert not files.exists(str(path))
+            assert not files.may_exist(str(path))
+
+    @pytest.mark.parametrize('ask', [
+        files.look, files.exists, files.is_directory, files.size])
+    def test_the_disk_does_not_tell(self, victim, monkeypatch, ask) -> None:
+        """That is not to say that there is nothing."""
+        def fail(path: str) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        monkeypatch.setattr(os, 'lstat', fail)
+        with pytest.raises(OSError, match='Input/output error'):
+            ask(str(victim))
+
+
+class TestAgain:
+
+    @pytest.mark.parametrize(('number', 'calls'), [
+        (errno.EIO, 2), (errno.ESTALE, 2), (errno.ENOENT, 1),
+        (errno.EEXIST, 1), (errno.EAGAIN, 1)])
+    def test_what_fails_is_asked_once_more(self, number, calls) -> None:
+        """But for what is an answer."""
+        asked = []
+
+        def ask(path: str, *, kind: str) -> None:
+            asked.append((path, kind))
+            raise OSError(number, os.strerror(number))
+        with pytest.raises(OSError, match=os.strerror(number)):
+            files.again(ask, 'x', kind='y')
+        assert asked == [('x', 'y')] * calls
+
+    def test_it_fails_for_a_moment(self) -> None:
+        answers = iter([OSError(errno.EIO, ''), 'here'])
+
+        def ask() -> str:
+            answer = next(answers)
+            if isinstance(answer, OSError):
+                raise answer
+            return answer
+        assert files.again(ask) == 'here'
+
+
+class TestSize:
 
     @pytest.mark.parametrize('kind', KINDS)
     def test_size(self, victim, tmp_path, kind) -> None:
