@@ -353,7 +353,7 @@ class DescriptorStore:
     def _tail(self, held: _Held, limit: int) -> LogRead:
         held.refresh(limit)
         for turn in range(log.READS + 1):
-            opened = turn > 0 or not held.serves_tail(limit)
+            opened = bool(turn) or not held.serves_tail(limit)
             if opened:
                 held.reopen(limit=limit, joined=True)
             assert held.taken is not None

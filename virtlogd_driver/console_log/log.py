@@ -375,6 +375,7 @@ def tail(taken: Taken, limit: int, *,
     :param shrinking: read the newest file alone and take what it has
     :returns: None: a file has become shorter than it was when it was opened
     :raises LogNotFound: the log has no file
+    :raises LogDamaged: the file system does not give any
     :raises LogError: the newest file cannot be read
     """
     pieces: list[_Piece] = []
@@ -408,7 +409,8 @@ def tail(taken: Taken, limit: int, *,
     else:
         exact = exact and not taken.cut
     if newest is None:
-        raise not_found(taken.path)
+        raise (not_found(taken.path) if failure is None
+               else exception.LogDamaged(failure))
     files = taken.live.files
     pieces.reverse()
     try:

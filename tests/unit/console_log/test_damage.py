@@ -220,6 +220,8 @@ def test_the_disk_does_not_give_a_backup(
     directory = Failing(what, name, number)
     read = log.read_tail(directory, 'console.log', 99)
     assert (read.data, read.exact) == (left, False)
+    assert (name if what == 'open' else
+            f'(inode {directory.files[name].inode})') in str(read.failure)
     assert log.read_tail(directory, 'console.log', len(left)).exact
     assert not directory.opened
 
@@ -262,6 +264,32 @@ def test_what_is_older_is_not_given_for_a_moment(
         assert reader.read_tail(str(path), 3).failure is None
     read = reader.read_tail(str(path), 99)
     assert (read.data, read.failure) == (b'oldnew', None)
+
+
+@pytest.mark.parametrize('live', [True, False])
+def test_a_history_is_not_given(live: bool, tmp_path: pathlib.Path,
+                                monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is missed where it belongs to what is there, or is all there is."""
+    path = tmp_path / 'console.g1.log'
+    history = tmp_path / 'console.g1.history'
+    history.write_bytes(b'old')
+    if live:
+        # Its beginning is not there.
+        path.write_bytes(b'new')
+    real = os.open
+
+    def fail(name: str, *args: Any, **kwargs: Any) -> int:
+        if name == history.name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(os, 'open', fail)
+    if live:
+        read = reader.read_tail(str(path), 99)
+        assert (read.data, read.failure) == (b'new', None)
+    else:
+        with pytest.raises(exception.LogDamaged, match=r'g1\.history cannot'):
+            reader.read_tail(str(path), 99)
 
 
 def test_what_is_held_open_is_not_given_any_more(

@@ -570,6 +570,16 @@ class TestResume:
         assert host.kept.resume(path, departure())
         assert 'broken' in caplog.text
 
+    def test_its_logs_do_not_get_into_it(self, host, path, monkeypatch,
+                                         caplog) -> None:
+        """Nothing is carried without them."""
+        def fail(*_: object, **__: object) -> None:
+            raise OSError(errno.EIO, 'broken')
+        monkeypatch.setattr(outbox, 'fill', fail)
+        assert not host.kept.resume(path, departure())
+        assert 'broken' in caplog.text
+        assert host.text() == BEFORE
+
 
 class TestDeleted:
 

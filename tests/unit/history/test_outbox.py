@@ -209,6 +209,22 @@ class TestWaiting:
              'it cannot be looked at: Input/output error'),
             (str(made[1]), 300.0, 'it is on its way')]
 
+    def test_one_has_just_gone(self, directory, monkeypatch) -> None:
+        """The others are told of."""
+        gone, old = (directory.parent / f'{OTHER}_leaving.{digit * 32}'
+                     for digit in '12')
+        for path in (gone, old):
+            path.mkdir()
+        lstat = os.lstat
+
+        def fail(path: str) -> os.stat_result:
+            if path == str(gone):
+                raise FileNotFoundError(path)
+            return lstat(path)
+        monkeypatch.setattr(os, 'lstat', fail)
+        assert [one.path for one in outbox.waiting(
+            str(directory.parent))] == [str(old)]
+
     def test_other_directories(self, directory, resized) -> None:
         (directory.parent / '_base').mkdir()
         (directory.parent / f'x_leaving.{ID}').mkdir()
