@@ -6,6 +6,7 @@ In the order in which nova calls it.
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from typing import Any
 
@@ -263,7 +264,14 @@ class ColdMigration:
 
 
 def _is_there(directory: str) -> bool:
-    return files.again(files.is_directory, directory)
+    """Tell whether there is a directory, or a link to one, as nova does.
+
+    :raises OSError: its disk does not tell
+    """
+    try:
+        return stat.S_ISDIR(files.again(os.stat, directory).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _first_generations(directory: str) -> dict[int, int]:

@@ -208,8 +208,8 @@ class Delivery:
         read = reader.read_tail(path, limit, max_backups=self.max_backups)
         if read.failure is not None:
             raise exception.LogDamaged(
-                f'{read.failure} Where it cannot be mended, remove that file: '
-                f'what is newer follows the guest then')
+                f'{read.failure} Where one file alone cannot be mended, '
+                f'remove it: what is newer follows the guest then')
         return read.data
 
     def _following(self, path: str, position: reader.Position) -> int | None:

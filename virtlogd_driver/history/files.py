@@ -177,7 +177,8 @@ def again(function: Callable[_P, _T], *args: _P.args,
     """
     try:
         return function(*args, **kwargs)
-    except (FileNotFoundError, FileExistsError, BlockingIOError):
+    except (FileNotFoundError, NotADirectoryError, FileExistsError,
+            BlockingIOError):
         raise   # an answer
     except OSError as e:
         LOG.debug('Tried again: %s', e)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver keeps or sends the log when nova cleans a guest up."""
 
+import errno
 import os
 import pathlib
 
@@ -13,6 +14,7 @@ from nova.virt.libvirt import driver as libvirt_driver
 from nova.virt.libvirt import utils as libvirt_utils
 
 from tests.unit.compute.given import UUID
+from virtlogd_driver.compute import cold_migration
 from virtlogd_driver.virtlogd import privileged
 
 CONF = nova.conf.CONF
@@ -100,3 +102,25 @@ class TestCleanup:
         assert cleanup(task_states.REBUILDING, evacuations=1,
                        host=CONF.host) == []
         assert os.listdir(directory) == ['console.log']
+
+
+class TestIsThere:
+
+    def test_a_link_to_one_is_a_directory_for_nova(
+            self, tmp_path: pathlib.Path) -> None:
+        (tmp_path / 'link').symlink_to(tmp_path)
+        (tmp_path / 'dangling').symlink_to(tmp_path / 'gone')
+        (tmp_path / 'file').touch()
+        for name, there in (('link', True), ('', True), ('dangling', False),
+                            ('file', False), ('gone', False),
+                            ('file/gone', False)):
+            assert cold_migration._is_there(f'{tmp_path}/{name}') is there
+
+    def test_its_disk_does_not_tell(
+            self, tmp_path: pathlib.Path,
+            monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(path: str) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        monkeypatch.setattr(os, 'stat', fail)
+        with pytest.raises(OSError, match='Input/output error'):
+            cold_migration._is_there(str(tmp_path))

@@ -96,7 +96,7 @@ class TestAgain:
 
     @pytest.mark.parametrize(('number', 'calls'), [
         (errno.EIO, 2), (errno.ESTALE, 2), (errno.ENOENT, 1),
-        (errno.EEXIST, 1), (errno.EAGAIN, 1)])
+        (errno.ENOTDIR, 1), (errno.EEXIST, 1), (errno.EAGAIN, 1)])
     def test_what_fails_is_asked_once_more(self, number, calls) -> None:
         """But for what is an answer."""
         asked = []
