@@ -6,7 +6,7 @@ import errno
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,7 @@ def test_a_command_does_not_import_nova(console: Console) -> None:
 
 
 @pytest.fixture
-def console(tmp_path: Path) -> Console:
+def console(tmp_path: Path) -> Iterator[Console]:
     node = tmp_path / 'node.xml'
     (tmp_path / 'file').write_text('where a directory should be')
     node.write_text(fake_libvirt.NODE.format(domains=''.join(
@@ -177,9 +177,8 @@ def console(tmp_path: Path) -> Console:
             fake_libvirt.serial(log=f'{tmp_path}/file/{number}.log'),
             name=name)
         for number, name in enumerate(('grün', 'C1-\x9b31m', '中')))))
-    made = Console(f'test://{node}')
-    made.setUp()
-    return made
+    with Console(f'test://{node}') as made:
+        yield made
 
 
 @pytest.mark.parametrize('environment', [
