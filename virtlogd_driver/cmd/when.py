@@ -85,7 +85,7 @@ def since(path: str, port: int, moment: float,
     where there is none, from the beginning.
 
     :param marks: see stream/state.py
-    :raises LogRefused: the starts cannot be read
+    :raises LogError: the starts cannot be read
     """
     known = [*((one.time, one.positions[port])
                for one in _boots(path, port)),

@@ -6,7 +6,6 @@ In the order in which nova calls it.
 
 import contextlib
 import os
-import stat
 from collections.abc import Iterator
 from typing import Any
 
@@ -251,10 +250,11 @@ class ColdMigration:
         # that is shared it is this one.
         if resize.cross_cell_move:
             return
-        first = files.again(_first_generations, directory)
-        departure = files.again(
-            self._histories.departure, context, instance,
-            resize.source_compute, stint=first, directory=directory)
+        first = {port: min(logs.generations(directory, port), default=0)
+                 for port in logs.ports(directory)}
+        departure = self._histories.departure(
+            context, instance, resize.source_compute, stint=first,
+            directory=directory)
         path = self._histories.kept().leave(
             instance, instance.uuid,
             self._histories.prepare(instance, departure), directory)
@@ -268,12 +268,4 @@ def _is_there(directory: str) -> bool:
 
     :raises OSError: its disk does not tell
     """
-    try:
-        return stat.S_ISDIR(files.again(os.stat, directory).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-
-
-def _first_generations(directory: str) -> dict[int, int]:
-    return {port: min(logs.generations(directory, port), default=0)
-            for port in logs.ports(directory)}
+    return files.is_directory(directory, follow=True)

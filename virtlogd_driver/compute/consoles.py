@@ -40,7 +40,7 @@ def live_log(directory: str, port: int = 0) -> str:
     :raises LogError: the directory cannot be listed
     """
     try:
-        number = files.again(logs.live_generation, directory, port)
+        number = logs.live_generation(directory, port)
     except OSError as e:
         raise exception.LogError(
             f'{directory} cannot be listed ({e.strerror}): see to the file '

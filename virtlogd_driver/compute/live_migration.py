@@ -24,7 +24,7 @@ from virtlogd_driver.compute.nova_edge import DISKS, field, nova_errors
 from virtlogd_driver.compute.options import Options
 from virtlogd_driver.console_log import generation
 from virtlogd_driver.guest import char_device, migration
-from virtlogd_driver.history import files, history, logs
+from virtlogd_driver.history import history, logs
 from virtlogd_driver.virtlogd import health
 
 LOG = logging.getLogger(__name__)
@@ -157,8 +157,7 @@ class Destination:
             with beginning(directory):
                 history.begin_logs([
                     os.path.join(directory, generation.live_name(
-                        port, files.again(
-                            logs.next_generation, directory, port)))
+                        port, logs.next_generation(directory, port)))
                     for port in range(wanted.ports)])
 
 
@@ -219,7 +218,7 @@ class Source:
             with nova_errors(instance):
                 there = migration.for_destination(
                     domain_xml, destination, lambda port, here:
-                    files.again(logs.next_log, directory, port, here, shared),
+                    logs.next_log(directory, port, here, shared),
                     self._options.virtlogd.upgrade_on_migration)
                 self._departures[instance.uuid] = dataclasses.replace(
                     departure, log_names=tuple(char_device.log_names(

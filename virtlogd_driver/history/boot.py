@@ -61,7 +61,7 @@ def read(directory: str) -> list[Boot]:
     The log may have been rotated beyond a position: read_from says so.
 
     :param directory: path of the instance directory
-    :raises LogRefused: the file may not be read
+    :raises LogError: the file cannot be read
     """
     path = os.path.join(directory, FILE)
     try:
@@ -72,10 +72,14 @@ def read(directory: str) -> list[Boot]:
         raise exception.LogRefused(
             f'{e}, so it is none of nova-compute\'s: remove it. When the '
             f'guest was started is noted from then on.') from e
-    except OSError as e:
+    except PermissionError as e:
         raise exception.LogRefused(
             f'{path} cannot be read ({e.strerror}): run as root, or as the '
             f'user of nova-compute, who writes it.') from e
+    except OSError as e:
+        raise exception.LogError(
+            f'{path} cannot be read ({e.strerror}): see to the file system '
+            f'that it is on.') from e
     return _numbered(boot for boot in map(_parse, lines) if boot is not None)
 
 
@@ -114,7 +118,7 @@ def _parse(line: bytes) -> Boot | None:
 def add(directory: str, boot: Boot) -> None:
     """Note a start; the oldest ones make room for it.
 
-    :raises LogRefused: the file may not be read
+    :raises LogError: the file cannot be read
     :raises OSError: nothing can be written
     """
     change(directory, lambda present: [*present, boot])
@@ -124,7 +128,7 @@ def change(directory: str,
            changed: Callable[[list[Boot]], list[Boot]]) -> None:
     """Replace the starts of a guest, one process after the other.
 
-    :raises LogRefused: the file may not be read
+    :raises LogError: the file cannot be read
     :raises OSError: nothing can be written, or others take too long
     """
     with files.locked(directory, LOCK_TIMEOUT):
@@ -136,7 +140,7 @@ def merge(older: str, newer: str) -> None:
 
     To do so twice does no harm.
 
-    :raises LogRefused, OSError: as of change
+    :raises LogError, OSError: as of change
     """
     before = read(older)
     change(newer, lambda present: joined(before, present))

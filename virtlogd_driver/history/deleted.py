@@ -308,20 +308,20 @@ def keep(keeping: Keeping, directory: str, about: About,
     :raises OSError: it is not kept, or not all of it
     """
     begun = logs.deleted_directory(directory)
-    found = files.again(_sources, directory)
-    if not any(files.again(_written, path) for path in (begun, *found)):
+    found = _sources(directory)
+    if not any(map(_written, (begun, *found))):
         return None
-    files.again(files.make_directory, begun)
+    files.make_directory(begun)
     with files.locked(begun, LOCK_TIMEOUT):
         # Another host may have taken it for what a crash has left.
-        files.again(files.make_directory, begun)
+        files.make_directory(begun)
         # Without a description it is a log all the same.
         with contextlib.suppress(OSError):
             _describe(begun, keeping, about, now)
         try:
-            files.again(logs.gather, found, begun)
+            logs.gather(found, begun)
         finally:
-            entry = files.again(_commit, keeping, begun, now)
+            entry = _commit(keeping, begun, now)
     return entry
 
 
@@ -366,9 +366,13 @@ def begun(instances_path: str) -> list[str]:
 
 
 def _written(directory: str) -> bool:
-    return any(files.size(os.path.join(directory, name))
-               for name in logs.names(directory)
-               if generation.parse(name) is not None)
+    """Whether there is a log with bytes in it; True if that is not told."""
+    try:
+        return any(files.size(os.path.join(directory, name))
+                   for name in logs.names(directory)
+                   if generation.parse(name) is not None)
+    except OSError:
+        return True   # what can be renamed is kept
 
 
 def _describe(directory: str, keeping: Keeping, about: About,
@@ -388,8 +392,7 @@ def _commit(keeping: Keeping, begun: str, now: float) -> Entry:
         with contextlib.suppress(FileExistsError):
             files.make_directory(path)
     uuid = os.path.basename(logs.instance_directory(begun))
-    size = sum(files.size(os.path.join(begun, name)) or 0
-               for name in logs.names(begun))
+    size = _size(begun)
     when = int(now * 1000)
     while True:
         path = _path(keeping.directory, uuid, when, keeping.seconds, size)
@@ -401,6 +404,15 @@ def _commit(keeping: Keeping, begun: str, now: float) -> Entry:
         files.sync_directory(keeping.directory)
         files.sync_directory(keeping.instances_path)
         return Entry(path, uuid, when, keeping.seconds, size)
+
+
+def _size(directory: str) -> int:
+    """Bytes of what was gathered, as far as the disk tells."""
+    total = 0
+    for name in logs.names(directory):
+        with contextlib.suppress(OSError):
+            total += files.size(os.path.join(directory, name)) or 0
+    return total
 
 
 def _path(directory: str, uuid: str, when: int, seconds: int,

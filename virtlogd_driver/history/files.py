@@ -5,13 +5,14 @@ Whatever is written is synced before the rename that puts it in place, and a
 directory after its names have changed. A name that is there is never taken
 by another file, except where a file replaces its own older version.
 
-A disk that does not tell what it has is not one that has nothing: who asks
-gets its error.
+A disk that does not tell what it has is not one that has nothing: it is asked
+once more, and then who asks gets its error.
 """
 
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import stat
 import time
@@ -37,21 +38,45 @@ _LOCK = 'console.lock'
 _PAUSE = 0.01
 
 
+def _asked_again(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Let a look be tried once more where the disk fails.
+
+    nova goes on, and deletes: what fails for a moment costs no log then.
+    """
+    @functools.wraps(function)
+    def asked(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return function(*args, **kwargs)
+        except (FileNotFoundError, NotADirectoryError):
+            raise   # an answer
+        except OSError as e:
+            LOG.debug('Tried again: %s', e)
+            return function(*args, **kwargs)
+
+    return asked
+
+
+@_asked_again
 def names(directory: str) -> list[str]:
-    """What is in a directory, sorted; nothing where there is none."""
+    """What is in a directory, sorted; nothing where there is none.
+
+    :raises OSError: the disk does not tell
+    """
     try:
         return sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
-def look(path: str) -> os.stat_result | None:
+@_asked_again
+def look(path: str, *, follow: bool = False) -> os.stat_result | None:
     """None where nothing has that name.
 
+    :param follow: of a link, look at what it leads to
     :raises OSError: the disk does not tell
     """
     try:
-        return os.lstat(path)
+        return os.stat(path) if follow else os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -72,12 +97,13 @@ def may_exist(path: str) -> bool:
                      follow_symlinks=False)
 
 
-def is_directory(path: str) -> bool:
-    """Whether it is one, and no link to one.
+def is_directory(path: str, *, follow: bool = False) -> bool:
+    """Whether it is one.
 
+    :param follow: a link to one is one, too
     :raises OSError: as of look
     """
-    status = look(path)
+    status = look(path, follow=follow)
     return status is not None and stat.S_ISDIR(status.st_mode)
 
 
@@ -91,6 +117,7 @@ def size(path: str) -> int | None:
             and stat.S_ISREG(status.st_mode) else None)
 
 
+@_asked_again
 def read(path: str, limit: int, *, cut: bool = False) -> bytes:
     """Read a small file that others may have put there.
 
@@ -102,7 +129,7 @@ def read(path: str, limit: int, *, cut: bool = False) -> bytes:
     try:
         fd = os.open(path, _READ)
     except OSError as e:
-        if e.errno in (errno.ELOOP, errno.ENXIO):
+        if is_irregular(e):
             raise ValueError(f'{path} is no regular file') from e
         raise
     try:
@@ -118,9 +145,19 @@ def read(path: str, limit: int, *, cut: bool = False) -> bytes:
     return data[:limit]
 
 
+def is_irregular(error: OSError) -> bool:
+    """Whether what was opened to be read is a link, a socket or a device."""
+    return error.errno in (errno.ELOOP, errno.ENXIO)
+
+
 def open_to_read(path: str) -> int:
     """:raises OSError: there is none, or it is a link"""
-    return os.open(path, _READ)
+    return _open(path, _READ)
+
+
+@_asked_again
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags)
 
 
 def sync_directory(directory: str) -> None:
@@ -130,7 +167,7 @@ def sync_directory(directory: str) -> None:
 
 def sync(path: str, flags: int = os.O_NOFOLLOW) -> None:
     """Make what is in a file survive a power cut."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    fd = _open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         os.fsync(fd)
     finally:
@@ -167,22 +204,6 @@ def replace(path: str, data: bytes) -> None:
     write(new, data)
     os.rename(new, path)
     sync_directory(os.path.dirname(path))
-
-
-def again(function: Callable[_P, _T], *args: _P.args,
-          **kwargs: _P.kwargs) -> _T:
-    """Call it once more where its disk fails: nova goes on, and deletes.
-
-    What fails for a moment costs no log then.
-    """
-    try:
-        return function(*args, **kwargs)
-    except (FileNotFoundError, NotADirectoryError, FileExistsError,
-            BlockingIOError):
-        raise   # an answer
-    except OSError as e:
-        LOG.debug('Tried again: %s', e)
-        return function(*args, **kwargs)
 
 
 def remove(path: str) -> None:
@@ -238,8 +259,7 @@ def locked(directory: str, seconds: float) -> Iterator[None]:
     :param seconds: that it is waited for the others
     :raises OSError: they take longer (EAGAIN)
     """
-    fd = again(os.open, directory,
-               os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = _open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         deadline = time.monotonic() + seconds
         itself = True

@@ -107,13 +107,12 @@ class History:
         directory = place.directory
         with contextlib.ExitStack() as alone:
             alone.enter_context(errors_logged(instance))
-            if not files.again(is_pending, directory):
+            if not is_pending(directory):
                 return
             if not alone.enter_context(self.guests.guest(uuid, 0)):
                 return
-            if not files.again(logs.recover, directory,
-                               idle=place.in_use is None,
-                               log_names=log_names):
+            if not logs.recover(directory, idle=place.in_use is None,
+                                log_names=log_names):
                 LOG.warning(
                     'The console log of guest %s was begun anew by another '
                     'driver: its user sees what was written since. What was '
@@ -133,25 +132,25 @@ class History:
             self._wait_until_closed(instance, directory)
         with errors_logged(instance):
             # What a crash has left is put together first.
-            files.again(logs.recover, directory, idle=True)
+            logs.recover(directory, idle=True)
         with errors_logged(instance):
-            if files.again(logs.names, directory):
+            if logs.names(directory):
                 logs.set_aside(directory)
 
     def put_back(self, instance: Any, directory: str) -> None:
         """Rename the logs back, after nova has deleted the directory."""
         with errors_logged(instance):
             older = logs.aside_directory(directory)
-            if files.again(files.is_directory, older):
+            if files.is_directory(older):
                 os.makedirs(directory, exist_ok=True)
-                files.again(logs.recover, directory, idle=True)
+                logs.recover(directory, idle=True)
 
     def take_along(self, instance: Any, uuid: str, here: str,
                    there: str) -> None:
         """Rename the logs of a guest that has ended to where it goes on."""
         with errors_logged(instance), self.alone(uuid):
             self._wait_until_closed(instance, here)
-            files.again(logs.move, here, there)
+            logs.move(here, there)
 
     def leave_aside(self, instance: Any, uuid: str, here: str,
                     directory: str, log_names: Collection[str] = ()) -> None:
@@ -167,9 +166,9 @@ class History:
         with errors_logged(instance), self.before_deletion(instance, uuid):
             self._wait_until_closed(instance, here)
             there = logs.aside_directory(directory)
-            if files.again(logs.names, here):
-                files.again(files.make_directory, there)
-                files.again(logs.move, here, there, logs.in_use(log_names))
+            if logs.names(here):
+                files.make_directory(there)
+                logs.move(here, there, logs.in_use(log_names))
 
     def bring_back(self, instance: Any, uuid: str, directory: str) -> None:
         """Join what was written in a resize that is reverted with the rest.
@@ -181,8 +180,8 @@ class History:
         """
         with errors_logged(instance), self.before_deletion(instance, uuid):
             self._wait_until_closed(instance, directory)
-            files.again(logs.recover, directory, idle=True)
-            files.again(logs.move, directory, logs.resized(directory))
+            logs.recover(directory, idle=True)
+            logs.move(directory, logs.resized(directory))
 
     def begin_next(self, instance: Any, directory: str) -> None:
         """Let a guest go on in new logs: another host may still write these.
@@ -213,7 +212,7 @@ class History:
         live: list[str] = []
         with errors_logged(instance):
             live = [os.path.join(base, name)
-                    for name in files.again(logs.newest, directory)]
+                    for name in logs.newest(directory)]
         if live and not self.wait_until_closed(live):
             LOG.debug('virtlogd does not say that it has closed %s',
                       ', '.join(live), instance=instance)
@@ -244,8 +243,8 @@ class History:
         with errors_logged(instance), self.before_deletion(instance, uuid):
             self._wait_until_closed(instance, directory)
             with errors_logged(instance):
-                files.again(logs.recover, directory, idle=True)
-            if path is not None or files.again(logs.names, directory):
+                logs.recover(directory, idle=True)
+            if path is not None or logs.names(directory):
                 return outbox.fill(path, directory)
         return path
 
@@ -257,12 +256,12 @@ class History:
         :returns: path of the outbox that is still to be carried, if any
         """
         resized = logs.resized(directory)
-        path = next((path for path in files.again(
-            outbox.paths, os.path.dirname(directory), uuid)
-            if not files.again(outbox.is_filled, path)), None)
-        if path is None and files.again(outbox.is_delivered, resized):
+        path = next((path for path in outbox.paths(
+            os.path.dirname(directory), uuid)
+            if not outbox.is_filled(path)), None)
+        if path is None and outbox.is_delivered(resized):
             with errors_logged(instance):
-                files.again(outbox.remove_delivered, resized)
+                outbox.remove_delivered(resized)
             return None
         return self.leave(instance, uuid, path, resized)
 
@@ -342,9 +341,10 @@ class History:
         """Remove what lies beside the directory of a deleted instance."""
         with errors_logged(instance):
             files.remove_tree(logs.aside_directory(directory))
-        for path in outbox.paths(os.path.dirname(directory), uuid):
-            with errors_logged(instance):
-                outbox.discard(path)
+        with errors_logged(instance):
+            for path in outbox.paths(os.path.dirname(directory), uuid):
+                with errors_logged(instance):
+                    outbox.discard(path)
 
     def resume(self, path: str, left: outbox.Departure | None) -> bool:
         """Take up an outbox again, after nova-compute was ended.
@@ -355,7 +355,7 @@ class History:
         :returns: whether there is something to be carried
         """
         instance = guest(outbox.guest_of(path))
-        with errors_logged(instance):
+        with errors_logged(instance, NOT_SENT):
             directory = outbox.directory_of(path)
             if outbox.load(path) is None:
                 outbox.adopt_old(path)
@@ -370,14 +370,14 @@ class History:
                 # It was killed amid the renames.
                 for here in (directory, resized) if left else ():
                     with errors_logged(instance):
-                        files.again(outbox.fill, path, here)
+                        outbox.fill(path, here)
             elif not files.is_directory(resized):
                 if not left:
                     outbox.discard(path)
                     return False
                 with errors_logged(instance):
-                    files.again(logs.recover, directory, idle=True)
-                files.again(outbox.fill, path, directory)
+                    logs.recover(directory, idle=True)
+                outbox.fill(path, directory)
             return True
         # Its logs may not be in it: to send it would be to do without them.
         return False
@@ -471,6 +471,10 @@ def _pending(directory: str) -> list[str]:
 _LOST = ('What the guest wrote before is not in its place yet, so its console '
          'log begins later than it should; it is kept, and looked for again '
          'when the guest is next read, started or moved')
+#: Said where what waits for another host cannot be looked at.
+NOT_SENT = ('What guests that have left wrote here is not sent after them '
+            'until nova-compute starts again; "virtlogd-console history" '
+            'shows it')
 #: Said where the log of a deleted guest is lost.
 NOT_KEPT = ('The console log of a guest whose files nova deletes is not kept '
             'as [virtlogd] keep_deleted says, or not all of it. See to the '

@@ -22,6 +22,7 @@ A crash leaves some files in one directory and the rest in another.
 """
 
 import contextlib
+import errno
 import itertools
 import os
 from collections.abc import Collection, Iterable, Mapping
@@ -332,7 +333,11 @@ def _half_renumbered(older: str, newer: str,
 
 
 def _written(directory: str, name: str) -> int:
-    return os.lstat(os.path.join(directory, name)).st_mtime_ns
+    path = os.path.join(directory, name)
+    status = files.look(path)
+    if status is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    return status.st_mtime_ns
 
 
 def _is_one(directory: str, port: int, old: int, new: int) -> bool:
@@ -512,15 +517,6 @@ def in_use(log_names: Iterable[str]) -> dict[int, int]:
 def received(directory: str) -> dict[str, str]:
     """What has come here: by departure, '' or why it was refused.
 
-    Nothing where that cannot be read just now.
-    """
-    with contextlib.suppress(OSError):
-        return _received(directory)
-    return {}
-
-
-def _received(directory: str) -> dict[str, str]:
-    """
     :raises OSError: it cannot be read just now
     """
     try:
@@ -544,7 +540,7 @@ def printable(text: str, most: int) -> str:
 
 def note_received(directory: str, departures: dict[str, str]) -> None:
     """Let the hosts they came from know: it is on the disk."""
-    known = _received(directory) | departures
+    known = received(directory) | departures
     newest = list(known.items())[-100:]
     files.replace(os.path.join(directory, RECEIVED), ''.join(
         f'{departure} {reason[:_LONGEST]}'.rstrip() + '\n'

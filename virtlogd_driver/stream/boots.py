@@ -92,7 +92,7 @@ class Starts:
             if seen == self._seen:
                 return
             boots = boot.read(self._directory)
-        except (OSError, exception.LogRefused):
+        except (OSError, exception.LogError):
             # The guest has left, or has noted none: what was known stays.
             return
         self._boots, self._seen, self._places = boots, seen, {}

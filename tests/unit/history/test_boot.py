@@ -215,6 +215,15 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch) -> None:
         boot.read(str(tmp_path))
 
 
+def test_a_disk_that_does_not_give_it(tmp_path, monkeypatch) -> None:
+    def fails(*_: object, **__: object) -> bytes:
+        raise OSError(5, 'Input/output error')
+    monkeypatch.setattr(boot.files, 'read', fails)
+    with pytest.raises(exception.LogError,
+                       match=r'console\.boots cannot.*see to the file sys'):
+        boot.read(str(tmp_path))
+
+
 def test_of_a_file_that_has_grown_the_beginning_is_read(tmp_path) -> None:
     """It is written anew with the next start."""
     boot.add(str(tmp_path), boot.Boot(1.5, {0: None}))

@@ -23,9 +23,11 @@ from tests.unit.history.hosts import (
     Host,
     Pair,
     cold,
+    departure,
     fill,
     finish_revert,
     live,
+    written,
 )
 from virtlogd_driver.history import (
     boot,
@@ -191,6 +193,59 @@ def test_a_disk_that_does_not_tell_what_it_has(
         assert _boots(host) == [1.0, 2.0], f'{at}: {call}'
         shutil.rmtree(host.path)
     print(f'{operation} from {state}: {len(counted.calls)} points')
+
+
+def leave(host: Host) -> None:
+    """There is no room for an outbox."""
+    host.kept.leave(None, GUEST, None, host.directory)
+    host.nova_deletes()
+
+
+def left_aside(host: Host) -> None:
+    host.kept.leave_aside(None, GUEST, host.directory, host.directory)
+    host.nova_deletes()
+
+
+def confirm_without_outbox(host: Host) -> None:
+    os.rename(host.directory, host.resized)
+    _confirm(host)
+
+
+def confirm_what_was_tried(host: Host) -> None:
+    path = host.kept.prepare(None, host.directory, departure())
+    assert path is not None
+    os.rename(host.directory, host.resized)
+    outbox.save_state(path, outbox.State(1, reason='refused'))
+    _confirm(host)
+
+
+def _confirm(host: Host) -> None:
+    with history.errors_logged(None):
+        host.kept.confirm(None, GUEST, host.directory)
+    host.nova_deletes(host.resized)
+
+
+@pytest.mark.parametrize('operation', [
+    leave, left_aside, confirm_without_outbox, confirm_what_was_tried])
+def test_what_leaves_a_disk_that_does_not_tell_what_it_has(
+        operation: Callable[[Host], None], tmp_path: pathlib.Path) -> None:
+    counted = crash.Machine(looks=True)
+    host = Host(tmp_path / 'count')
+    fill(host.directory)
+    assert counted.run(lambda: operation(host))
+    for at, call in enumerate(counted.calls):
+        host = Host(tmp_path / str(at))
+        fill(host.directory)
+        with contextlib.suppress(OSError):
+            crash.Machine(at, 'EIO', looks=True).run(
+                lambda host=host: operation(host))
+        host.nova_deletes()
+        assert b''.join(
+            written(f'{host.path}/{name}')
+            for name in sorted(os.listdir(host.path))) == BEFORE, (
+                f'{at}: {call}')
+        shutil.rmtree(host.path)
+    print(f'{operation.__name__}: {len(counted.calls)} points')
 
 
 # Between two hosts

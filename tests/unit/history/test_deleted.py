@@ -6,6 +6,7 @@ test_crash_points.py: what comes next finishes it.
 """
 
 import contextlib
+import errno
 import math
 import os
 import pathlib
@@ -14,6 +15,7 @@ import stat
 import threading
 import types
 from collections.abc import Callable
+from typing import Any
 
 import hypothesis
 import pytest
@@ -577,6 +579,34 @@ def test_a_disk_that_does_not_tell_what_it_has(
         assert b''.join(text(one) for one in kept(host)) == BEFORE, call
         shutil.rmtree(host.path)
     print(f'{state}: {len(counted.calls)} points')
+
+
+@pytest.mark.parametrize('name', [
+    'console.log', 'console.log.0', 'console.boots'])
+@pytest.mark.parametrize('calls', [('lstat',), ('lstat', 'rename')])
+def test_a_file_that_its_disk_tells_nothing_of(
+        host: Host, name: str, calls: tuple[str, ...],
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """For good: it is kept where it can be renamed, and so is the rest."""
+    bad = os.lstat(f'{host.directory}/{name}').st_ino
+    before = sorted(logs.names(host.directory))
+    lstat = os.lstat
+
+    def broken(call: Callable[..., Any]) -> Callable[..., Any]:
+        def fails(path: str, *rest: str) -> Any:
+            with contextlib.suppress(FileNotFoundError):
+                if lstat(path).st_ino == bad:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+            return call(path, *rest)
+        return fails
+
+    with monkeypatch.context() as disk:
+        for call in calls:
+            disk.setattr(os, call, broken(getattr(os, call)))
+        keep(host)
+    (one,) = kept(host)
+    assert sorted({*os.listdir(one.entry.path)} - {'deleted.json'}) == [
+        inner for inner in before if inner != name or len(calls) == 1]
 
 
 def test_cleaning_is_cut_off(tmp_path: pathlib.Path) -> None:

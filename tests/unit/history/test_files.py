@@ -3,6 +3,7 @@
 
 import errno
 import fcntl
+import functools
 import os
 import pathlib
 import socket
@@ -71,6 +72,10 @@ class TestLook:
         for path in (tmp_path / 'link', tmp_path / 'dangling',
                      tmp_path / 'gone', victim / 'file'):
             assert not files.is_directory(str(path))
+        assert files.is_directory(str(tmp_path / 'link'), follow=True)
+        for path in (tmp_path / 'dangling', tmp_path / 'gone',
+                     victim / 'file'):
+            assert not files.is_directory(str(path), follow=True)
 
     def test_what_may_be_there(self, victim, tmp_path) -> None:
         (tmp_path / 'dangling').symlink_to(tmp_path / 'gone')
@@ -92,31 +97,61 @@ class TestLook:
             ask(str(victim))
 
 
-class TestAgain:
+#: What looks at a disk, each with the call that may fail.
+LOOKS = [(files.look, 'lstat'), (files.exists, 'lstat'),
+         (files.is_directory, 'lstat'), (files.size, 'lstat'),
+         (functools.partial(files.is_directory, follow=True), 'stat'),
+         (files.names, 'listdir'), (files.open_to_read, 'open'),
+         (functools.partial(files.read, limit=9), 'open'),
+         (functools.partial(files.read, limit=9), 'fstat'),
+         (files.sync, 'open'), (files.sync_directory, 'open')]
+
+
+class TestAskedAgain:
 
     @pytest.mark.parametrize(('number', 'calls'), [
         (errno.EIO, 2), (errno.ESTALE, 2), (errno.ENOENT, 1),
-        (errno.ENOTDIR, 1), (errno.EEXIST, 1), (errno.EAGAIN, 1)])
-    def test_what_fails_is_asked_once_more(self, number, calls) -> None:
+        (errno.ENOTDIR, 1)])
+    @pytest.mark.parametrize(('ask', 'call'), LOOKS)
+    def test_what_fails_is_asked_once_more(
+            self, victim, monkeypatch, ask, call, number, calls) -> None:
         """But for what is an answer."""
         asked = []
 
-        def ask(path: str, *, kind: str) -> None:
-            asked.append((path, kind))
+        def fail(what: Any, *_: Any, **__: Any) -> None:
+            asked.append(what)
             raise OSError(number, os.strerror(number))
-        with pytest.raises(OSError, match=os.strerror(number)):
-            files.again(ask, 'x', kind='y')
-        assert asked == [('x', 'y')] * calls
+        with monkeypatch.context() as broken:
+            broken.setattr(os, call, fail)
+            try:
+                ask(str(victim / 'file'))
+                said = None
+            except OSError as e:
+                said = e.errno
+        assert said in ((number, None) if calls == 1 else (number,))
+        assert len(asked) == calls
 
-    def test_it_fails_for_a_moment(self) -> None:
-        answers = iter([OSError(errno.EIO, ''), 'here'])
+    @pytest.mark.parametrize(('ask', 'call'), LOOKS)
+    def test_it_fails_for_a_moment(self, victim, monkeypatch, ask,
+                                   call) -> None:
+        real, failures = getattr(os, call), [errno.EIO]
+        path = str(victim if call == 'listdir'
+                   or ask is files.sync_directory else victim / 'file')
 
-        def ask() -> str:
-            answer = next(answers)
-            if isinstance(answer, OSError):
-                raise answer
-            return answer
-        assert files.again(ask) == 'here'
+        def fail(*args: Any, **kwargs: Any) -> Any:
+            if failures:
+                raise OSError(failures.pop(), '')
+            return real(*args, **kwargs)
+        expected = ask(path)
+        with monkeypatch.context() as broken:
+            broken.setattr(os, call, fail)
+            found = ask(path)
+        if ask is files.open_to_read:
+            os.close(expected)
+            os.close(found)
+        else:
+            assert found == expected
+        assert failures == []
 
 
 class TestSize:
