@@ -357,7 +357,14 @@ class DescriptorStore:
             if opened:
                 held.reopen(limit=limit, joined=True)
             assert held.taken is not None
-            answer = log.tail(held.taken, limit, shrinking=turn == log.READS)
+            try:
+                answer = log.tail(
+                    held.taken, limit, shrinking=turn == log.READS)
+            except exception.LogError:
+                if opened:
+                    raise
+                held.close()
+                continue
             if answer is not None:
                 if opened or answer.failure is None:
                     return answer
@@ -375,7 +382,13 @@ class DescriptorStore:
             if opened:
                 held.reopen(until=until)
             assert held.taken is not None
-            answer = log.since(held.taken, position, limit, passed)
+            try:
+                answer = log.since(held.taken, position, limit, passed)
+            except exception.LogError:
+                if opened:
+                    raise
+                held.close()
+                continue
             if answer is not None and (
                     opened or answer.missed is not None):
                 return answer

@@ -167,8 +167,13 @@ class Directory(Files):
         """
         fd = self._fd
         for number in range(first, end):
-            if os.access(f'{live}.{number}', os.F_OK, dir_fd=fd):
-                return number
+            try:
+                os.stat(f'{live}.{number}', dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                pass   # opened it says why
+            return number
         return end
 
     def pause(self, turn: int) -> None:

@@ -226,6 +226,38 @@ def test_the_disk_does_not_give_a_backup(
     assert not directory.opened
 
 
+@pytest.mark.parametrize('number', [errno.EIO, errno.ESTALE])
+def test_the_disk_does_not_tell_of_what_is_older(
+        number: int, tmp_path: pathlib.Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the live file is missing, too: it is not as if it was not there.
+    """
+    path = tmp_path / 'console.log'
+    rotated.make(path, b'older', b'new')
+    path.unlink()
+    (tmp_path / 'console.log.0').rename(tmp_path / 'console.log.1')
+    rotated.make(path, b'newer', b'new')
+    path.unlink()
+    looks = {name: getattr(os, name) for name in ('open', 'stat')}
+
+    def fails(name: str) -> Any:
+        def fail(what: Any, *args: Any, **kwargs: Any) -> Any:
+            if str(what).endswith('console.log.1'):
+                raise OSError(number, os.strerror(number))
+            return looks[name](what, *args, **kwargs)
+        return fail
+
+    with monkeypatch.context() as broken:
+        for name in looks:
+            broken.setattr(os, name, fails(name))
+        broken.setattr(os, 'access', lambda *_, **__: False)
+        read = reader.read_tail(str(path), 99)
+        assert (read.data, read.exact) == (b'newer', False)
+        assert os.strerror(number) in str(read.failure)
+    reader.forget(str(tmp_path))
+    assert reader.read_tail(str(path), 99).data == b'oldernewer'
+
+
 @pytest.mark.parametrize('number', [errno.EIO, errno.ESTALE, errno.EMFILE])
 def test_the_disk_does_not_give_the_live_file(number: int) -> None:
     directory = Failing('open', 'console.log', number)

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import hypothesis
 import pytest
@@ -585,6 +586,32 @@ def test_a_file_that_its_server_has_lost(
     assert store.read_tail(str(live), 99).data == b'123'
     assert len(descriptors.below(live.parent)) == 2
     store.close()
+
+
+@pytest.mark.parametrize('read', [
+    lambda store, path: store.read_tail(path, 99),
+    lambda store, path: store.read_from(path, None, 99)])
+def test_the_newest_file_is_another_on_its_server(
+        store: DescriptorStore, live: pathlib.Path, read: Any,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held of it gives nothing any more; its name leads there."""
+    assert read(store, str(live)).data == b'0'
+    stale = os.open(live, os.O_RDONLY)
+    pread = Files.pread
+
+    def lost(self: Files, fd: int, size: int, offset: int) -> bytes:
+        if lost_once and os.path.sameopenfile(fd, stale):
+            lost_once.pop()
+            raise OSError(errno.ESTALE, 'Stale file handle')
+        return pread(self, fd, size, offset)
+
+    lost_once = [True]
+    monkeypatch.setattr(Files, 'pread', lost)
+    assert read(store, str(live)).data == b'0'
+    assert lost_once == []
+    os.close(stale)
+    store.close()
+    assert descriptors.below(live.parent) == []
 
 
 def test_one_whose_name_is_gone_as_well(
