@@ -19,12 +19,14 @@ What is not as it should be is said and removed; it is noted in
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from virtlogd_driver import exception
 from virtlogd_driver.console_log import chain, generation, log
 from virtlogd_driver.console_log.directory import open_directory
 from virtlogd_driver.history import boot, files, logs, record
@@ -196,7 +198,7 @@ def receive(place: Place) -> list[str]:
     said = []
     at = functools.partial(os.path.join, place.directory)
     files.remove_tree(at(PLACED))
-    _place(place)
+    said += _place(place)
     if files.is_directory(at(ARRIVED)):
         said += _check(place)
     elif files.exists(at(ARRIVED)):
@@ -226,7 +228,13 @@ def _check(place: Place) -> list[str]:
             if history.port >= place.ports:
                 raise Refused(f'the guest has no serial port {history.port}')
             path = os.path.join(staging, staged.names[history.port])
-            if not _has_digest(path, history.digest):
+            try:
+                has_come = _has_digest(path, history.digest)
+            except OSError:
+                if staged.old:
+                    raise   # its source has it no more
+                has_come = False
+            if not has_come:
                 # It is sent again.
                 departure = None
                 raise Refused(f'the history of serial port {history.port} '
@@ -239,18 +247,30 @@ def _check(place: Place) -> list[str]:
         targets = {history.port: _target(place, staged.record, history)
                    for history in staged.record.histories}
     except (Refused, record.InvalidRecord) as e:
-        if departure is not None:
-            logs.note_received(place.directory, {departure: str(e)})
-        files.remove_tree(staging)
-        return [str(e)]
+        return _refuse(place, staging, departure, e)
+    except exception.LogError as e:
+        # Of this host, not of what has come: it is sent again.
+        return _refuse(place, staging, None, e)
     path = os.path.join(staging, _TARGETS)
     files.remove_tree(path)
     files.write(path, json.dumps(targets).encode())
     files.sync_directory(staging)
     files.rename(staging, os.path.join(place.directory, PLACING))
     files.sync_directory(place.directory)
-    _place(place)
-    return []
+    return _place(place)
+
+
+def _refuse(place: Place, staging: str, departure: str | None,
+            why: Exception) -> list[str]:
+    """Remove what is not as it should be.
+
+    :param departure: None: it is sent again
+    :returns: why
+    """
+    if departure is not None:
+        logs.note_received(place.directory, {departure: str(why)})
+    files.remove_tree(staging)
+    return [str(why)]
 
 
 def _target(place: Place, sent: record.Record,
@@ -258,18 +278,14 @@ def _target(place: Place, sent: record.Record,
     """The name that a history gets.
 
     :raises Refused: there is none where it surely belongs
+    :raises LogError: there is no higher number
     """
     port, directory = history.port, place.directory
     present = logs.generations(directory, port)
     if sent.stint:
-        gaps = set(range(min(present), max(present))) - set(
-            present) if present else set()
-        if gaps:
-            # Its own, where others are to come. Another number goes on from it
-            # where the guest had begun there before its history had come.
-            own = history.generation - 1
-            return generation.live_name(
-                port, own if own in gaps else max(gaps))
+        gap = _gap(present, history.generation - 1)
+        if gap is not None:
+            return generation.live_name(port, gap)
         if place.in_use is not None:
             raise Refused('the guest has gone on in the same log')
         return generation.live_name(
@@ -284,16 +300,42 @@ def _target(place: Place, sent: record.Record,
     return name
 
 
-def _place(place: Place) -> None:
-    """Put in place what was checked, from where a crash has left it."""
+def _gap(present: list[int], own: int) -> int | None:
+    """A number that has others on both sides; None: there is none.
+
+    Its own, where others are to come. Another number goes on from it where the
+    guest had begun there before its history had come.
+
+    :param present: in order
+    """
+    if not present:
+        return None
+    if present[0] < own < present[-1] and own not in present:
+        return own
+    return max((after - 1 for before, after in itertools.pairwise(present)
+                if after - before > 1), default=None)
+
+
+def _place(place: Place) -> list[str]:
+    """Put in place what was checked, from where a crash has left it.
+
+    Or what another host calls so: it is looked at once more what goes where.
+
+    :returns: what was refused, and why
+    """
     directory = place.directory
     staging = os.path.join(directory, PLACING)
     if not files.is_directory(staging):
-        return
-    staged = _load(staging, place.limit)
-    targets = json.loads(files.read(
-        os.path.join(staging, _TARGETS), record.MAX_SIZE))
-    assert staged is not None
+        return []
+    departure = None
+    try:
+        staged = _load(staging, place.limit, begun=True)
+        if staged is None:
+            raise Refused('it has no record')
+        departure = staged.record.departure
+        targets = _targets(place, staging, staged)
+    except (Refused, record.InvalidRecord) as e:
+        return _refuse(place, staging, departure, e)
     for history in staged.record.histories:
         name = targets[str(history.port)]
         here = os.path.join(staging, staged.names[history.port])
@@ -310,6 +352,41 @@ def _place(place: Place) -> None:
     placed = os.path.join(directory, PLACED)
     files.rename(staging, placed)
     files.remove_tree(placed)
+    return []
+
+
+def _targets(place: Place, staging: str,
+             staged: _Staged) -> dict[str, str]:
+    """By serial port, the name that was given to its history.
+
+    :raises Refused: a history is not to get it, or is not of its size
+    :raises InvalidRecord: the names cannot be read
+    """
+    try:
+        values = record.load(files.read(
+            os.path.join(staging, _TARGETS), record.MAX_SIZE))
+    except (FileNotFoundError, ValueError) as e:
+        raise record.InvalidRecord(str(e)) from e
+    found = {}
+    for history in staged.record.histories:
+        name = values.get(str(history.port)) if isinstance(
+            values, dict) else None
+        file = generation.parse(name) if isinstance(name, str) else None
+        if (file is None or file.port != history.port
+                or history.port >= place.ports
+                or file.backup is not None
+                or file.history is staged.record.stint
+                or (not file.history and file.generation == (
+                    place.in_use or {}).get(file.port))):
+            raise Refused(f'the history of serial port {history.port} is '
+                          f'not to become {str(name)[:100]!r}')
+        if files.size(os.path.join(
+                staging, staged.names[history.port])) not in (
+                    None, history.size):
+            raise Refused(f'the history of serial port {history.port} has '
+                          f'not {history.size} bytes')
+        found[str(history.port)] = str(file)
+    return found
 
 
 def _put(here: str, there: str, history: record.History) -> None:
@@ -370,16 +447,18 @@ def _place_boots(directory: str, sent: record.Record,
         boot.change(directory, join)
 
 
-def _load(staging: str, limit: int) -> _Staged | None:
+def _load(staging: str, limit: int, *,
+          begun: bool = False) -> _Staged | None:
     """What is staged; None while it is still coming.
 
+    :param begun: some of it may be in its place
     :raises record.InvalidRecord: it is not as it should be
     """
     try:
         data = files.read(os.path.join(staging, record.FILE),
                           record.MAX_SIZE)
     except FileNotFoundError:
-        return _load_old(staging)
+        return _load_old(staging, limit, begun=begun)
     except (OSError, ValueError) as e:
         raise record.InvalidRecord(str(e)) from e
     if not record.is_whole(data):
@@ -388,7 +467,8 @@ def _load(staging: str, limit: int) -> _Staged | None:
     return _Staged(found, {h.port: h.file for h in found.histories})
 
 
-def _load_old(staging: str) -> _Staged | None:
+def _load_old(staging: str, limit: int, *,
+              begun: bool) -> _Staged | None:
     """Of earlier versions: names with digests, and a list of them."""
     found = {match['name']: match for match in map(
         _OLD_NAME.fullmatch, files.names(staging)) if match is not None}
@@ -408,6 +488,8 @@ def _load_old(staging: str) -> _Staged | None:
         if match is None or (file is None and match['name'] != boot.FILE):
             raise record.InvalidRecord(f'{str(name)[:100]!r} is not expected')
         size = files.size(os.path.join(staging, name))
+        if begun:
+            size = size or 0
         if file is None:
             lines = _old_data(staging, match)
             if lines is None:
@@ -418,6 +500,10 @@ def _load_old(staging: str) -> _Staged | None:
             raise record.InvalidRecord(f'{name!r} is not expected')
         elif size is None:
             return None
+        elif size > limit:
+            raise record.InvalidRecord(
+                f'{name!r} has {size} bytes, and this host takes [virtlogd] '
+                f'max_history_bytes = {limit}')
         else:
             of_port[file.port] = name
             histories.append(record.History(
@@ -441,23 +527,29 @@ def _old_data(staging: str, match: re.Match[str]) -> bytes | None:
         data = files.read(os.path.join(staging, match[0]), record.MAX_SIZE)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as e:
+    except (PermissionError, ValueError) as e:
         raise record.InvalidRecord(str(e)) from e
     return data if record.digest([data]) == match['digest'] else None
 
 
 def _has_digest(path: str, digest: str) -> bool:
-    """Of a regular file; what is none has none."""
-    size = files.size(path)
-    if size is None:
+    """Of a regular file that may be read; what is none has none.
+
+    :raises OSError: the disk does not give it
+    """
+    if files.size(path) is None:
         return False
-    with contextlib.suppress(OSError):
+    try:
         fd = files.open_to_read(path)
-        try:
-            return record.digest(_chunks(fd)) == digest
-        finally:
-            os.close(fd)
-    return False
+    except OSError as e:
+        if files.is_irregular(e) or isinstance(
+                e, FileNotFoundError | PermissionError):
+            return False
+        raise
+    try:
+        return record.digest(_chunks(fd)) == digest
+    finally:
+        os.close(fd)
 
 
 def _chunks(fd: int) -> Iterator[bytes]:

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What comes from another host is put in place, or refused and removed."""
 
+import errno
+import json
 import os
 import pathlib
+import tracemalloc
 
 import pytest
 
 from tests.unit.history import staged
-from virtlogd_driver.console_log import chain, reader
+from virtlogd_driver.console_log import chain, generation, reader
 from virtlogd_driver.history import boot, files, inbox, logs, record
 
 GUEST = '6ba7b810-9dad-11d1-80b4-00c04fd430c8'
@@ -41,6 +44,17 @@ def begin(there: pathlib.Path, name: str = 'console.g1.log',
 
 def text(there: pathlib.Path, name: str = 'console.g1.log') -> bytes:
     return reader.read_tail(str(there / name), LIMIT).data
+
+
+def breaks(monkeypatch: pytest.MonkeyPatch, path: pathlib.Path) -> None:
+    """A disk does not give one file."""
+    real = os.open
+
+    def broken(name: str, *args: int) -> int:
+        if os.path.basename(name) == path.name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), name)
+        return real(name, *args)
+    monkeypatch.setattr(os, 'open', broken)
 
 
 class TestPutInPlace:
@@ -325,22 +339,46 @@ class TestStillComing:
         assert 'as it was sent' in said
         assert names(there) == []
 
-    @pytest.mark.parametrize('stage', [
-        lambda there: staged.as_now(there, {0: b'then'}),
-        lambda there: staged.as_old(there, {'console.g1.history': b'then'})])
-    def test_a_record_that_cannot_be_read(self, there, monkeypatch,
-                                          stage) -> None:
-        path = stage(there)
-        read = files.read
-
-        def broken(name: str, limit: int) -> bytes:
-            if os.path.basename(name) == path.name:
-                raise OSError(5, 'broken disk')
-            return read(name, limit)
-        monkeypatch.setattr(files, 'read', broken)
+    def test_a_record_that_cannot_be_read(self, there, monkeypatch) -> None:
+        """It is sent again."""
+        path = staged.as_now(there, {0: b'then'})
+        breaks(monkeypatch, path)
         (said,) = receive(there)
-        assert 'broken disk' in said
+        assert 'Input/output error' in said
         assert names(there) == []
+        assert logs.received(str(there)) == {}
+
+    @pytest.mark.parametrize('what', ['console.staged.*', 'console.g1.*',
+                                      'console.boots.*'])
+    def test_what_an_earlier_version_has_sent_cannot_be_read(
+            self, there, monkeypatch, what) -> None:
+        """Its source has it no more: it stays, and is tried again."""
+        staged.as_old(there, {'console.g1.history': b'then'}, [
+            {'time': 1.5, 'following': {'0': 2}}])
+        for name in (inbox.MOVING, inbox.ARRIVED):
+            if name != inbox.MOVING:
+                (there / inbox.MOVING).rename(there / name)
+            (path,) = (there / name).glob(what)
+            with monkeypatch.context() as broken:
+                breaks(broken, path)
+                with pytest.raises(OSError, match='Input/output error'):
+                    receive(there)
+            assert names(there) == [name]
+        assert receive(there) == []
+        assert text(there, 'console.g1.history') == b'then'
+
+    def test_what_has_come_already_cannot_be_looked_up(
+            self, there, monkeypatch) -> None:
+        """It does not come a second time for that."""
+        staged.as_now(there, {0: b'then'}, stint=True)
+        assert receive(there) == []
+        staged.as_now(there, {0: b'then'}, stint=True)
+        with monkeypatch.context() as broken:
+            breaks(broken, there / logs.RECEIVED)
+            with pytest.raises(OSError, match='Input/output error'):
+                receive(there)
+        assert receive(there) == []
+        assert names(there) == ['console.g1.log', 'console.g2.log']
 
     def test_a_hole(self, there) -> None:
         """It is sent again: nothing is noted."""
@@ -448,6 +486,98 @@ class TestUntrusted:
         with pytest.raises(OSError, match='symbolic links'):
             receive(there)
         assert victim.stat().st_mode & 0o7777 == 0o644
+
+    @pytest.mark.parametrize(('target', 'stint'), [
+        ('disk', False), ('console.log', False), ('console.g1.log', False),
+        ('console.port1.g1.history', False), ('console.g1.log.0', True),
+        ('console.g1.history', True), ('console.g7.log', True),
+        ('../victim', False), ('/victim', False), ('', False),
+        (None, False), (['console.g1.history'], False)])
+    def test_another_host_says_where_it_is_to_go(
+            self, there, tmp_path, target, stint) -> None:
+        """That is for this host to say; the guest writes g7."""
+        if target == '/victim':
+            target = f'{tmp_path}/victim'
+        staged.as_now(there, {0: b'then'}, stint=stint)
+        staging = there / inbox.PLACING
+        (there / inbox.MOVING).rename(staging)
+        (staging / 'targets').write_text(json.dumps({'0': target}))
+        for path in (tmp_path / 'victim', there / 'disk',
+                     there / 'console.g7.log'):
+            path.touch()
+        (said,) = receive(there, in_use={0: 7})
+        assert 'is not to become' in said
+        assert (tmp_path / 'victim').stat().st_size == 0
+        assert names(there) == ['console.g7.log', 'disk']
+        assert [path.stat().st_size for path in there.glob('*g7*')] == [0]
+        assert logs.received(str(there)) == {staged.DEPARTURE: said}
+
+    @pytest.mark.parametrize('spoil', [
+        lambda staging: (staging / 'targets').unlink(),
+        lambda staging: (staging / 'targets').write_text('[' * 9999),
+        lambda staging: (staging / 'targets').write_text('[]'),
+        lambda staging: (staging / 'record.json').unlink(),
+        lambda staging: (staging / 'record.json').write_text('x'),
+        lambda staging: (staging / 'history.0').write_bytes(b'longer'),
+        lambda staging: (staging / 'history.0').rename(
+            staging / 'history.1')])
+    def test_what_another_host_calls_checked(self, there, spoil) -> None:
+        """It holds up nothing that comes later."""
+        staged.as_now(there, {0: b'then'})
+        staging = there / inbox.PLACING
+        (there / inbox.MOVING).rename(staging)
+        (staging / 'targets').write_text('{"0": "console.g1.history"}')
+        spoil(staging)
+        receive(there)
+        assert names(there) in ([], ['console.g1.history'])
+        if names(there) == []:
+            files.remove(str(there / logs.RECEIVED))
+            staged.as_now(there, {0: b'then'})
+            assert receive(there) == []
+            assert text(there, 'console.g1.history') == b'then'
+
+    def test_a_port_of_what_is_called_checked(self, there) -> None:
+        staged.as_now(there, {0: b'then', 1: b'more'})
+        staging = there / inbox.PLACING
+        (there / inbox.MOVING).rename(staging)
+        (staging / 'targets').write_text(json.dumps({
+            '0': 'console.g1.history', '1': 'console.port1.g1.history'}))
+        assert len(receive(there, ports=1)) == 1
+        assert names(there) == []
+
+    def test_an_earlier_version_sends_too_much(self, there) -> None:
+        staged.as_old(there, {'console.g1.history': bytes(LIMIT + 1)})
+        (said,) = receive(there)
+        assert 'max_history_bytes = 1000' in said
+        assert names(there) == []
+        staged.as_old(there, {'console.g1.history': bytes(LIMIT)})
+        assert receive(there) == []
+        assert names(there) == ['console.g1.history']
+
+    @pytest.mark.parametrize(('highest', 'name'), [
+        (5_000_000, 'console.g4999999.log'),
+        (999_999_999, 'console.g999999998.log')])
+    def test_numbers_cost_nothing(self, there, highest, name) -> None:
+        """However far they are from each other."""
+        for number in (0, highest):
+            begin(there, generation.live_name(0, number))
+        staged.as_now(there, {0: b'then'}, stint=True, generation=0)
+        tracemalloc.start()
+        try:
+            assert receive(there) == []
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 1 << 22
+        assert text(there, name) == b'then'
+
+    def test_there_is_no_higher_number(self, there) -> None:
+        begin(there, 'console.g999999999.log')
+        staged.as_now(there, {0: b'then'}, stint=True)
+        (said,) = receive(there)
+        assert 'remove or rename it' in said
+        assert names(there) == ['console.g999999999.log']
+        assert logs.received(str(there)) == {}
 
     @pytest.mark.parametrize('name', [
         'console.moving', 'console.arrived', 'console.placing'])
