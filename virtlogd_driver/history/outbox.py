@@ -223,21 +223,33 @@ def load(path: str) -> Departure | None:
             str(values['host']), str(values['directory']),
             _by_port(values['generations']),
             None if values['stint'] is None else _by_port(values['stint']),
-            float(values['since']))
+            _time(values['since']))
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError,
             TypeError, AttributeError, record.InvalidRecord):
         return None
 
 
 def _by_port(values: Any) -> dict[int, int]:
-    return {int(port): int(number) for port, number in values.items()}
+    found = {int(port): int(number) for port, number in values.items()}
+    if not all(0 <= port <= generation.MAX_PORT
+               and 0 <= number <= generation.MAX_GENERATION
+               for port, number in found.items()):
+        raise ValueError(values)
+    return found
+
+
+def _time(value: Any) -> float:
+    found = float(value)
+    if not 0 <= found < boot.LATEST:
+        raise ValueError(value)
+    return found
 
 
 def load_state(path: str) -> State:
     try:
         values = record.load(files.read(
             os.path.join(path, _STATE), record.MAX_SIZE))
-        return State(int(values['attempts']), bool(values['copied']),
+        return State(max(0, int(values['attempts'])), bool(values['copied']),
                      str(values['reason']), bool(values['final']))
     except (OSError, ValueError, KeyError, TypeError, AttributeError,
             record.InvalidRecord):
@@ -446,7 +458,9 @@ def _boots(here: str, lives: dict[int, str],
 
     return tuple(record.Boot(noted.time, {
         port: count(port, position)
-        for port, position in noted.positions.items()}, noted.number)
+        for port, position in noted.positions.items()
+        # Another is of a line that is damaged, and the other host takes none.
+        if 0 <= port < record.MAX_PORTS}, noted.number)
         for noted in boot.read(here)[-record.MAX_BOOTS:])
 
 

@@ -8,6 +8,7 @@ values or an error.
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -147,6 +148,7 @@ def load(data: bytes) -> Any:
         raise InvalidRecord(f'it has more than {MAX_SIZE} bytes')
     try:
         return json.loads(data, parse_int=_parse_int,
+                          parse_float=_parse_float,
                           parse_constant=_no_constant)
     except (ValueError, RecursionError) as e:
         raise InvalidRecord(f'it is no JSON that can be read: {e}') from e
@@ -186,6 +188,13 @@ def _parse_int(text: str) -> int:
     if len(text) > 19 or not re.fullmatch('-?[0-9]+', text):
         raise ValueError(f'{text[:20]} is no reasonable number')
     return int(text)
+
+
+def _parse_float(text: str) -> float:
+    found = float(text)
+    if not math.isfinite(found):
+        raise ValueError(f'{text[:20]} is no reasonable number')
+    return found
 
 
 def _no_constant(text: str) -> float:

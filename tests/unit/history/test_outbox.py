@@ -96,6 +96,31 @@ class TestDeparture:
         (path / 'departure.json').write_bytes(bad)
         assert outbox.load(str(path)) is None
 
+    @pytest.mark.parametrize(('key', 'value'), [
+        ('generations', {'0': 1e400}), ('generations', {'0': -1}),
+        ('generations', {'0': 10 ** 9}), ('stint', {'-1': 0}),
+        ('stint', {str(10 ** 9): 0}), ('since', 1e400), ('since', -1e300),
+        ('since', 1e300)])
+    def test_one_with_a_number_that_is_none(self, directory, key,
+                                            value) -> None:
+        path = make(directory)
+        values = json.loads((path / 'departure.json').read_bytes())
+        (path / 'departure.json').write_text(json.dumps(
+            values | {key: value}).replace('Infinity', '1e400'))
+        assert outbox.load(str(path)) is None
+        assert len(outbox.waiting(str(directory.parent))) == 1
+
+    @pytest.mark.parametrize(('key', 'value'), [
+        ('generations', {'0': 0, '999999999': 999_999_999}),
+        ('stint', {'0': 0}), ('since', 0.0)])
+    def test_one_with_numbers_that_may_be(self, directory, key,
+                                          value) -> None:
+        path = make(directory)
+        values = json.loads((path / 'departure.json').read_bytes())
+        (path / 'departure.json').write_text(json.dumps(
+            values | {key: value}))
+        assert outbox.load(str(path)) is not None
+
     def test_one_of_a_later_version(self, directory) -> None:
         path = make(directory)
         values = json.loads((path / 'departure.json').read_bytes())
@@ -157,12 +182,20 @@ class TestState:
 
     @pytest.mark.parametrize('bad', [
         b'', b'{', b'[]', b'7', b'null', b'{}', b'[' * 100_000,
-        b'{"attempts": null}', b'{"attempts": "x"}'])
+        b'{"attempts": null}', b'{"attempts": "x"}',
+        b'{"attempts": 1e400, "copied": true, "reason": "", "final": true}'])
     def test_one_that_cannot_be_read(self, directory, bad) -> None:
         """It is tried as if for the first time."""
         path = make(directory)
         (path / 'state.json').write_bytes(bad)
         assert outbox.load_state(str(path)) == outbox.State()
+
+
+    def test_fewer_attempts_than_none(self, directory) -> None:
+        """The next would follow at once, again and again."""
+        path = str(make(directory))
+        outbox.save_state(path, outbox.State(-9, reason='refused'))
+        assert outbox.load_state(path) == outbox.State(0, reason='refused')
 
 
 class TestWaiting:
