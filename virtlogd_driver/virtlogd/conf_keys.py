@@ -25,12 +25,15 @@ class Kind:
     takes: Callable[[Value], bool]
 
 
-def _number(lowest: int, highest: int | None) -> Kind:
-    allowed = (f'an integer from {lowest}' if highest is None
+#: libvirt reads a number without quotes as a long long.
+_MOST = 2 ** 63 - 1
+
+
+def _number(lowest: int, highest: int) -> Kind:
+    allowed = (f'an integer from {lowest}' if highest == _MOST
                else f'an integer from {lowest} to {highest}')
     return Kind(allowed, lambda value: isinstance(value, int)
-                and value >= lowest
-                and (highest is None or value <= highest))
+                and lowest <= value <= highest)
 
 
 def _each(allowed: str, word: str) -> Kind:
@@ -62,7 +65,7 @@ def bytes_of(value: Value) -> int | None:
     letter alone and "iB" are powers of 1024, "B" ones of 1000.
     """
     if isinstance(value, int):
-        return value if value >= 0 else None
+        return value if 0 <= value <= _MOST else None
     found = _BYTES.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         return None
@@ -77,7 +80,7 @@ BOOL = Kind('0 or 1', lambda value: value in (0, 1) and not isinstance(
     value, str))
 INT = _number(-2 ** 31, 2 ** 31 - 1)
 UINT = _number(0, 2 ** 32 - 1)
-SIZE = _number(0, None)
+SIZE = _number(0, _MOST)
 BYTES = Kind('an integer from 0, or a size in quotes such as "2MiB"',
              lambda value: bytes_of(value) is not None)
 STRING = Kind('a string in quotes', lambda value: isinstance(value, str))

@@ -51,6 +51,14 @@ VALUES = st.one_of(
                      '[ "a", "b", ]', '[ 1 ]', '[ "a", 1 ]', '[ [ "a" ] ]']))
 
 
+@pytest.mark.parametrize('number', [2 ** 63, 2 ** 64, 10 ** 20])
+def test_a_number_that_libvirt_cannot_hold(number: int) -> None:
+    """libvirt takes another for it; nor can privsep carry it."""
+    for kind in (conf_keys.SIZE, conf_keys.BYTES):
+        assert kind.takes(2 ** 63 - 1)
+        assert not kind.takes(number)
+
+
 @pytest.mark.parametrize('kind', KINDS)
 @hypothesis.given(text=VALUES)
 @hypothesis.settings(max_examples=200)
