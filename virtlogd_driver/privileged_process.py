@@ -13,10 +13,14 @@ the same user could take out of this one (ptrace, core dumps). See
 capabilities(7), prctl(2).
 """
 
+import contextlib
 import ctypes
+import functools
 import glob
 import itertools
 import os
+import socket
+import struct
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -36,6 +40,9 @@ _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+#: struct ucred: process, user, group.
+_CREDENTIALS = struct.Struct('iII')
 
 
 def is_for(context: str) -> bool:
@@ -105,6 +112,32 @@ def option(name: str) -> Any:
         return cfg.CONF[name]
     except cfg.NoSuchOptError:
         return None
+
+
+@functools.cache
+def caller() -> tuple[int, int]:
+    """Give process and user at the other end of privsep's own socket.
+
+    This process itself where it is not privsep-helper's; 0 and 0 where they
+    are not known.
+    """
+    path = option('privsep_sock_path')
+    if path is None:
+        return os.getpid(), os.getuid()
+    for name in os.listdir('/proc/self/fd'):
+        with (contextlib.suppress(OSError),
+              socket.socket(fileno=os.dup(int(name))) as channel):
+            if (channel.family == socket.AF_UNIX
+                    and channel.getpeername() == path):
+                return credentials_at(channel)
+    return 0, 0
+
+
+def credentials_at(connected: socket.socket) -> tuple[int, int]:
+    """Give process and user that listened at the other end of a socket."""
+    process, user, _ = _CREDENTIALS.unpack(connected.getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return process, user
 
 
 def confine() -> list[str]:

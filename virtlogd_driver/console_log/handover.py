@@ -208,12 +208,6 @@ def process_at(connected: socket.socket) -> int:
 
     It is unknown in another process namespace.
     """
-    process, _ = credentials_at(connected)
-    return process
-
-
-def credentials_at(connected: socket.socket) -> tuple[int, int]:
-    """Give process and user that listened at the other end of a socket."""
-    process, user, _ = _CREDENTIALS.unpack(connected.getsockopt(
+    process, _, _ = _CREDENTIALS.unpack(connected.getsockopt(
         socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return process, user
+    return int(process)

@@ -17,7 +17,6 @@ import contextlib
 import functools
 import os
 import pwd
-import socket
 import sys
 import time
 from collections.abc import Collection, Iterator
@@ -226,33 +225,15 @@ def _roots_of_files() -> tuple[str, ...]:
 
 
 @functools.cache
-def _caller() -> tuple[int, int]:
-    """Give process and user at the other end of privsep's own socket.
-
-    This process itself where it is not privsep-helper's.
-    """
-    path = privileged_process.option('privsep_sock_path')
-    if path is None:
-        return os.getpid(), os.getuid()
-    for name in os.listdir('/proc/self/fd'):
-        with (contextlib.suppress(OSError),
-              socket.socket(fileno=os.dup(int(name))) as channel):
-            if (channel.family == socket.AF_UNIX
-                    and channel.getpeername() == path):
-                return handover.credentials_at(channel)
-    # Nobody has it, so nothing is sent.
-    return 0, 0
-
-
-@functools.cache
 def _sender() -> handover.Sender:
-    return handover.Sender(_caller()[0])
+    # Where nobody is known nothing is sent.
+    return handover.Sender(privileged_process.caller()[0])
 
 
 @functools.cache
 def _owners() -> frozenset[int]:
     """Give users whose files are given out."""
-    owners = {0, _caller()[1]}
+    owners = {0, privileged_process.caller()[1]}
     for name in _QEMU:
         with contextlib.suppress(KeyError):
             owners.add(pwd.getpwnam(name).pw_uid)

@@ -287,6 +287,12 @@ def open_log(socket_path: str, domain: str, name: str, log: str,
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
         channel.settimeout(timeout)
         channel.connect(f'\0{receiver}')
+        # Its name is for all to see, and free once the caller has given up.
+        _, listener = privileged_process.credentials_at(channel)
+        if listener not in (0, privileged_process.caller()[1]):
+            raise exception.ReattachFailed(
+                f'Guest {name}: user {listener} listens at {receiver}, not '
+                'who asked for the pipe, so it is not sent. Try it again.')
         with rpc.Connection(socket_path, timeout) as virtlogd:
             pipe, position = virtlogd.open_log(
                 'qemu', uuid.UUID(domain), name, log)

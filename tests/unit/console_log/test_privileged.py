@@ -493,26 +493,9 @@ def test_the_instances_path_where_no_file_says_it(
     assert privileged._roots_of_files.__wrapped__() == (instances, '/logs')
 
 
-def test_the_caller_is_at_its_own_socket(
-        tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = str(tmp_path / 'privsep')
-    monkeypatch.setattr(privileged_process, 'option', lambda name: path)
-    monkeypatch.setattr(
-        handover, 'credentials_at',
-        lambda channel: (7, 8) if channel.getpeername() == path else (1, 1))
-    other, end = socket.socketpair()
-    with (other, end, socket.socket(socket.AF_UNIX) as listening,
-          socket.socket(socket.AF_UNIX) as channel):
-        assert privileged._caller.__wrapped__() == (0, 0)
-        listening.bind(path)
-        listening.listen()
-        channel.connect(path)
-        assert privileged._caller.__wrapped__() == (7, 8)
-
-
 def test_whose_files_are_given_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Root's, the caller's, and those of the user that QEMU runs as here."""
-    monkeypatch.setattr(privileged, '_caller', lambda: (1, 4711))
+    monkeypatch.setattr(privileged_process, 'caller', lambda: (1, 4711))
     users = {'qemu': pwd.struct_passwd(('qemu', 'x', 107, 107, '', '/', ''))}
     monkeypatch.setattr(pwd, 'getpwnam', users.__getitem__)
     assert privileged._owners.__wrapped__() == {0, 4711, 107}

@@ -384,6 +384,28 @@ def test_open_log_sends_a_pipe_to_its_own_callers_alone(
             other.accept()
 
 
+@pytest.mark.parametrize(('listens', 'asks', 'sent'), [
+    (0, 4711, True), (4711, 4711, True), (65534, 4711, False),
+    (65534, 0, False), (4711, 0, False)])
+def test_open_log_sends_no_pipe_to_another_user(
+        socket_path: str, log: pathlib.Path, caller: Caller, listens: int,
+        asks: int, sent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller that has given up leaves the name of its socket to anybody."""
+    monkeypatch.setattr(privileged_process, 'credentials_at',
+                        lambda channel: (1, listens))
+    monkeypatch.setattr(privileged_process, 'caller', lambda: (2, asks))
+    with opening(socket_path) as asked:
+        if sent:
+            open_log(socket_path, log, caller)
+            pipe = caller.pipe()
+            assert pipe is not None
+            os.close(pipe)
+        else:
+            said = _refused(socket_path, log, caller)
+            assert f'user {listens} listens' in said
+            assert asked == []
+
+
 def test_open_log_says_that_virtlogd_is_down(
         socket_path: str, log: pathlib.Path, caller: Caller) -> None:
     with pytest.raises(exception.VirtlogdDown):
