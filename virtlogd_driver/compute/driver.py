@@ -178,8 +178,8 @@ class VirtlogdDriver(libvirt_driver.LibvirtDriver):
 
     def get_console_output(self, context: Any, instance: Any) -> bytes:
         """Read the console log, whether the guest runs or not."""
-        self._histories.wait_before_reading(instance)
         with nova_edge.nova_errors(instance):
+            self._histories.wait_before_reading(instance)
             return self._consoles.output(instance)
 
     def get_serial_console(self, context: Any,

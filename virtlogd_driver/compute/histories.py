@@ -19,6 +19,7 @@ from oslo_log import log as logging
 from virtlogd_driver import exception
 from virtlogd_driver.compute.consoles import Consoles
 from virtlogd_driver.compute.deletions import Deletions
+from virtlogd_driver.compute.nova_edge import DISKS
 from virtlogd_driver.compute.options import Options
 from virtlogd_driver.guest import char_device
 from virtlogd_driver.history import (
@@ -132,18 +133,30 @@ class Histories:
         """Finish what was begun, as whatever touches a guest's logs does."""
         directory = get_instance_path(instance)
         with history.errors_logged(instance):
-            if files.again(history.is_pending, directory):
+            if history.is_pending(directory):
                 self.kept().recover(
                     instance, instance.uuid,
                     self.place(instance.uuid, directory, instance),
                     self._known_log_names(instance))
 
     def wait_before_reading(self, instance: Any) -> None:
-        """Wait a moment for what has just begun to come."""
+        """Wait a moment for what has just begun to come.
+
+        :raises LogError: the file system of the guest does not answer: who
+            reads would wait for ever, with all of nova-compute under eventlet
+        """
+        directory = get_instance_path(instance)
+        try:
+            # What statvfs says of NFS is in no cache of this host.
+            DISKS.ask(directory, os.statvfs, os.path.dirname(directory))
+        except exception.DiskStalled as e:
+            raise exception.LogError(str(e)) from e
+        except OSError as e:
+            LOG.debug('%s: %s', directory, e)   # the read says why
         self._arrivals.wait(instance.uuid, READ_WAIT)
         # Where the logs are while something is done is its business.
         if instance.get('task_state', None) is None and (
-                history.seems_pending(get_instance_path(instance))):
+                history.seems_pending(directory)):
             self.recover(instance)
 
     # From another host
@@ -299,10 +312,7 @@ class Histories:
                 with history.errors_logged(history.guest(uuid)):
                     self._adopt(uuid, in_use[uuid])
         for adopt in (self._adopt_unsent, self._adopt_departures):
-            with history.errors_logged(
-                    None, 'What guests that have left wrote here is not sent '
-                    'after them until nova-compute starts again; '
-                    '"virtlogd-console history" shows it'):
+            with history.errors_logged(None, history.NOT_SENT):
                 adopt()
         self.deletions.look_around(starting=True)
 
@@ -333,7 +343,7 @@ class Histories:
     def _adopt_departures(self) -> None:
         for path in outbox.paths(self._options.instances_path):
             uuid = outbox.guest_of(path)
-            with history.errors_logged(history.guest(uuid)):
+            with history.errors_logged(history.guest(uuid), history.NOT_SENT):
                 instance = look_up(uuid)
                 if instance is not None and instance.deleted:
                     try:

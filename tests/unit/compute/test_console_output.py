@@ -2,6 +2,7 @@
 """The driver gives nova the console log of a guest."""
 
 import os
+import threading
 
 import libvirt
 import pytest
@@ -10,6 +11,8 @@ from nova.virt import event as virtevent
 
 from tests.unit import descriptors, fake_libvirt
 from tests.unit.compute.given import UUID, guest_xml, leave, libvirt_fails
+from virtlogd_driver.compute import histories
+from virtlogd_driver.virtlogd.disk import Disks
 
 
 class TestConsoleOutput:
@@ -175,3 +178,35 @@ class TestConsoleOutput:
         with pytest.raises(nova_exception.InternalError,
                            match='not well-formed'):
             self._read(made, instance)
+
+    def test_a_file_system_that_does_not_answer(
+            self, make_driver, instance, directory, monkeypatch) -> None:
+        """Nobody waits for it without bound; what it is, the log says."""
+        (directory / 'console.log').write_bytes(b'x')
+        made = make_driver(guest_xml(fake_libvirt.serial(
+            log=str(directory / 'console.log'))))
+        answers = threading.Event()
+        statvfs = os.statvfs
+
+        def stalls(path: str) -> os.statvfs_result:
+            answers.wait()
+            return statvfs(path)
+        monkeypatch.setattr(os, 'statvfs', stalls)
+        monkeypatch.setattr(histories, 'DISKS', Disks(patience=0.2))
+        with pytest.raises(nova_exception.ConsoleNotAvailable):
+            self._read(made, instance)
+        answers.set()
+        monkeypatch.setattr(histories, 'DISKS', Disks(patience=60))
+        assert self._read(made, instance) == b'x'
+
+    def test_a_file_system_that_answers_with_an_error(
+            self, make_driver, instance, directory, monkeypatch) -> None:
+        """The read itself finds what can be read."""
+        (directory / 'console.log').write_bytes(b'x')
+        made = make_driver(guest_xml(fake_libvirt.serial(
+            log=str(directory / 'console.log'))))
+
+        def fails(path: str) -> os.statvfs_result:
+            raise OSError(5, path)
+        monkeypatch.setattr(os, 'statvfs', fails)
+        assert self._read(made, instance) == b'x'
