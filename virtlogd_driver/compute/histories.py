@@ -5,7 +5,9 @@ Here is what nova's database says of it: where a guest is, whether it still
 exists. How it is kept is in history/.
 """
 
+import math
 import os
+import time
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -42,6 +44,9 @@ LOG = logging.getLogger(__name__)
 STAT = 'console_log_virtlogd'
 #: Seconds since a guest has come that a reader waits for its history.
 READ_WAIT = 1.0
+#: Seconds that a file system which has answered is not asked again before a
+#: read: to ask takes fifty times as long as to read.
+ASKED = 1.0
 
 
 def look_up(uuid: str) -> Any:
@@ -100,6 +105,9 @@ class Histories:
         #: Gives what keeps histories, with today's options.
         self.kept = kept
         self.deletions = Deletions(options, kept)
+        #: When the file system of instances_path has answered last, by
+        #: time.monotonic.
+        self._asked = -math.inf
         self._arrivals = arrivals.Arrivals()
         self._departures = carrier.Carrier(
             lambda path: self.kept().attempt(path, self._where))
@@ -142,22 +150,34 @@ class Histories:
     def wait_before_reading(self, instance: Any) -> None:
         """Wait a moment for what has just begun to come.
 
-        :raises LogError: the file system of the guest does not answer: who
-            reads would wait for ever, with all of nova-compute under eventlet
+        :raises LogError: the file system of instances_path does not answer:
+            who reads would wait for ever, with all of nova-compute under
+            eventlet
         """
+        self._check_disk()
         directory = get_instance_path(instance)
-        try:
-            # What statvfs says of NFS is in no cache of this host.
-            DISKS.ask(directory, os.statvfs, os.path.dirname(directory))
-        except exception.DiskStalled as e:
-            raise exception.LogError(str(e)) from e
-        except OSError as e:
-            LOG.debug('%s: %s', directory, e)   # the read says why
         self._arrivals.wait(instance.uuid, READ_WAIT)
         # Where the logs are while something is done is its business.
         if instance.get('task_state', None) is None and (
                 history.seems_pending(directory)):
             self.recover(instance)
+
+    def _check_disk(self) -> None:
+        """
+        :raises LogError: as of wait_before_reading
+        """
+        now = time.monotonic()
+        if now < self._asked + ASKED:
+            return
+        path = self._options.instances_path
+        try:
+            # What statvfs says of NFS is in no cache of this host.
+            DISKS.ask(os.path.join(path, ''), os.statvfs, path)
+        except exception.DiskStalled as e:
+            raise exception.LogError(str(e)) from e
+        except OSError as e:
+            LOG.debug('%s: %s', path, e)   # the read says why
+        self._asked = now
 
     # From another host
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver gives nova the console log of a guest."""
 
+import math
 import os
 import threading
 
@@ -198,6 +199,13 @@ class TestConsoleOutput:
         answers.set()
         monkeypatch.setattr(histories, 'DISKS', Disks(patience=60))
         assert self._read(made, instance) == b'x'
+        # It is not asked each time.
+        monkeypatch.setattr(histories, 'DISKS', None)
+        monkeypatch.setattr(histories, 'ASKED', math.inf)
+        assert self._read(made, instance) == b'x'
+        monkeypatch.setattr(histories, 'ASKED', 0.0)
+        with pytest.raises(AttributeError):
+            self._read(made, instance)
 
     def test_a_file_system_that_answers_with_an_error(
             self, make_driver, instance, directory, monkeypatch) -> None:

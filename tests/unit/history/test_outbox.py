@@ -198,6 +198,18 @@ class TestState:
         assert outbox.load_state(path) == outbox.State(0, reason='refused')
 
 
+def test_a_start_of_a_port_that_there_cannot_be(directory) -> None:
+    """A line that is damaged: the other host would refuse all for it."""
+    path = make(directory)
+    write(path, 'console.log', b'x')
+    write(path, boot.FILE, b'{"time": 1, "positions": {"-5": null, "0": null,'
+                           b' "63": null, "64": null}}\n')
+    staging = pathlib.Path(outbox.stage(
+        str(path), 99, lambda *_: b'x', lambda *_: 1))
+    sent = record.parse((staging / record.FILE).read_bytes(), 99)
+    assert [set(noted.following) for noted in sent.boots] == [{0, 63}]
+
+
 class TestWaiting:
 
     def test_the_oldest_first(self, directory) -> None:
