@@ -433,8 +433,7 @@ class History:
                 if inbox.is_complete(place):
                     may_come = False
                     self.receive(instance, uuid, place)
-                    if (inbox.is_coming(place.directory)
-                            or inbox.is_complete(place)):
+                    if inbox.is_complete(place):
                         # It cannot be put in place, as was said.
                         return
                     continue

@@ -488,8 +488,8 @@ def _load_old(staging: str, limit: int, *,
         if match is None or (file is None and match['name'] != boot.FILE):
             raise record.InvalidRecord(f'{str(name)[:100]!r} is not expected')
         size = files.size(os.path.join(staging, name))
-        if begun:
-            size = size or 0
+        if begun and size is None:
+            size = -1   # not known any more
         if file is None:
             lines = _old_data(staging, match)
             if lines is None:

@@ -391,6 +391,44 @@ class TestStillComing:
         assert logs.received(str(there)) == {}
 
 
+    @pytest.mark.parametrize('error', [
+        PermissionError(errno.EACCES, ''), FileNotFoundError(errno.ENOENT, ''),
+        OSError(errno.ELOOP, '')])
+    def test_what_is_no_file_to_be_read_has_not_come(
+            self, there, monkeypatch, error) -> None:
+        """Whoever has sent it: that does not pass."""
+        staged.as_old(there, {'console.g1.history': b'then'})
+        (there / inbox.MOVING).rename(there / inbox.ARRIVED)
+
+        def refused(path: str) -> int:
+            raise error
+        monkeypatch.setattr(files, 'open_to_read', refused)
+        (said,) = receive(there)
+        assert 'as it was sent' in said
+        assert names(there) == []
+
+    @pytest.mark.parametrize('following', [0, 2])
+    def test_an_earlier_versions_is_half_in_place(self, there,
+                                                  following) -> None:
+        """As a crash has left it; where in it a start was is not known."""
+        staged.as_old(there, {'console.g1.history': b'then',
+                              'console.port1.g1.history': b'more'}, [
+            {'time': 1.5, 'following': {'0': following, '1': 2}}])
+        staging = there / inbox.PLACING
+        (there / inbox.MOVING).rename(staging)
+        (staging / 'targets').write_text(json.dumps({
+            '0': 'console.g1.history', '1': 'console.port1.g1.history'}))
+        (path,) = staging.glob('console.g1.history.*')
+        path.rename(there / 'console.g1.history')
+        assert receive(there) == []
+        assert text(there, 'console.g1.history') == b'then'
+        assert text(there, 'console.port1.g1.history') == b'more'
+        (noted,) = boot.read(str(there))
+        assert noted.positions[0] is None
+        assert noted.positions[1] is not None
+        assert noted.positions[1].offset == 2
+
+
 class TestUntrusted:
 
     def test_a_port_that_the_guest_does_not_have(self, there) -> None:
@@ -570,6 +608,23 @@ class TestUntrusted:
             tracemalloc.stop()
         assert peak < 1 << 22
         assert text(there, name) == b'then'
+
+    @pytest.mark.parametrize('present', [[0, 1], [1, 2]])
+    def test_no_number_is_free_between_others(self, there, present) -> None:
+        for number in present:
+            begin(there, generation.live_name(0, number))
+        staged.as_now(there, {0: b'then'}, stint=True, generation=9)
+        assert receive(there) == []
+        assert text(there, generation.live_name(
+            0, present[-1] + 1))[-4:] == b'then'
+
+    def test_a_long_name_is_cut(self, there) -> None:
+        staged.as_now(there, {0: b'then'})
+        staging = there / inbox.PLACING
+        (there / inbox.MOVING).rename(staging)
+        (staging / 'targets').write_text(json.dumps({'0': 'x' * 101}))
+        (said,) = receive(there)
+        assert said.endswith(f"to become '{'x' * 100}'")
 
     def test_there_is_no_higher_number(self, there) -> None:
         begin(there, 'console.g999999999.log')

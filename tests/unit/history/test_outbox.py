@@ -99,8 +99,8 @@ class TestDeparture:
     @pytest.mark.parametrize(('key', 'value'), [
         ('generations', {'0': 1e400}), ('generations', {'0': -1}),
         ('generations', {'0': 10 ** 9}), ('stint', {'-1': 0}),
-        ('stint', {str(10 ** 9): 0}), ('since', 1e400), ('since', -1e300),
-        ('since', 1e300)])
+        ('stint', {str(10 ** 9): 0}), ('since', 1e400), ('since', -0.5),
+        ('since', boot.LATEST)])
     def test_one_with_a_number_that_is_none(self, directory, key,
                                             value) -> None:
         path = make(directory)
@@ -202,7 +202,7 @@ def test_a_start_of_a_port_that_there_cannot_be(directory) -> None:
     """A line that is damaged: the other host would refuse all for it."""
     path = make(directory)
     write(path, 'console.log', b'x')
-    write(path, boot.FILE, b'{"time": 1, "positions": {"-5": null, "0": null,'
+    write(path, boot.FILE, b'{"time": 1, "positions": {"-1": null, "0": null,'
                            b' "63": null, "64": null}}\n')
     staging = pathlib.Path(outbox.stage(
         str(path), 99, lambda *_: b'x', lambda *_: 1))
@@ -248,11 +248,11 @@ class TestWaiting:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             return listdir(path)
         monkeypatch.setattr(os, 'listdir', fail)
-        assert [(one.path, one.since, one.reason) for one in outbox.waiting(
-            str(directory.parent))] == [
-            (str(made[0]), 100.0,
+        assert [(one.path, one.since, one.attempts, one.reason)
+                for one in outbox.waiting(str(directory.parent))] == [
+            (str(made[0]), 100.0, 0,
              'it cannot be looked at: Input/output error'),
-            (str(made[1]), 300.0, 'it is on its way')]
+            (str(made[1]), 300.0, 0, 'it is on its way')]
 
     def test_one_has_just_gone(self, directory, monkeypatch) -> None:
         """The others are told of."""
