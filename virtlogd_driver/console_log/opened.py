@@ -13,7 +13,12 @@ from typing import Any
 from virtlogd_driver import exception
 from virtlogd_driver.console_log.chain import Segment, Snapshot
 from virtlogd_driver.console_log.directory import Files
-from virtlogd_driver.console_log.log import Position, Taken, Wanted
+from virtlogd_driver.console_log.log import (
+    Position,
+    Taken,
+    Wanted,
+    failed,
+)
 
 #: Tuples of tuples, numbers and strings.
 Packed = tuple[Any, ...]
@@ -78,7 +83,7 @@ def unpack(packed: Packed, held: Mapping[Key, Segment],
     :param held: the files that were open here already
     :param descriptors: those that have come, which the answer owns
     :param files: the system calls on them
-    :raises LogError: they are not what is said of them
+    :raises LogError: they are not what is said of them, or cannot be looked at
     """
     path, units, ended, cut, absent, runs, _ = packed
     come = iter(descriptors)
@@ -100,7 +105,10 @@ def unpack(packed: Packed, held: Mapping[Key, Segment],
 
 
 def _check(segment: Segment, path: str, files: Files) -> None:
-    status = files.fstat(segment.fd)
+    try:
+        status = files.fstat(segment.fd)
+    except OSError as error:
+        raise failed(path, error) from error
     if not (stat.S_ISREG(status.st_mode)
             and segment.key == (status.st_dev, status.st_ino)):
         raise exception.LogError(

@@ -5,6 +5,7 @@ The privileged helper's part is done in this process (test_privileged.py has a
 real one).
 """
 
+import errno
 import os
 import pathlib
 import socket
@@ -18,6 +19,7 @@ from oslo_privsep import daemon as privsep_daemon
 from tests.unit import descriptors
 from virtlogd_driver import exception
 from virtlogd_driver.console_log import (
+    directory,
     handover,
     log,
     opened,
@@ -236,6 +238,27 @@ class TestPassed:
             reader.read_tail(path_in(guest), 9)
         assert descriptors.below(guest) == []
 
+    def test_a_file_that_its_server_has_no_more(self, guest, helper, closed,
+                                                monkeypatch) -> None:
+        """Every file that has come is closed, the sound one as well."""
+        (guest / 'console.log.0').write_bytes(b'before')
+
+        class Stale(directory.Files):
+
+            def fstat(self, fd: int) -> os.stat_result:
+                status = super().fstat(fd)
+                if status.st_size == 6:
+                    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+                return status
+        monkeypatch.setattr(reader, 'Files', Stale)
+        for read in (reader.read_tail, _from_the_beginning):
+            with pytest.raises(
+                    exception.LogError,
+                    match=r'guest/console\.log cannot be read: Stale'):
+                read(path_in(guest), 9)
+            assert descriptors.below(guest) == []
+        assert helper.calls == ['open_log'] * 2
+
     def test_it_is_said_once(self, caplog) -> None:
         caplog.set_level('INFO')
         now = [50.0]
@@ -255,6 +278,10 @@ class TestPassed:
             assert passing.is_to_be_tried()
         assert [one.levelname for one in caplog.records] == [
             'WARNING', 'INFO']
+
+
+def _from_the_beginning(path: str, limit: int) -> reader.LogSince:
+    return reader.read_from(path, None, limit)
 
 
 def _read(guest: pathlib.Path) -> tuple[reader.LogRead, reader.LogSince]:
