@@ -5,7 +5,8 @@ Each generation of each port becomes one file, its rotated files put together,
 and each history one more; in the order of the manifest they are what the guest
 wrote. A generation is copied from files that are open together (chain.py), so
 it is exact while virtlogd rotates it. What the file system does not give of it
-is NULs in the copy, at its place.
+is NULs in the copy, at its place. Behind a file that cannot be opened, older
+ones of its generation are copied one by one, under their own names.
 """
 
 import contextlib
@@ -21,13 +22,15 @@ from dataclasses import asdict, dataclass
 from typing import IO, Protocol
 
 from virtlogd_driver import exception
-from virtlogd_driver.console_log.chain import Snapshot, runs
+from virtlogd_driver.console_log.chain import Snapshot, runs, snapshot
 from virtlogd_driver.console_log.directory import (
     Directory,
     directory_error,
     open_directory,
 )
 from virtlogd_driver.console_log.generation import (
+    MAX_BACKUPS,
+    backup_name,
     generations,
     history_name,
     live_name,
@@ -193,25 +196,95 @@ def _parts(directory: str, port: int, live: str) -> list[_Part]:
     return parts
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A part is open."""
+
+    directory: Directory
+    #: What there is of it, the oldest first, each with its name.
+    found: list[tuple[str, Snapshot]]
+    #: Why a file of it is left out, by name.
+    left_out: dict[str, str]
+
+
 @contextlib.contextmanager
-def _opened(path: str, part: _Part) -> Iterator[tuple[Directory, Snapshot]]:
-    with open_directory(os.path.dirname(path)) as directory:
+def _opened(path: str, part: _Part) -> Iterator[_Opened]:
+    """Open a part.
+
+    :raises LogNotFound: its directory is not there
+    :raises LogNotRegular: its newest file is no regular file
+    :raises LogDamaged: the file system gives no file of it
+    """
+    with (open_directory(os.path.dirname(path)) as directory,
+          contextlib.ExitStack() as closing):
+        opened = _Opened(directory, [], {})
+        failure: exception.LogDamaged | None = None
         try:
-            *newer, oldest = runs(
-                directory, part.name, live=not part.history,
-                max_backups=0 if part.history else None)
-        except OSError as error:
-            raise directory_error(
-                error, f'{directory.path}/{part.name}') from error
-        taken = Snapshot(
-            directory, [segment for run in (*newer, oldest)
-                        for segment in run.segments],
-            complete=oldest.complete, exact=oldest.exact and not newer,
-            settled=oldest.settled)
+            taken, ended = _chain(directory, part)
+        except exception.LogDamaged as error:
+            failure = error
+            taken, ended = Snapshot(directory, []), True
+        closing.callback(taken.close)
+        if ended:
+            _open_older(opened, part, taken, closing)
+        if failure is not None and not (opened.found or opened.left_out):
+            raise failure
+        if taken.segments:
+            opened.found.append((part.name, taken))
+        yield opened
+
+
+def _chain(directory: Directory, part: _Part) -> tuple[Snapshot, bool]:
+    """Open a chain as far as it can be: whether one of its files cannot."""
+    with _ours(directory, part.name):
+        *newer, oldest = runs(
+            directory, part.name, live=not part.history,
+            max_backups=0 if part.history else None)
+    return Snapshot(
+        directory, [segment for run in (*newer, oldest)
+                    for segment in run.segments],
+        complete=oldest.complete, exact=oldest.exact and not newer,
+        settled=oldest.settled), oldest.settled and not oldest.exact
+
+
+def _open_older(opened: _Opened, part: _Part, newer: Snapshot,
+                closing: contextlib.ExitStack) -> None:
+    """Open files by themselves that are older than what is open of a part.
+
+    As in chain.py none is stepped over while virtlogd renames them: they are
+    gone through from the newest on. What is before one that is open already
+    has come since.
+    """
+    seen = {segment.key for segment in newer.segments}
+    known = frozenset(seen)
+    names = [part.name] + [backup_name(part.name, number) for number in range(
+        0 if part.history else MAX_BACKUPS)]
+    for name in names:
         try:
-            yield directory, taken
-        finally:
-            taken.close()
+            with _ours(opened.directory, name):
+                one = snapshot(
+                    opened.directory, name, max_backups=0, live=False)
+                closing.callback(one.close)
+        except _UNREADABLE as error:
+            opened.left_out[name] = str(error)
+            continue
+        one.exact = False
+        for segment in one.segments:
+            if segment.key in known:
+                opened.found.clear()
+                opened.left_out.clear()
+            elif segment.key not in seen:
+                seen.add(segment.key)
+                opened.found.insert(0, (name, one))
+
+
+@contextlib.contextmanager
+def _ours(directory: Directory, name: str) -> Iterator[None]:
+    """Give an error of the file system as one of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise directory_error(error, f'{directory.path}/{name}') from error
 
 
 def size(logs: Sequence[tuple[int, str]]) -> int:
@@ -224,8 +297,8 @@ def size(logs: Sequence[tuple[int, str]]) -> int:
     for port, path in logs:
         for part in _listed(path, port):
             with (contextlib.suppress(*_UNREADABLE, exception.LogNotFound),
-                  _opened(path, part) as (_, taken)):
-                total += taken.size
+                  _opened(path, part) as opened):
+                total += sum(taken.size for _, taken in opened.found)
     return total
 
 
@@ -243,9 +316,9 @@ def export(logs: Sequence[tuple[int, str]], target: Target,
            about: dict[str, str], progress: Progress) -> Exported:
     """Copy logs, and then their manifest.
 
-    What is no regular file, or cannot be opened, is left out, and bytes that
-    cannot be read are NULs; the manifest has both under "unreadable", with the
-    reason.
+    What is no regular file, or cannot be opened, is left out (older files of
+    its generation are entries of their own then), and bytes that cannot be
+    read are NULs; the manifest has both under "unreadable", with the reason.
 
     :param logs: port, and path of the live file
     :param about: what else the manifest says
@@ -259,25 +332,25 @@ def export(logs: Sequence[tuple[int, str]], target: Target,
         for part in _listed(path, port):
             with contextlib.ExitStack() as closing:
                 try:
-                    directory, taken = closing.enter_context(
-                        _opened(path, part))
+                    opened = closing.enter_context(_opened(path, part))
                 except exception.LogNotFound:
                     continue   # its directory is not there
                 except _UNREADABLE as error:
                     unreadable[part.name] = str(error)
                     continue
-                if not taken.segments:
-                    continue
-                source = _Copied(directory, part.name, taken, progress)
-                name = _unused(part, {entry.name for entry in entries})
-                target.write(name, taken.size, source)
-                if source.error is not None:
-                    unreadable[name] = str(source.error)
-                entries.append(Entry(
-                    name, port, part.generation, part.history,
-                    taken.size, source.sha256.hexdigest(),
-                    len(taken.segments), taken.whole and not source.unread,
-                    source.unread))
+                unreadable.update(opened.left_out)
+                for own, taken in opened.found:
+                    source = _Copied(opened.directory, own, taken, progress)
+                    name = _unused(own, port,
+                                   {entry.name for entry in entries})
+                    target.write(name, taken.size, source)
+                    if source.error is not None:
+                        unreadable[name] = str(source.error)
+                    entries.append(Entry(
+                        name, port, part.generation, part.history,
+                        taken.size, source.sha256.hexdigest(),
+                        len(taken.segments),
+                        taken.whole and not source.unread, source.unread))
     if sum(entry.size for entry in entries) == sum(
             size for entry in entries for _, size in entry.unread):
         for reason in unreadable.values():
@@ -297,10 +370,10 @@ def export(logs: Sequence[tuple[int, str]], target: Target,
     return Exported(entries, unreadable)
 
 
-def _unused(part: _Part, used: set[str]) -> str:
-    """Give a part a name that no other has, of whatever directory."""
-    for name in (part.name, *(
-            f'port{part.port}{more}-{part.name}'
+def _unused(own: str, port: int, used: set[str]) -> str:
+    """Give a name that no other file has, of whatever directory."""
+    for name in (own, *(
+            f'port{port}{more}-{own}'
             for more in ('', *(f'.{n}' for n in range(1, len(used) + 2))))):
         if name not in used and name != MANIFEST:
             return name

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import contextlib
 import errno
 import gc
 import hashlib
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit import descriptors
 from virtlogd_driver import exception
 from virtlogd_driver.console_log import chain, export, files, generation
 from virtlogd_driver.console_log.directory import Directory
@@ -266,6 +268,127 @@ def test_a_log_that_fails_as_it_is_opened_is_left_out(
     with pytest.raises(exception.LogError, match=(
             f'^{logs}/console.log cannot be read: Stale file handle')):
         export.export(paths, DirectoryTarget(str(tmp_path)), ABOUT, nothing)
+
+
+def fail_to_open(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    open_ = os.open
+
+    def opening(path: str, *arguments: int, **named: int) -> int:
+        if path in names:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return open_(path, *arguments, **named)
+    monkeypatch.setattr(os, 'open', opening)
+
+
+def exported_of(path: Path, out: Path) -> tuple[
+        list[tuple[str, bytes, int, bool]], dict[str, str]]:
+    """What an export has, and why not all."""
+    out.mkdir()
+    exported = export.export(
+        [(0, str(path))], DirectoryTarget(str(out)), ABOUT, nothing)
+    manifest = json.loads((out / export.MANIFEST).read_text())
+    assert manifest['unreadable'] == exported.unreadable
+    assert sum(entry.size for entry in exported.entries) == export.size(
+        [(0, str(path))])
+    return [(entry.name, (out / entry.name).read_bytes(), entry.files,
+             entry.whole) for entry in exported.entries], exported.unreadable
+
+
+def chain_of(directory: Path, count: int) -> Path:
+    """A whole chain of so many backups, and its live file."""
+    path = directory / 'console.log'
+    chain.begin(str(path))
+    for number in range(count, -1, -1):
+        with path.open('ab') as file:
+            file.write(b'%d' % number)
+        if number:
+            rotate(path)
+    return path
+
+
+def rotate(path: Path) -> None:
+    for number in range(30, -1, -1):
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(f'{path}.{number}', f'{path}.{number + 1}')
+    path.rename(f'{path}.0')
+    path.touch()
+
+
+@pytest.mark.parametrize(('bad', 'expected'), [
+    (['.1'], [('.4', b'5', 1), ('.3', b'4', 1), ('.2', b'3', 1),
+              ('', b'10', 2)]),
+    (['.1', '.3'], [('.4', b'5', 1), ('.2', b'3', 1), ('', b'10', 2)]),
+    (['.4'], [('', b'43210', 5)]),
+    ([''], [(f'.{n}', b'%d' % (n + 1), 1) for n in (4, 3, 2, 1, 0)])])
+def test_a_rotated_file_that_cannot_be_opened_is_said(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: list[str],
+        expected: list[tuple[str, bytes, int]]) -> None:
+    """What is older is there all the same."""
+    path = chain_of(tmp_path, 5)
+    names = [path.name + end for end in bad]
+    fail_to_open(monkeypatch, *names)
+    entries, unreadable = exported_of(path, tmp_path / 'out')
+    assert entries == [(path.name + end, data, files, False)
+                       for end, data, files in expected]
+    assert unreadable == {name: (
+        f'{tmp_path}/{name} cannot be read: Input/output error. See to the '
+        f'file system that it is on.') for name in names}
+    assert descriptors.below(tmp_path) == []
+
+
+def test_a_backup_that_is_none_is_said(tmp_path: Path) -> None:
+    path = chain_of(tmp_path, 3)
+    (tmp_path / 'console.log.1').unlink()
+    (tmp_path / 'console.log.1').symlink_to('/etc/passwd')
+    entries, unreadable = exported_of(path, tmp_path / 'out')
+    assert [(name, data) for name, data, _, _ in entries] == [
+        ('console.log.2', b'3'), ('console.log', b'10')]
+    assert 'not a regular file' in unreadable['console.log.1']
+
+
+def test_a_file_that_is_looked_at_in_vain_does_not_cost_the_others(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS opens a file that it does not have any more."""
+    path = chain_of(tmp_path, 3)
+    gone = os.stat(f'{path}.1').st_ino
+    fstat = os.fstat
+
+    def looked_at(directory: Directory, fd: int) -> os.stat_result:
+        if fstat(fd).st_ino == gone:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return fstat(fd)
+    monkeypatch.setattr(Directory, 'fstat', looked_at)
+    entries, unreadable = exported_of(path, tmp_path / 'out')
+    assert b''.join(data for _, data, _, _ in entries) == b'310'
+    assert list(unreadable) == ['console.log.1']
+
+
+@pytest.mark.parametrize('times', [1, 2])
+def test_what_is_renamed_as_older_files_are_opened(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """What has come since is not taken for older."""
+    path = chain_of(tmp_path, 4)
+    fail_to_open(monkeypatch, 'console.log.1')
+    runs, bad = chain.runs, os.stat(f'{path}.1').st_ino
+
+    def rotated(*arguments: Any, **named: Any) -> list[chain.Snapshot]:
+        found = runs(*arguments, **named)
+        monkeypatch.undo()
+        for number in range(times):
+            rotate(path)
+            path.write_bytes(b'new%d' % number)
+        name = next(one.name for one in tmp_path.iterdir()
+                    if one.stat().st_ino == bad)
+        fail_to_open(monkeypatch, name)
+        return found
+    monkeypatch.setattr(export, 'runs', rotated)
+    out = tmp_path / 'out'
+    out.mkdir()
+    exported = export.export(
+        [(0, str(path))], DirectoryTarget(str(out)), ABOUT, nothing)
+    assert [(out / entry.name).read_bytes()
+            for entry in exported.entries] == [b'4', b'3', b'10']
+    assert list(exported.unreadable) == [f'console.log.{1 + times}']
 
 
 def fails(number: int) -> Callable[..., Any]:
