@@ -23,10 +23,16 @@ import unicodedata
 #: Of ECMA-48 SGR: looks, colours, and their ends. Not 8, which hides text.
 _LOOK = (r'0{0,2}(?:[0-79]|2[1-79]|3[0-79]|4[0-79]|5[35]|9[0-7]|10[0-7])'
          r'|4:[0-5]'
-         r'|[345]8(?:;5;|:5:)[0-9]{1,3}'
-         r'|[345]8(?:;2(?:;[0-9]{1,3}){3}|:2(?::[0-9]{0,3}){3,5})'
+         r'|[345]8(?::5:[0-9]{1,3}|:2(?::[0-9]{0,3}){3,5})'
          '|')
-_COLOUR = rf'\x1b\[(?:{_LOOK})(?:;(?:{_LOOK})){{0,15}}m'
+#: Every terminal knows a palette. One that does not know the colour of
+#: underlines (58), or true colours, takes their numbers for looks, and may be
+#: at another place from there on: with one of them no number is 8.
+_KNOWN = rf'[34]8;5;[0-9]{{1,3}}|{_LOOK}'
+_NOT_8 = r';(?!0{0,2}8(?![0-9]))[0-9]{1,3}'
+_NEWER = rf'[345]8;(?:5{_NOT_8}|2(?:{_NOT_8}){{3}})|{_LOOK}'
+_COLOUR = (rf'\x1b\[(?:(?:{_KNOWN})(?:;(?:{_KNOWN})){{0,15}}'
+           rf'|(?:{_NEWER})(?:;(?:{_NEWER})){{0,15}})m')
 #: Moves the cursor, erases on the screen (not 3J, which erases what was
 #: scrolled away), inserts, deletes, scrolls; shows the cursor, wraps lines,
 #: sends arrow keys as a program wants them. What shells and editors need, and

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import itertools
 import re
 
 import pytest
@@ -20,14 +21,28 @@ _MOVES = frozenset('ABCDEFGHLMPSTX@dfr')
 _MODES = frozenset({'?1', '?7', '?12', '?25'})
 
 
+#: What terminals know: the colour of underlines (58), true colours, and how
+#: much they skip of a colour that they do not know.
+_TERMINALS = tuple(itertools.product((True, False), (True, False), (0, 1)))
+
+
 def hides(parameters: str) -> bool:
     """Whether a terminal that reads SGR parameters would hide text."""
-    left = iter(parameters.split(';'))
-    for parameter in left:
-        number, *more = (int(part or 0) for part in parameter.split(':'))
-        if number in (38, 48, 58) and not more:
-            for _ in range({5: 1, 2: 3}.get(int(next(left, '0') or 0), 0)):
-                next(left, None)
+    return any(_hides(parameters, *known) for known in _TERMINALS)
+
+
+def _hides(parameters: str, underlines: bool, true_colour: bool,
+           skipped: int) -> bool:
+    left = [[int(part or 0) for part in parameter.split(':')]
+            for parameter in parameters.split(';')]
+    lengths = {5: 2, 2: 4} if true_colour else {5: 2}
+    place = 0
+    while place < len(left):
+        number, *more = left[place]
+        place += 1
+        if number in (38, 48, *([58] if underlines else [])) and not more:
+            (kind, *_) = left[place] if place < len(left) else [0]
+            place += lengths.get(kind, skipped)
         elif number == 8:
             return True
     return False
@@ -54,8 +69,8 @@ def assert_harmless(shown: str, screen: bool = False) -> None:
 _PIECES = st.sampled_from([
     b'\x1b', b'\x1b[', b'\x1b[3', b'1m', b'\x1b]0;t\x07', b'\x9b', b'\xc2',
     b'\x9d', b'm', b'6n', b'\xe2\x80', b'\xae', b'text', b'\n', b'\x00',
-    b'8', b'08', b';', b':', b'38;5;', b'48;2;', b'3J', b'J', b'h', b'?', b'T',
-    b'99999', b'\x1bP', b'\x1b\\', b'\x1b(', b'0'])
+    b'8', b'08', b';', b':', b'38;5;', b'48;2;', b'58;5;', b'3J', b'J', b'h',
+    b'?', b'T', b'99999', b'\x1bP', b'\x1b\\', b'\x1b(', b'0'])
 
 
 def whole(data: bytes, **options: bool) -> str:
@@ -85,13 +100,34 @@ def whole(data: bytes, **options: bool) -> str:
     (b'\x1b[' + b'1;' * 100 + b'm', '^[[' + '1;' * 100 + 'm'),
     (b'\x1b[8mhidden', '^[[8mhidden'),
     (b'\x1b[1;08m\x1b[0;8;1m\x1b[38;5;1;8m', '^[[1;08m^[[0;8;1m^[[38;5;1;8m'),
-    (b'\x1b[38;5;8m\x1b[48;2;8;8;8m\x1b[38:2::8:8:8m\x1b[4:3m',
-     '\x1b[38;5;8m\x1b[48;2;8;8;8m\x1b[38:2::8:8:8m\x1b[4:3m'),
+    (b'\x1b[38;5;8m\x1b[48;2;9;9;9m\x1b[38:2::8:8:8m\x1b[4:3m',
+     '\x1b[38;5;8m\x1b[48;2;9;9;9m\x1b[38:2::8:8:8m\x1b[4:3m'),
+    (b'\x1b[58;5;9m\x1b[58:5:8m\x1b[1;38;2;80;18;88;48;5;7m',
+     '\x1b[58;5;9m\x1b[58:5:8m\x1b[1;38;2;80;18;88;48;5;7m'),
     (b'\x1b[0;1;4;7;39;49;97;107m', '\x1b[0;1;4;7;39;49;97;107m'),
     (b'\x1b[38;5m\x1b[38;2;1m', '^[[38;5m^[[38;2;1m'),
 ])
 def test_what_is_shown(data: bytes, shown: str) -> None:
     assert whole(data) == shown
+
+
+@pytest.mark.parametrize('hidden', [
+    '58;5;8', '58;5;08', '58;2;8;1;1', '58;2;1;8;1', '58;2;1;1;8',
+    '38;2;1;8;1', '48;2;1;1;008', '1;58;5;8;1',
+    # 38 is a colour's number, or begins another colour.
+    '58;5;48;38;5;8', '58;2;1;1;48;5;38;5;8'])
+def test_a_colour_that_a_terminal_may_not_know_does_not_hide(
+        hidden: str) -> None:
+    assert hides(hidden)
+    assert whole(f'\x1b[{hidden}m.'.encode()) == f'^[[{hidden}m.'
+    assert whole(f'\x1b[{hidden}m.'.encode(), screen=True) == '.'
+
+
+def test_no_order_of_parameters_hides_from_any_terminal() -> None:
+    for length in range(1, 7):
+        for chosen in itertools.product((2, 5, 8, 38, 58), repeat=length):
+            parameters = ';'.join(map(str, chosen))
+            assert_harmless(whole(f'\x1b[{parameters}m'.encode()))
 
 
 def test_without_colours() -> None:
