@@ -24,26 +24,29 @@ _HEAD = ('GUEST', 'TO', 'SINCE', 'TRIES')
 _USUAL = 60.0
 
 
-def late(instances_path: str) -> list[outbox.Waiting]:
+def late(instances_path: str,
+         disks: disk.Disks = disk.DISKS) -> list[outbox.Waiting]:
     """Tell what has waited on this host for longer than usual.
 
+    :param disks: asks file systems
     :returns: nothing where that may not be looked at, or its disk stalls
     """
     try:
-        found = disk.DISKS.ask(os.path.join(instances_path, ''),
-                               outbox.waiting, instances_path)
+        found = disks.ask(os.path.join(instances_path, ''),
+                          outbox.waiting, instances_path)
     except (OSError, exception.DiskStalled):
         return []
     return [one for one in found if time.time() - one.since > _USUAL]
 
 
-def said(instances_path: str) -> list[str]:
+def said(instances_path: str,
+         disks: disk.Disks = disk.DISKS) -> list[str]:
     """Give a line for each guest whose output waits longer than usual."""
     return [
         f'{one.guest}: what it wrote before it went to '
         f'{one.host or "another host"} waits in {one.path}: {one.reason}. It '
         f'is tried again by itself; "virtlogd-console history {one.guest} '
-        f'--retry" does so now.' for one in late(instances_path)]
+        f'--retry" does so now.' for one in late(instances_path, disks)]
 
 
 def run(host: Host, arguments: Any) -> int:

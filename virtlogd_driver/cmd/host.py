@@ -24,6 +24,7 @@ from virtlogd_driver.guest.char_device import CharDevice
 from virtlogd_driver.node import hypervisor
 from virtlogd_driver.relay import settings as relay_settings
 from virtlogd_driver.virtlogd import settings, viewer
+from virtlogd_driver.virtlogd.disk import DISKS, Disks
 from virtlogd_driver.virtlogd.port import Port, is_open, numeric
 
 #: What an answer of virtlogd means for a log (virtlogd/health.py).
@@ -231,9 +232,11 @@ class Host:
         state, reason, _ = self._ask([])
         return state, reason
 
-    def log_states(self, ports: Sequence[SerialPort]) -> list[str]:
+    def log_states(self, ports: Sequence[SerialPort],
+                   disks: Disks = DISKS) -> list[str]:
         """Tell what becomes of what is written on each port.
 
+        :param disks: asks file systems
         :returns: "alive", "dead", "unlinked", as its file is not at its path
             any more, "unrotated"; "unknown", as virtlogd cannot be asked, or
             as the guest just starts or ends; "none", as there is no log;
@@ -248,7 +251,7 @@ class Host:
         states = ['none' if not port.device.log_file else next(found)
                   for port in ports]
         unlinked = self._health().find_unlinked(
-            self.virtlogd_socket, self.timeout)([
+            self.virtlogd_socket, self.timeout, disks)([
                 port.log for port, state in zip(ports, states, strict=True)
                 if state == 'alive' and port.guest.active]).unlinked
         return [_state(port, state, port.device.log_file in unlinked)

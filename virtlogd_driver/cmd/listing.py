@@ -20,6 +20,7 @@ from virtlogd_driver.cmd import (
     table,
     terminal,
 )
+from virtlogd_driver.cmd.disks import WaitedOnce
 from virtlogd_driver.cmd.host import (
     Host,
     SerialPort,
@@ -27,6 +28,7 @@ from virtlogd_driver.cmd.host import (
 )
 from virtlogd_driver.console_log import files
 from virtlogd_driver.node import hypervisor
+from virtlogd_driver.virtlogd.disk import Disks
 from virtlogd_driver.virtlogd.port import HELD_REMEDY, text
 
 _HEAD = ('NAME', 'STATE', 'PORT', 'DEVICE', 'ADDRESS', 'LOG', 'SIZE',
@@ -100,7 +102,8 @@ def run(host: Host, arguments: Any) -> int:
     if state == 'hung':
         raise exception.VirtlogdHung(
             f'{reason} libvirt is not asked, as it may hang with it.')
-    found = rows(host)
+    disks = WaitedOnce()
+    found = rows(host, disks)
     if arguments.json:
         json.dump([_json(row) for row in found], sys.stdout, indent=2)
         print()
@@ -114,7 +117,7 @@ def run(host: Host, arguments: Any) -> int:
     for row in found:
         if row.matter:
             _say(f'{row.name}: {row.matter}')
-    for line in history.said(cfg.CONF.instances_path):
+    for line in history.said(cfg.CONF.instances_path, disks):
         _say(line)
     if state != 'up':
         print(reason if state == 'refused' else
@@ -126,12 +129,13 @@ def _say(text: str) -> None:
     print(control_sequences.visible(text), file=sys.stderr)
 
 
-def rows(host: Host) -> list[Row]:
+def rows(host: Host, disks: Disks) -> list[Row]:
     """Give all ports of all guests, with their logs.
 
     What is the matter with one guest, its XML or its files, is said of it, and
     takes nothing from the others.
 
+    :param disks: asks file systems
     :raises HostError: libvirt does not answer
     """
     found: list[tuple[hypervisor.Guest, SerialPort | None, str]] = []
@@ -144,9 +148,11 @@ def rows(host: Host) -> list[Row]:
         found += [(guest, port, port.device.unclear)
                   for port in ports] or [(guest, None, '')]
     known = [port for _, port, _ in found if port]
-    states, viewers = iter(host.log_states(known)), iter(_viewers(host, known))
-    return [_row(guest, port, next(states), unclear, next(viewers)) if port
-            else _row(guest, None, 'unknown' if unclear else 'none', unclear)
+    states = iter(host.log_states(known, disks))
+    viewers = iter(_viewers(host, known))
+    return [_row(guest, port, next(states), unclear, disks, next(viewers))
+            if port else _row(guest, None, 'unknown' if unclear else 'none',
+                              unclear, disks)
             for guest, port, unclear in found]
 
 
@@ -163,12 +169,12 @@ def _viewers(host: Host, ports: Sequence[SerialPort]) -> list[int | None]:
 
 
 def _row(guest: hypervisor.Guest, port: SerialPort | None, log: str,
-         unclear: str, viewers: int | None = None) -> Row:
+         unclear: str, disks: Disks, viewers: int | None = None) -> Row:
     path = port.device.log_file if port else None
     usage = None
     try:
-        usage = files.usage(path) if path else None
-    except exception.LogError as error:
+        usage = disks.ask(path, files.usage, path) if path else None
+    except (exception.LogError, exception.DiskStalled) as error:
         unclear = f'{unclear} {error}'.strip()
     except (OSError, ValueError) as error:
         # A file system that fails, or a name that the locale cannot say.

@@ -16,11 +16,13 @@ import pytest
 from tests.lab.command import Console
 from tests.unit import fake_libvirt
 from virtlogd_driver import exception
-from virtlogd_driver.cmd import host, listing
+from virtlogd_driver.cmd import history, host, listing
+from virtlogd_driver.cmd.disks import WaitedOnce
 from virtlogd_driver.cmd.host import SerialPort
 from virtlogd_driver.console_log import files
 from virtlogd_driver.node.hypervisor import Guest
-from virtlogd_driver.virtlogd import health
+from virtlogd_driver.virtlogd import bounded, health
+from virtlogd_driver.virtlogd.disk import DISKS, Disks
 
 
 class Host:
@@ -43,14 +45,16 @@ class Host:
     def guests(self) -> list[Guest]:
         return self._guests
 
-    def log_states(self, ports: Sequence[SerialPort]) -> list[str]:
+    def log_states(self, ports: Sequence[SerialPort],
+                   _disks: Disks) -> list[str]:
         self.asked += 1
         return ['alive' for _ in ports]
 
 
-def rows(*guests: tuple[str, str]) -> list[listing.Row]:
+def rows(*guests: tuple[str, str],
+         disks: Disks = DISKS) -> list[listing.Row]:
     fake: Any = Host(*guests)
-    found = listing.rows(fake)
+    found = listing.rows(fake, disks)
     assert fake.asked == 1
     return found
 
@@ -76,9 +80,9 @@ def test_who_is_at_the_consoles_that_are_relayed() -> None:
         ('one', xml(fake_libvirt.serial())),
         ('other', xml(fake_libvirt.serial().replace(
             '127.0.0.1', '127.0.101.1'))))
-    assert 'VIEWERS' not in listing._lines(listing.rows(fake))[0]
+    assert 'VIEWERS' not in listing._lines(listing.rows(fake, DISKS))[0]
     fake.relayed, fake.connected = '127.0.101.1', [[], [1, 2]]
-    found = listing.rows(fake)
+    found = listing.rows(fake, DISKS)
     assert [row.viewers for row in found] == [None, 2]
     head, one, other = [line.split() for line in listing._lines(found)]
     column = head.index('VIEWERS')
@@ -106,6 +110,51 @@ def test_files_that_cannot_be_looked_at_are_one_guests_matter(
     assert [row.usage is None for row in found] == [True, False]
     assert str(error.args[-1]) in found[0].unclear
     assert found[1].unclear == ''
+
+
+def test_a_file_system_that_stalls_costs_one_wait(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guests of other file systems are shown."""
+    asked = []
+
+    def call(mount: str, _seconds: float, function: Any, path: str) -> Any:
+        asked.append(path)
+        if mount == '/stalls':
+            raise bounded.NoAnswer
+        return function(path)
+
+    monkeypatch.setattr(files, 'usage', lambda _: files.Usage(1, 0, 5, None))
+    disks = WaitedOnce(mounted=lambda: ['/', '/stalls'])
+    monkeypatch.setattr(disks._calls, 'call', call)
+    logs = [f'/{mount}/{number}/console.log'
+            for number in range(3) for mount in ('stalls', 'well')]
+    found = rows(*((log, xml(fake_libvirt.serial(log=log))) for log in logs),
+                 disks=disks)
+    assert [row.name for row in found] == logs
+    assert [row.usage is None for row in found] == [True, False] * 3
+    for row in found[::2]:
+        assert 'mounted at /stalls, has not answered for 5 s' in row.unclear
+    assert f'{logs[4]} is not looked at.' in found[4].unclear
+    assert not any(row.unclear for row in found[1::2])
+    assert asked == [logs[0], *logs[1::2]]
+    # Nor is it asked what waits for other hosts.
+    assert history.late('/stalls/instances', disks) == []
+    assert len(asked) == 4
+
+
+def test_leaving_does_not_wait_for_a_file_system_that_stalls(
+        console: Console) -> None:
+    script = ('import functools, threading\n'
+              'from virtlogd_driver.cmd import console, listing\n'
+              'from virtlogd_driver.console_log import files\n'
+              'files.usage = lambda path: threading.Event().wait()\n'
+              'listing.WaitedOnce = functools.partial(\n'
+              '    listing.WaitedOnce, patience=0.1)\n'
+              f'console.main({console.command[3:]!r} + ["list"])\n')
+    done = subprocess.run([sys.executable, '-c', script], check=True,
+                          capture_output=True, text=True, timeout=60)
+    assert len(done.stdout.splitlines()) == 4
+    assert done.stderr.count('has not answered') == 3
 
 
 def test_what_is_asked_does_not_grow_but_with_the_guests(
@@ -146,7 +195,7 @@ def test_what_is_asked_does_not_grow_but_with_the_guests(
         return 'up', '', ['open'] * len(logs)
 
     monkeypatch.setattr(health, 'ask', ask)
-    found = listing.rows(host.Host(f'test://{node}', 'none', 1.0))
+    found = listing.rows(host.Host(f'test://{node}', 'none', 1.0), DISKS)
     assert [row.usage.size for row in found if row.usage] == list(
         range(1, 201))
     assert calls.pop('listAllDomains') == 1
