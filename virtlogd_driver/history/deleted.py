@@ -35,7 +35,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from virtlogd_driver.console_log import generation
-from virtlogd_driver.history import files, logs, outbox, record
+from virtlogd_driver.history import boot, files, logs, outbox, record
 
 #: Name of the directory in instances_path.
 DIRECTORY = 'deleted_console_logs'
@@ -155,7 +155,8 @@ class Kept:
 def parse(path: str) -> Entry | None:
     """Give the entry that a path is the name of; None: of none."""
     match = _NAME.fullmatch(os.path.basename(path))
-    if match is None:
+    # A later time is no date that can be told.
+    if match is None or int(match['when']) >= boot.LATEST * 1000:
         return None
     return Entry(path, match['guest'], int(match['when']),
                  int(match['seconds']), int(match['size']))

@@ -152,6 +152,22 @@ def test_list(console: Console, instances: Path) -> None:
         b'instance-7', GUEST.encode(), OTHER.encode()]
 
 
+@pytest.mark.parametrize('when', [10**15 - 1, boot.LATEST * 1000])
+def test_a_name_with_a_time_that_is_no_date_is_none_of_ours(
+        console: Console, instances: Path, when: int) -> None:
+    """It takes nothing from the others."""
+    good = keep(instances)
+    _, _, *rest = good.id.split('.')
+    directory = Path(good.path).parent
+    (directory / '.'.join([OTHER, str(when), *rest])).mkdir()
+    last = [OTHER, str(boot.LATEST * 1000 - 1), *rest]
+    (directory / '.'.join(last)).mkdir()
+    shown = json.loads(console.output('list', '--deleted', '--json'))
+    assert [one['id'] for one in shown] == [good.id, '.'.join(last)]
+    assert shown[1]['deleted'].startswith('9892-')
+    assert len(console.output('list', '--deleted').splitlines()) == 3
+
+
 def test_names_are_for_a_shell(console: Console, instances: Path) -> None:
     keep(instances, name='$(touch x)')
     assert console.output('list', '--deleted', '--names').split() == [
