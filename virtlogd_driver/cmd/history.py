@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``virtlogd-console history`` shows output that waits for another host."""
 
-import datetime
 import json
 import os
 import pwd
@@ -64,7 +63,7 @@ def run(host: Host, arguments: Any) -> int:
         print()
     elif found:
         for line in table.lines(_HEAD, [
-                (one.guest, one.host, table.age(time.time() - one.since),
+                (one.guest, one.host, table.since(one.since, time.time()),
                  str(one.attempts)) for one in found],
                 frozenset({'SINCE', 'TRIES'})):
             print(line)
@@ -77,9 +76,8 @@ def run(host: Host, arguments: Any) -> int:
 def _json(one: outbox.Waiting) -> dict[str, Any]:
     return {
         'uuid': one.guest, 'path': one.path, 'host': one.host or None,
-        'since': datetime.datetime.fromtimestamp(
-            one.since, datetime.UTC).isoformat(timespec='seconds'),
-        'tries': one.attempts, 'reason': one.reason}
+        'since': table.date(one.since), 'tries': one.attempts,
+        'reason': one.reason}
 
 
 def _retry(host: Host, one: outbox.Waiting) -> int:

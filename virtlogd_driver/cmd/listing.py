@@ -2,7 +2,6 @@
 """``virtlogd-console list`` shows the serial ports of this host's guests."""
 
 import contextlib
-import datetime
 import json
 import sys
 import time
@@ -200,8 +199,7 @@ def _json(row: Row) -> dict[str, Any]:
         'rotated': row.usage.rotated if row.usage else None,
         'unclear': row.unclear or None,
         'last_write': None if written is None else
-        datetime.datetime.fromtimestamp(written, datetime.UTC).isoformat(
-            timespec='milliseconds'),
+        table.date(written, 'milliseconds'),
     }
 
 
@@ -215,7 +213,7 @@ def _cells(row: Row, now: float) -> tuple[str, ...]:
         '' if row.viewers is None else str(row.viewers), row.log,
         table.size(row.usage.size) if row.usage else '',
         str(row.usage.rotated) if row.usage else '',
-        '' if written is None else table.age(now - written),
+        '' if written is None else table.since(written, now),
         row.guest.uuid, device.log_file or '' if device else ''))
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows are shown in columns, for a terminal and for people."""
 
+import datetime
 from collections.abc import Sequence
 
 _UNITS = ('K', 'M', 'G', 'T', 'P')
@@ -33,9 +34,27 @@ def size(count: int) -> str:
     return f'{value:.1f}{unit}' if value < 10 else f'{value:.0f}{unit}'
 
 
+def date(seconds: float, precision: str = 'seconds') -> str | None:
+    """Write a time as RFC 3339 has it; None: it is no date.
+
+    :param seconds: since the epoch, as others have noted them
+    :param precision: see datetime.isoformat
+    """
+    try:
+        return datetime.datetime.fromtimestamp(
+            seconds, datetime.UTC).isoformat(timespec=precision)
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
 def age(seconds: float) -> str:
     """Tell how long ago, in the largest unit."""
     for unit, length in (('d', 86400), ('h', 3600), ('min', 60)):
         if seconds >= length:
             return f'{seconds // length:.0f} {unit}'
     return f'{max(seconds, 0):.0f} s'
+
+
+def since(seconds: float, now: float) -> str:
+    """Tell how long ago a time was; "-": it is no date."""
+    return '-' if date(seconds) is None else age(now - seconds)

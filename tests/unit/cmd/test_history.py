@@ -85,6 +85,24 @@ def test_json(instances: Path, capsys: pytest.CaptureFixture[str]) -> None:
         'reason': 'Connection refused'}]
 
 
+@pytest.mark.parametrize('since', [
+    -1e300, 1e300, 1e12, float('inf'), float('nan')])
+def test_what_is_no_date_takes_nothing_from_the_others(
+        monkeypatch: pytest.MonkeyPatch, instances: Path,
+        capsys: pytest.CaptureFixture[str], since: float) -> None:
+    waiting = [outbox.Waiting(guest, '/path', 'compute7', when, 3, 'refused')
+               for guest, when in ((GUEST, since), (OTHER, 1790000000))]
+    monkeypatch.setattr(outbox, 'waiting', lambda _: waiting)
+    assert history.run(HOST, SimpleNamespace(
+        guest=None, retry=False, json=True)) == 0
+    assert [one['since'] for one in json.loads(capsys.readouterr().out)] == [
+        None, '2026-09-21T14:13:20+00:00']
+    assert history.run(HOST, arguments()) == 0
+    _, row, other = capsys.readouterr().out.splitlines()
+    assert row.split() == [GUEST, 'compute7', '-', '3']
+    assert other.startswith(OTHER)
+
+
 def test_nothing_of_this_guest_waits(instances: Path) -> None:
     left(instances, GUEST, 0)
     with pytest.raises(exception.GuestNotFound, match='Nothing of a guest f'):

@@ -112,6 +112,16 @@ def test_files_that_cannot_be_looked_at_are_one_guests_matter(
     assert found[1].unclear == ''
 
 
+def test_a_file_may_have_a_time_that_is_no_date(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        files, 'usage', lambda _: files.Usage(1, 0, 5, float(1 << 60)))
+    found = rows(('one', xml(fake_libvirt.serial(log='/x/console.log'))))
+    assert listing._json(found[0])['last_write'] is None
+    head, one = [line.split() for line in listing._lines(found)]
+    assert one[head.index('WRITTEN')] == '-'
+
+
 def test_a_file_system_that_stalls_costs_one_wait(
         monkeypatch: pytest.MonkeyPatch) -> None:
     """Guests of other file systems are shown."""

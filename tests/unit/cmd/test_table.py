@@ -21,6 +21,15 @@ def test_age(seconds: float, text: str) -> None:
     assert table.age(seconds) == text
 
 
+@pytest.mark.parametrize(('seconds', 'text'), [
+    (0, '1970-01-01T00:00:00+00:00'), (-1, '1969-12-31T23:59:59+00:00'),
+    (253402300799, '9999-12-31T23:59:59+00:00'), (253402300800, None),
+    (-1e300, None), (float('inf'), None), (float('nan'), None),
+])
+def test_date(seconds: float, text: str | None) -> None:
+    assert table.date(seconds) == text
+
+
 def test_columns() -> None:
     assert table.lines(('NAME', 'SIZE', 'FILE'),
                        [('a', '1', 'x'), ('longer', '1000', '')],
