@@ -4,11 +4,12 @@
 It asks of many guests, of which some have their logs on the same one.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from virtlogd_driver import exception
-from virtlogd_driver.virtlogd.disk import Disks
+from virtlogd_driver.virtlogd.disk import PATIENCE, Disks, mounts
 
 _T = TypeVar('_T')
 
@@ -16,8 +17,10 @@ _T = TypeVar('_T')
 class WaitedOnce(Disks):
     """It asks no file system that has not answered before."""
 
-    def __init__(self, *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
+    def __init__(self, patience: float = PATIENCE,
+                 mounted: Callable[[], Iterable[str]] = mounts) -> None:
+        # What is mounted is looked up once, too.
+        super().__init__(patience=patience, mounted=functools.cache(mounted))
         #: What was said of those that have not, by mount point.
         self._stalled: dict[str, str] = {}
 

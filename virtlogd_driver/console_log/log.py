@@ -42,6 +42,11 @@ LOG = logging.getLogger(__name__)
 #: Reads until a shorter answer is given. One fails if a file shrinks in it.
 READS = 4
 
+#: Files that a read has open at most: a service may have 1024 open by default,
+#: and others read as well. That is 16 generations with as many backups as
+#: virtlogd can keep, or 128 with as many as it does keep.
+MOST_OPEN = 512
+
 #: Bytes before a position that identify the file, as its inode alone doesn't:
 #: a file system hands out the inode of the oldest backup again at once.
 MARKED_BYTES = 64
@@ -316,7 +321,7 @@ def _take(directory: Directory, name: str, wanted: Wanted, *,
                   absent=())
     older = _Older(directory, name)
     joined = True
-    total = 0
+    total = count = 0
     try:
         for unit, joins, live in _units(directory, name, wanted, older):
             if alone and not live:
@@ -334,6 +339,13 @@ def _take(directory: Directory, name: str, wanted: Wanted, *,
                 taken.cut, taken.ended = True, False
             taken.runs += live and len(taken.units) > 1
             total += unit.size
+            count += len(unit.segments)
+            if count > MOST_OPEN:
+                raise exception.LogError(
+                    f'{taken.path} has more than {MOST_OPEN} older files '
+                    f'beside it, which are too many to be read at once. Move '
+                    f'those away that are not of the guest; its newest bytes '
+                    f'can be read all the same.')
             joined = joins
             if (wanted.limit is not None and total >= wanted.limit) or any(
                     segment.key == wanted.until for segment in unit.segments):

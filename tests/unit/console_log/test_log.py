@@ -204,6 +204,22 @@ class TestGenerations:
         read = files.tail('console.g1.log')
         assert (read.data, read.exact) == (b'45', False)
 
+    def test_files_that_were_put_there(
+            self, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+        """They take no descriptors from whoever else reads."""
+        monkeypatch.setattr(log, 'MOST_OPEN', 4)
+        for number in range(1, 5):
+            files.write(f'console.g{number}.log', b'%d' % number)
+        assert files.since(None, 'console.g4.log').data == b'1'
+        reader.forget(str(files.directory))
+        files.write('console.g5.log', b'5')
+        with pytest.raises(exception.LogError, match='more than 4 older'):
+            files.since(None, 'console.g5.log')
+        assert descriptors.below(files.directory) == []
+        read = files.tail('console.g5.log')
+        assert read.data == b'5'
+        assert files.since(read.position, 'console.g5.log').data == b''
+
     def test_chain_of_the_generation_before(self, files: Files) -> None:
         files.write('console.log.0', b'1')
         files.write('console.log', b'2')
