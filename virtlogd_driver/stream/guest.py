@@ -5,7 +5,6 @@ What touches its disk is a job, which its turn (turns.py) does; jobs are done
 in their order. While it has a turn, what the jobs use is that turn's alone.
 """
 
-import contextlib
 import os
 from collections import deque
 from collections.abc import (
@@ -18,6 +17,7 @@ from collections.abc import (
 from dataclasses import dataclass
 
 from virtlogd_driver import exception
+from virtlogd_driver.console_log.directory import directory_error
 from virtlogd_driver.console_log.follow import Follower, Read
 from virtlogd_driver.console_log.log import (
     LIVE_GENERATION,
@@ -57,6 +57,10 @@ CHUNK = 1 << 16
 #: Bytes that are read, or characters of objects, about, until these are
 #: written.
 ENOUGH = 1 << 20
+
+#: Looks for what is left of the log of a guest that has left, if a disk does
+#: not give it: an error of a moment costs no line.
+LOOKS = 3
 
 #: What a guest has begun to write does not go on after these.
 _ENDS = (objects.STOPPED, objects.DIED)
@@ -435,45 +439,94 @@ class Guest:
         """Give what is left of a log that is not followed any more.
 
         It may lie where nova or this driver has put it until another host
-        has it.
+        has it. Where a disk does not give it, it is asked again; at last it is
+        said that output may be missing.
 
         :param rotated: where the place is not found that was read last, some
             was rotated away, which is said, and the rest is given
-        :returns: whether it was found
+        :returns: whether it was found, or all about it was said
         """
-        places = _places_after(stream.path, stream.uuid)
-        looks = [(path, stream.position, gap)
+        for left in reversed(range(LOOKS)):
+            try:
+                return (yield from self._look_for_rest(
+                    stream, rotated=rotated, last=left == 0))
+            except exception.LogError as error:
+                failure = error
+            if left:
+                yield
+        self._followed.said.say(stream.path, f'{stream.name}: {failure}')
+        stream.lose(None, str(failure))
+        return True
+
+    def _look_for_rest(self, stream: PortStream, *, rotated: bool,
+                       last: bool) -> Generator[None, None, bool]:
+        """Look once for what is left of a log, and give it.
+
+        :param last: it is looked for no more: what there is is given, though
+            the place that was read last may be where a disk does not tell
+        :returns: whether it was found
+        :raises LogError: it may be where a disk does not give it
+        """
+        places, failure = _places_after(stream.path, stream.uuid)
+        before = stream.position
+        looks = [(path, before, gap)
                  for gap in (False, True)[:1 + rotated] for path in places]
         if stream.came_back:
             # Nothing was read of what it has written since. What it wrote
             # before may wait in one of them, too.
             looks = [(path, place, place == LIVE_GENERATION)
-                     for place in (stream.position, LIVE_GENERATION)
+                     for place in (before, LIVE_GENERATION)
                      for path in places if os.path.lexists(path)]
-        position: Position | None
         for path, position, gap in looks:
+            if gap and failure is not None and not last:
+                break
             try:
-                while True:
-                    since = self._followed.logs.read_from(
-                        path, position, CHUNK, frozenset())
-                    if since.missed != 0 and not gap:
-                        break
-                    self._take(stream, since, position)
-                    position = since.position
-                    if not since.behind:
-                        return True
-                    yield from self._write_first()
-            except exception.LogError:
-                continue   # it is not there
+                if (yield from self._rest_at(
+                        stream, path, position, gap=gap)):
+                    return True
+            except exception.LogError as error:
+                if stream.position != before:
+                    raise   # it goes on from there
+                if not isinstance(error, exception.LogNotFound):
+                    failure = failure or error
+        if failure is not None:
+            raise failure
         return False
 
+    def _rest_at(self, stream: PortStream, path: str, position: Position,
+                 *, gap: bool) -> Generator[None, None, bool]:
+        """Give what is left of a log in one place; whether it is there.
 
-def _places_after(path: str, uuid: str) -> list[str]:
-    """Give where a log may lie when its guest has left."""
+        :param gap: also where some is missing before it
+        """
+        at: Position | None = position
+        while True:
+            since = self._followed.logs.read_from(
+                path, at, CHUNK, frozenset())
+            if since.missed != 0 and not gap:
+                return False
+            self._take(stream, since, at)
+            at = since.position
+            if not since.behind:
+                return True
+            yield from self._write_first()
+
+
+def _places_after(
+        path: str, uuid: str) -> tuple[list[str], exception.LogError | None]:
+    """Give where a log may lie when its guest has left.
+
+    Also what a disk says that does not tell all of it.
+    """
     directory, name = os.path.split(path)
     instances_path = os.path.dirname(directory)
     places = [directory, f'{directory}_resize']
-    with contextlib.suppress(OSError):
-        places += outbox.paths(instances_path, uuid)
-        places += deleted.places(instances_path, uuid)
-    return [os.path.join(place, name) for place in places]
+    failure: exception.LogError | None = None
+    for more in (outbox.paths, deleted.places):
+        try:
+            places += more(instances_path, uuid)
+        except PermissionError:
+            pass   # nor may what is there be read
+        except OSError as error:
+            failure = directory_error(error, instances_path)
+    return [os.path.join(place, name) for place in places], failure

@@ -108,20 +108,24 @@ class PortStream:
             self.position = since.position
         self.read_last = now
 
-    def lose(self, count: int | None) -> None:
+    def lose(self, count: int | None, failure: str | None = None) -> None:
         """Say that bytes are lost between what was read and what follows.
 
         :param count: how many; None: that is not known, or none are
+        :param failure: why the log cannot be read; None: that is not so
         """
         self.end_line()
         what = 'Output' if count is None else f'{count} bytes'
+        why = (
+            ', rotated away before this stream came to it. Where that happens '
+            'often, see to what takes the stream, or let virtlogd keep more '
+            '(max_size and max_backups in virtlogd.conf).'
+            if failure is None else f', as the guest has left: {failure}')
         self.sink.event(
             objects.LOST, self._clock(),
             f'{what} of guest {self.name} on serial port {self.number} '
-            f'{"may be" if count is None else "are"} missing here, rotated '
-            f'away before this stream came to it. Where that happens often, '
-            f'see to what takes the stream, or let virtlogd keep more '
-            f'(max_size and max_backups in virtlogd.conf).', bytes=count)
+            f'{"may be" if count is None else "are"} missing here{why}',
+            bytes=count)
 
     def end_line(self) -> None:
         """Give what has come of a line, as nothing follows for now."""

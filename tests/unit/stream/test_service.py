@@ -25,9 +25,9 @@ from virtlogd_driver.console_log.log import (
     Passed,
     Position,
 )
-from virtlogd_driver.history import boot
+from virtlogd_driver.history import boot, outbox
 from virtlogd_driver.node.events import Report, Running
-from virtlogd_driver.stream import service, state
+from virtlogd_driver.stream import guest, service, state
 from virtlogd_driver.stream.guest import CHUNK, Logs
 from virtlogd_driver.stream.objects import ObjectSink, Source, host_event
 from virtlogd_driver.stream.service import News, Stream
@@ -564,6 +564,103 @@ def test_the_rest_of_one_that_left_is_given_though_some_is_lost(
     host.until(lambda: 'left' in host.events())
     assert host.texts() == ['2', '3', '4']
     assert host.events() == ['lost', 'left']
+
+
+def fail_to_read(monkeypatch: pytest.MonkeyPatch, directory: Path,
+                 times: int) -> list[str]:
+    """Let the disk not give what is in a directory; what was asked of it."""
+    asked: list[str] = []
+    open_ = os.open
+
+    def opening(path: str, *arguments: Any, **named: Any) -> int:
+        if path == str(directory) and len(asked) < times:
+            asked.append(path)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return open_(path, *arguments, **named)
+    monkeypatch.setattr(os, 'open', opening)
+    return asked
+
+
+@pytest.mark.parametrize(('times', 'given'), [
+    (1, True), (guest.LOOKS - 1, True), (999, False)])
+def test_the_rest_is_where_a_disk_does_not_give_it(
+        host: Host, monkeypatch: pytest.MonkeyPatch, times: int,
+        given: bool) -> None:
+    """An error is not taken for that it is not there."""
+    host.guest()
+    host.start()
+    host.stop()
+    write(host.log(), b'the rest\n')
+    left = host.path / f'{UUID}_leaving.0f'
+    host.log().parent.rename(left)
+    host.guests.clear()
+    asked = fail_to_read(monkeypatch, left, times)
+    host.start()
+    host.until(lambda: 'left' in host.events())
+    assert host.texts() == ['the rest'] * given
+    assert host.events() == (['left'] if given else ['lost', 'left'])
+    assert len(asked) >= min(times, guest.LOOKS)
+    if not given:
+        [lost] = [one for one in host.output.objects
+                  if one.get('event') == 'lost']
+        assert lost['bytes'] is None
+        assert ('may be missing here, as the guest has left: '
+                f'{left}' in lost['message'])
+        assert 'Input/output error' in lost['message']
+
+
+@pytest.mark.parametrize(('times', 'given'), [(2, True), (999, False)])
+def test_a_disk_does_not_tell_where_the_rest_is(
+        host: Host, monkeypatch: pytest.MonkeyPatch, times: int,
+        given: bool) -> None:
+    host.guest()
+    host.start()
+    host.stop()
+    write(host.log(), b'the rest\n')
+    host.log().parent.rename(host.path / f'{UUID}_leaving.0f')
+    host.guests.clear()
+    names, failed = outbox.paths, 0
+
+    def paths(*arguments: Any) -> list[str]:
+        nonlocal failed
+        failed += 1
+        if failed <= times:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return names(*arguments)
+    monkeypatch.setattr(outbox, 'paths', paths)
+    host.start()
+    host.until(lambda: 'left' in host.events())
+    assert host.texts() == ['the rest'] * given
+    assert host.events() == (['left'] if given else ['lost', 'left'])
+    if not given:
+        assert 'Input/output error' in str(host.output.objects)
+
+
+def test_an_error_within_the_rest_gives_no_line_again(
+        host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on where that was."""
+    monkeypatch.setattr(guest, 'CHUNK', 6)
+    host.guest()
+    host.start()
+    host.stop()
+    write(host.log(), b'line1\nline2\nline3\n')
+    host.log().parent.rename(host.path / f'{UUID}_leaving.0f')
+    host.guests.clear()
+    pread, read = os.pread, 0
+
+    def failing(fd: int, size: int, offset: int) -> bytes:
+        nonlocal read
+        if size == 6 and offset == 6:
+            read += 1
+            if read == 1:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(fd, size, offset)
+    monkeypatch.setattr(os, 'pread', failing)
+    host.start()
+    host.until(lambda: 'left' in host.events())
+    assert host.texts() == ['line1', 'line2', 'line3']
+    assert host.events() == ['left']
+    assert read > 1
 
 
 def test_that_one_has_left_is_known_to_the_next_stream(
