@@ -149,6 +149,16 @@ def test_the_longest_number_that_is_read() -> None:
         record.load(b'9' * 20)
 
 
+@pytest.mark.parametrize('sign', ['', '-'])
+def test_a_number_without_end(sign: str) -> None:
+    """int() has an error of its own for it; a long one is not said whole."""
+    assert record.load(b'1e308') == 1e308
+    text = f'{sign}1e{"9" * 30}'
+    with pytest.raises(record.InvalidRecord) as said:
+        record.load(text.encode())
+    assert f' {text[:20]} is no reasonable number' in str(said.value)
+
+
 def test_the_longest_text_that_is_read() -> None:
     text = b'"' + b'x' * (record.MAX_SIZE - 2) + b'"'
     assert len(record.load(text)) == record.MAX_SIZE - 2
