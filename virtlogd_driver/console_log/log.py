@@ -341,6 +341,9 @@ def _take(directory: Directory, name: str, wanted: Wanted, *,
             total += unit.size
             count += len(unit.segments)
             if count > MOST_OPEN:
+                if wanted.joined:
+                    taken.cut, taken.ended = True, False
+                    break
                 raise exception.LogError(
                     f'{taken.path} has more than {MOST_OPEN} older files '
                     f'beside it, which are too many to be read at once. Move '

@@ -220,6 +220,19 @@ class TestGenerations:
         assert read.data == b'5'
         assert files.since(read.position, 'console.g5.log').data == b''
 
+    def test_no_more_files_than_may_be_open(
+            self, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+        for number in range(1, 6):
+            files.begin(f'console.g{number}.log')
+            files.write(f'console.g{number}.log', b'%d' % number)
+        read = files.tail('console.g5.log')
+        assert (read.data, read.exact) == (b'12345', True)
+        reader.forget(str(files.directory))
+        monkeypatch.setattr(log, 'MOST_OPEN', 3)
+        read = files.tail('console.g5.log')
+        assert (read.data, read.exact) == (b'2345', False)
+        assert files.tail('console.g5.log', limit=4).exact
+
     def test_chain_of_the_generation_before(self, files: Files) -> None:
         files.write('console.log.0', b'1')
         files.write('console.log', b'2')
