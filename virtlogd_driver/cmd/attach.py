@@ -44,7 +44,7 @@ def run(host: Host, arguments: Any) -> int:
 
     def shown(data: bytes) -> bytes:
         return (data if arguments.raw or not on_terminal
-                else neutral.text(data).encode())
+                else terminal.encode(neutral.text(data)))
 
     def say(text: str) -> None:
         print(f'virtlogd-console: {control_sequences.visible(text)}',

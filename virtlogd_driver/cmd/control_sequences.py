@@ -7,7 +7,8 @@ or hides what comes after. So only what is on a list passes: colours and other
 looks that leave text readable, and line discipline. Every other control
 character is shown as ``^[``, ``^G``, ``\\x9b``, and so does nothing. Text has
 to be UTF-8; what is not is shown byte by byte, since a terminal may take it
-for control characters (C1).
+for control characters (C1). terminal.encode gives what is shown to one that
+reads another encoding.
 
 An interactive console also passes what moves the cursor, and leaves out other
 sequences as a whole: a prompt that sets the title should stay a prompt.

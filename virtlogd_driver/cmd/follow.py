@@ -132,7 +132,7 @@ class _Screen:
         self._reset = (RESET_SCREEN if self._terminal and raw else
                        RESET if self._colour else '').encode()
         self._interleaved = Interleaved(
-            sys.stdout.buffer.write, stamps=stamps, alone=len(labels) == 1,
+            self._write, stamps=stamps, alone=len(labels) == 1,
             terminal=neutral, reset=self._reset,
             columns=terminal.width() if (
                 neutral and os.environ.get('TERM') != 'dumb') else 0,
@@ -146,10 +146,10 @@ class _Screen:
         """Print what a guest wrote."""
         self._failed.pop(path, None)
         if path in self._plain:
-            data = self._plain[path].text(data).encode()
+            data = _bytes(self._plain[path].text(data))
             self._rows[path] = time.monotonic() + PATIENCE
         elif path in self._neutral:
-            data = self._neutral[path].text(data).encode()
+            data = _bytes(self._neutral[path].text(data))
         self._put(path, data)
 
     def say(self, text: str) -> None:
@@ -176,16 +176,16 @@ class _Screen:
         for path, due in list(self._rows.items()):
             if due <= now:
                 del self._rows[path]
-                self._put(path, self._plain[path].unfinished().encode())
+                self._put(path, _bytes(self._plain[path].unfinished()))
         sys.stdout.flush()
         return min((due - now for due in self._rows.values()), default=left)
 
     def close(self) -> None:
         """Finish: nothing follows."""
         for path, plain in self._plain.items():
-            self._put(path, plain.text(b'', True).encode())
+            self._put(path, _bytes(plain.text(b'', True)))
         for path, neutral in self._neutral.items():
-            self._put(path, neutral.text(b'', True).encode())
+            self._put(path, _bytes(neutral.text(b'', True)))
         if self._interleaved is not None:
             self._interleaved.close()
         self._pause()
@@ -194,8 +194,14 @@ class _Screen:
         if self._interleaved is not None:
             self._interleaved.feed(self._labels[path], data)
         elif data:
-            sys.stdout.buffer.write(data)
+            self._write(data)
             self._within = not data.endswith(b'\n')
+
+    def _write(self, data: bytes) -> None:
+        """Write what a guest wrote, which is UTF-8 where it was made text."""
+        if self._plain or self._neutral:
+            data = terminal.encode(data.decode(errors='replace'))
+        sys.stdout.buffer.write(data)
 
     def _pause(self) -> None:
         """Go to the beginning of a row, as it was before any guest wrote."""
@@ -206,6 +212,11 @@ class _Screen:
                 self._reset + (b'\r\n' if self._within else b''))
             self._within = False
         sys.stdout.flush()
+
+
+def _bytes(text: str) -> bytes:
+    """Give a text in UTF-8, as it will be shown: it may have to fit a row."""
+    return terminal.had(text).encode()
 
 
 def run(host: Host, arguments: Any) -> int:
@@ -233,7 +244,7 @@ def run(host: Host, arguments: Any) -> int:
 def _labels(ports: dict[str, SerialPort]) -> dict[str, str]:
     if len(ports) == 1:
         return dict.fromkeys(ports, '')
-    names = {path: control_sequences.visible(port.label)
+    names = {path: terminal.had(control_sequences.visible(port.label))
              for path, port in ports.items()}
     width = max(map(len, names.values()))
     colours = itertools.cycle(terminal.PALETTE)

@@ -111,8 +111,9 @@ def run(console: Console, connect: Connect, show: Callable[[bytes], bytes],
 
 def _say(screen: int, text: str) -> None:
     """Write something that the guest did not, on a line of its own."""
-    _write(screen, (f'{control_sequences.RESET_SCREEN}\r\n'
-                    f'[{control_sequences.visible(text)}]\r\n').encode())
+    _write(screen, terminal.encode(
+        f'{control_sequences.RESET_SCREEN}\r\n'
+        f'[{control_sequences.visible(text)}]\r\n'))
 
 
 def _talk(console: Console, show: Callable[[bytes], bytes],

@@ -52,11 +52,11 @@ def run(host: Host, arguments: Any) -> int:
                 else:
                     print(_GAP, file=sys.stderr)
             elif text is not None:
-                out.write(text(piece).encode())
+                out.write(terminal.encode(text(piece)))
             else:
                 out.write(piece)
         if text is not None:
-            out.write(text(b'', True).encode())
+            out.write(terminal.encode(text(b'', True)))
             if terminal.has_colour(sys.stdout):
                 out.write(control_sequences.RESET.encode())
     return 0

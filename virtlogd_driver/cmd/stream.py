@@ -75,7 +75,7 @@ class _Writer:
         if self._cut:
             waiting.insert(0, '\n')
             self._cut = False
-        data = memoryview(''.join(waiting).encode(errors='replace'))
+        data = memoryview(terminal.encode(''.join(waiting), 'replace'))
         waiting.clear()
         while data:
             if self._whole:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator's terminal has a pager, colours and a raw mode."""
+"""The operator's terminal has an encoding, a pager, colours, a raw mode."""
 
 import contextlib
+import functools
 import os
 import shlex
 import shutil
@@ -39,6 +40,43 @@ def paint(text: str, colour: str, wanted: bool) -> str:
 def width() -> int:
     """Count the columns of the terminal."""
     return shutil.get_terminal_size().columns
+
+
+def encode(text: str, errors: str = 'backslashreplace') -> bytes:
+    """Give the bytes that standard output takes for a text.
+
+    A terminal reads them in its own encoding: what is a harmless character in
+    UTF-8 may have a control character (C1) in it there. Programs and files
+    have UTF-8.
+
+    :param errors: what becomes of characters that the encoding does not have
+    """
+    encoding = _encoding()
+    return text.translate(_controls(encoding)).encode(encoding, errors)
+
+
+def had(text: str) -> str:
+    """Give a text of the characters that standard output has."""
+    return encode(text).decode(_encoding())
+
+
+def _encoding() -> str:
+    return sys.stdout.encoding if sys.stdout.isatty() else 'utf-8'
+
+
+@functools.cache
+def _controls(encoding: str) -> dict[int, str]:
+    """Give escapes of the characters that an encoding has in place of C1.
+
+    xterm, and the console of Linux, obey C1 in any such encoding.
+    """
+    given = {}
+    for byte in range(0x80, 0xa0):
+        # In one of several bytes for a character this may be none.
+        with contextlib.suppress(UnicodeDecodeError):
+            code = ord(bytes((byte,)).decode(encoding))
+            given[code] = f'\\u{code:04x}'
+    return given
 
 
 @contextlib.contextmanager
