@@ -375,16 +375,18 @@ def _targets(place: Place, staging: str,
         if (file is None or file.port != history.port
                 or history.port >= place.ports
                 or file.backup is not None
-                or file.history is staged.record.stint
-                or (not file.history and file.generation == (
-                    place.in_use or {}).get(file.port))):
+                or file.history is staged.record.stint):
             raise Refused(f'the history of serial port {history.port} is '
                           f'not to become {str(name)[:100]!r}')
-        if files.size(os.path.join(
-                staging, staged.names[history.port])) not in (
-                    None, history.size):
-            raise Refused(f'the history of serial port {history.port} has '
-                          f'not {history.size} bytes')
+        here = os.path.join(staging, staged.names[history.port])
+        # What is in its place already the guest may write on in.
+        if files.exists(here):
+            if not file.history and file.generation == (
+                    place.in_use or {}).get(file.port):
+                raise Refused('the guest has gone on in the same log')
+            if files.size(here) != history.size:
+                raise Refused(f'the history of serial port {history.port} '
+                              f'has not {history.size} bytes')
         found[str(history.port)] = str(file)
     return found
 
