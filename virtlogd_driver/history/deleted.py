@@ -390,8 +390,7 @@ def _describe(directory: str, keeping: Keeping, about: About,
 def _commit(keeping: Keeping, begun: str, now: float) -> Entry:
     """Rename what was gathered to where it is kept."""
     for path in (os.path.dirname(keeping.directory), keeping.directory):
-        with contextlib.suppress(FileExistsError):
-            files.make_directory(path)
+        files.make_directory(path)
     uuid = os.path.basename(logs.instance_directory(begun))
     size = _size(begun)
     when = int(now * 1000)

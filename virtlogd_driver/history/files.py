@@ -41,13 +41,15 @@ _PAUSE = 0.01
 def _asked_again(function: Callable[_P, _T]) -> Callable[_P, _T]:
     """Let a look be tried once more where the disk fails.
 
-    nova goes on, and deletes: what fails for a moment costs no log then.
+    nova goes on, and deletes: what fails for a moment costs no log then. So it
+    is with what makes a place for logs, renames them, or syncs names. Not with
+    data: a second fsync of a file says nothing of what the first one has lost.
     """
     @functools.wraps(function)
     def asked(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
             return function(*args, **kwargs)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, FileExistsError):
             raise   # an answer
         except OSError as e:
             LOG.debug('Tried again: %s', e)
@@ -160,14 +162,18 @@ def _open(path: str, flags: int) -> int:
     return os.open(path, flags)
 
 
+@_asked_again
 def sync_directory(directory: str) -> None:
     """Make the names in a directory survive a power cut."""
-    sync(directory, os.O_DIRECTORY)
+    _sync(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
-def sync(path: str, flags: int = os.O_NOFOLLOW) -> None:
+def sync(path: str) -> None:
     """Make what is in a file survive a power cut."""
-    fd = _open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    _sync(_open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+
+
+def _sync(fd: int) -> None:
     try:
         os.fsync(fd)
     finally:
@@ -215,8 +221,15 @@ def remove(path: str) -> None:
 def make_directory(path: str) -> None:
     """Make a directory that survives a power cut; there may be one."""
     if not is_directory(path):
-        os.mkdir(path, 0o700)
+        # A mkdir that has failed may have made it.
+        with contextlib.suppress(FileExistsError):
+            _mkdir(path)
         sync_directory(os.path.dirname(path))
+
+
+@_asked_again
+def _mkdir(path: str) -> None:
+    os.mkdir(path, 0o700)
 
 
 def rename(here: str, there: str) -> None:
@@ -228,6 +241,11 @@ def rename(here: str, there: str) -> None:
     """
     if exists(there):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), there)
+    _rename(here, there)
+
+
+@_asked_again
+def _rename(here: str, there: str) -> None:
     os.rename(here, there)
 
 

@@ -180,7 +180,8 @@ class History:
         """
         with errors_logged(instance), self.before_deletion(instance, uuid):
             self._wait_until_closed(instance, directory)
-            logs.recover(directory, idle=True)
+            with errors_logged(instance):
+                logs.recover(directory, idle=True)
             logs.move(directory, logs.resized(directory))
 
     def begin_next(self, instance: Any, directory: str) -> None:

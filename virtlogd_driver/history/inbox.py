@@ -43,6 +43,8 @@ _TARGETS = 'targets'
 _OLD_LIST = 'console.staged'
 _OLD_NAME = re.compile(r'(?P<name>.+)\.(?P<digest>[0-9a-f]{32})')
 
+#: Bytes of a history, where it is not asked how many.
+_ANY = 1 << 62
 
 _UUID = re.compile(r'[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}')
 
@@ -193,7 +195,7 @@ def receive(place: Place) -> list[str]:
     The caller has the lock of the guest.
 
     :returns: what was refused, and why
-    :raises OSError: it cannot be put in place now
+    :raises LogError, OSError: it cannot be put in place now
     """
     said = []
     at = functools.partial(os.path.join, place.directory)
@@ -248,9 +250,6 @@ def _check(place: Place) -> list[str]:
                    for history in staged.record.histories}
     except (Refused, record.InvalidRecord) as e:
         return _refuse(place, staging, departure, e)
-    except exception.LogError as e:
-        # Of this host, not of what has come: it is sent again.
-        return _refuse(place, staging, None, e)
     path = os.path.join(staging, _TARGETS)
     files.remove_tree(path)
     files.write(path, json.dumps(targets).encode())
@@ -319,7 +318,8 @@ def _gap(present: list[int], own: int) -> int | None:
 def _place(place: Place) -> list[str]:
     """Put in place what was checked, from where a crash has left it.
 
-    Or what another host calls so: it is looked at once more what goes where.
+    Or what another host calls so: it is looked at once more what goes where,
+    by no option that may have changed since.
 
     :returns: what was refused, and why
     """
@@ -329,7 +329,7 @@ def _place(place: Place) -> list[str]:
         return []
     departure = None
     try:
-        staged = _load(staging, place.limit, begun=True)
+        staged = _load(staging, _ANY, begun=True)
         if staged is None:
             raise Refused('it has no record')
         departure = staged.record.departure
@@ -373,7 +373,6 @@ def _targets(place: Place, staging: str,
             values, dict) else None
         file = generation.parse(name) if isinstance(name, str) else None
         if (file is None or file.port != history.port
-                or history.port >= place.ports
                 or file.backup is not None
                 or file.history is staged.record.stint):
             raise Refused(f'the history of serial port {history.port} is '
@@ -381,8 +380,9 @@ def _targets(place: Place, staging: str,
         here = os.path.join(staging, staged.names[history.port])
         # What is in its place already the guest may write on in.
         if files.exists(here):
-            if not file.history and file.generation == (
-                    place.in_use or {}).get(file.port):
+            in_use = (place.in_use or {}).get(file.port)
+            if (not file.history and in_use is not None
+                    and file.generation >= in_use):
                 raise Refused('the guest has gone on in the same log')
             if files.size(here) != history.size:
                 raise Refused(f'the history of serial port {history.port} '
@@ -454,6 +454,7 @@ def _load(staging: str, limit: int, *,
     """What is staged; None while it is still coming.
 
     :param begun: some of it may be in its place
+    :raises LogError: an earlier version has sent more than the limit
     :raises record.InvalidRecord: it is not as it should be
     """
     try:
@@ -503,9 +504,11 @@ def _load_old(staging: str, limit: int, *,
         elif size is None:
             return None
         elif size > limit:
-            raise record.InvalidRecord(
-                f'{name!r} has {size} bytes, and this host takes [virtlogd] '
-                f'max_history_bytes = {limit}')
+            # It stays: its source has it no more.
+            raise exception.LogError(
+                f'{staging}/{name} has {size} bytes, and this host takes '
+                f'[virtlogd] max_history_bytes = {limit}: raise that until it '
+                f'is in its place, or remove it')
         else:
             of_port[file.port] = name
             histories.append(record.History(

@@ -31,6 +31,7 @@ from tests.unit.history.hosts import (
 )
 from virtlogd_driver.history import (
     boot,
+    deleted,
     history,
     logs,
     outbox,
@@ -195,55 +196,80 @@ def test_a_disk_that_does_not_tell_what_it_has(
     print(f'{operation} from {state}: {len(counted.calls)} points')
 
 
-def leave(host: Host) -> None:
+Begun = Callable[[], object]
+
+
+def leave(host: Host) -> Begun:
     """There is no room for an outbox."""
-    host.kept.leave(None, GUEST, None, host.directory)
-    host.nova_deletes()
+    return lambda: host.kept.leave(None, GUEST, None, host.directory)
 
 
-def left_aside(host: Host) -> None:
-    host.kept.leave_aside(None, GUEST, host.directory, host.directory)
-    host.nova_deletes()
+def left_aside(host: Host) -> Begun:
+    return lambda: host.kept.leave_aside(
+        None, GUEST, host.directory, host.directory)
 
 
-def confirm_without_outbox(host: Host) -> None:
+def brought_back(host: Host) -> Begun:
     os.rename(host.directory, host.resized)
-    _confirm(host)
+    os.mkdir(host.directory)
+    return lambda: host.kept.bring_back(None, GUEST, host.directory)
 
 
-def confirm_what_was_tried(host: Host) -> None:
+def brought_back_with_more(host: Host) -> Begun:
+    os.mkdir(host.resized)
+    return lambda: host.kept.bring_back(None, GUEST, host.directory)
+
+
+def kept_as_it_is_deleted(host: Host) -> Begun:
+    return lambda: host.kept.keep_deleted(
+        None, host.directory,
+        deleted.Keeping(str(host.path), 'host', 3600, 1 << 30),
+        deleted.About())
+
+
+def confirmed_without_outbox(host: Host) -> Begun:
+    os.rename(host.directory, host.resized)
+    return lambda: _confirm(host)
+
+
+def confirmed_as_it_was_tried(host: Host) -> Begun:
     path = host.kept.prepare(None, host.directory, departure())
     assert path is not None
     os.rename(host.directory, host.resized)
     outbox.save_state(path, outbox.State(1, reason='refused'))
-    _confirm(host)
+    return lambda: _confirm(host)
 
 
 def _confirm(host: Host) -> None:
     with history.errors_logged(None):
         host.kept.confirm(None, GUEST, host.directory)
-    host.nova_deletes(host.resized)
 
 
+@pytest.mark.parametrize('looks', [True, False])
 @pytest.mark.parametrize('operation', [
-    leave, left_aside, confirm_without_outbox, confirm_what_was_tried])
-def test_what_leaves_a_disk_that_does_not_tell_what_it_has(
-        operation: Callable[[Host], None], tmp_path: pathlib.Path) -> None:
-    counted = crash.Machine(looks=True)
+    leave, left_aside, brought_back, brought_back_with_more,
+    kept_as_it_is_deleted, confirmed_without_outbox,
+    confirmed_as_it_was_tried])
+def test_what_leaves_a_disk_that_fails_for_a_moment(
+        operation: Callable[[Host], Begun], looks: bool,
+        tmp_path: pathlib.Path) -> None:
+    """Whether it is asked or changed: nova deletes what is left there."""
+    counted = crash.Machine(looks=looks)
     host = Host(tmp_path / 'count')
     fill(host.directory)
-    assert counted.run(lambda: operation(host))
+    assert counted.run(operation(host))
     for at, call in enumerate(counted.calls):
         host = Host(tmp_path / str(at))
         fill(host.directory)
+        begun = operation(host)
         with contextlib.suppress(OSError):
-            crash.Machine(at, 'EIO', looks=True).run(
-                lambda host=host: operation(host))
+            crash.Machine(at, 'EIO', looks=looks).run(begun)
         host.nova_deletes()
-        assert b''.join(
-            written(f'{host.path}/{name}')
-            for name in sorted(os.listdir(host.path))) == BEFORE, (
-                f'{at}: {call}')
+        if operation.__name__.startswith('confirmed'):
+            host.nova_deletes(host.resized)
+        found = sorted(map(os.path.dirname, host.path.rglob('console.log*')))
+        assert b''.join(map(written, dict.fromkeys(found))) == BEFORE, (
+            f'{at}: {call}')
         shutil.rmtree(host.path)
     print(f'{operation.__name__}: {len(counted.calls)} points')
 

@@ -154,6 +154,48 @@ class TestAskedAgain:
         assert failures == []
 
 
+    @pytest.mark.parametrize(('change', 'call'), [
+        (lambda path: files.make_directory(f'{path}/new'), 'mkdir'),
+        (lambda path: files.make_directory(f'{path}/new'), 'fsync'),
+        (lambda path: files.rename(f'{path}/file', f'{path}/new'), 'rename'),
+        (files.sync_directory, 'fsync')])
+    def test_names_are_changed_once_more(self, victim, monkeypatch, change,
+                                         call) -> None:
+        real, failures = getattr(os, call), [errno.EIO]
+
+        def fail(*args: Any) -> Any:
+            if failures:
+                raise OSError(failures.pop(), '')
+            return real(*args)
+        monkeypatch.setattr(os, call, fail)
+        change(str(victim))
+        assert failures == []
+        assert change is files.sync_directory or (victim / 'new').exists()
+
+    def test_a_directory_was_made_all_the_same(self, victim,
+                                               monkeypatch) -> None:
+        """As NFS may have it, where the answer was lost."""
+        mkdir = os.mkdir
+
+        def make(path: str, mode: int) -> None:
+            mkdir(path, mode)
+            raise OSError(errno.EIO, '')
+        monkeypatch.setattr(os, 'mkdir', make)
+        files.make_directory(str(victim / 'new'))
+        assert (victim / 'new').stat().st_mode & 0o777 == 0o700
+
+    def test_data_is_synced_once(self, victim, monkeypatch) -> None:
+        """What it has lost a second time would not say."""
+        failures = [errno.EIO]
+
+        def fail(_: int) -> None:
+            if failures:
+                raise OSError(failures.pop(), '')
+        monkeypatch.setattr(os, 'fsync', fail)
+        with pytest.raises(OSError):  # noqa: PT011 - any
+            files.sync(str(victim / 'file'))
+
+
 class TestSize:
 
     @pytest.mark.parametrize('kind', KINDS)

@@ -10,6 +10,7 @@ import tracemalloc
 import pytest
 
 from tests.unit.history import staged
+from virtlogd_driver import exception
 from virtlogd_driver.console_log import chain, generation, reader
 from virtlogd_driver.history import boot, files, inbox, logs, record
 
@@ -530,6 +531,7 @@ class TestUntrusted:
         ('disk', False), ('console.log', False), ('console.g1.log', False),
         ('console.port1.g1.history', False), ('console.g1.log.0', True),
         ('console.g1.history', True), ('console.g7.log', True),
+        ('console.g8.log', True),
         ('../victim', False), ('/victim', False), ('', False),
         (None, False), (['console.g1.history'], False)])
     def test_another_host_says_where_it_is_to_go(
@@ -587,23 +589,36 @@ class TestUntrusted:
         assert logs.received(str(there)) == {staged.DEPARTURE: ''}
         assert text(there) == b'then'
 
-    def test_a_port_of_what_is_called_checked(self, there) -> None:
-        staged.as_now(there, {0: b'then', 1: b'more'})
+    def test_an_earlier_version_sends_too_much(self, there) -> None:
+        staged.as_old(there, {'console.g1.history': bytes(LIMIT + 1)})
+        with pytest.raises(exception.LogError,
+                           match='max_history_bytes = 1000'):
+            receive(there)
+        assert names(there) == [inbox.MOVING]
+        # Its source has it no more.
+        assert inbox.receive(inbox.Place(str(there), LIMIT + 1)) == []
+        assert names(there) == ['console.g1.history']
+
+    @pytest.mark.parametrize('stage', [
+        lambda there: staged.as_now(there, {0: b'then', 1: b'more'}),
+        lambda there: staged.as_old(there, {
+            'console.g1.history': b'then',
+            'console.port1.g1.history': b'more'})])
+    @pytest.mark.parametrize(('limit', 'ports'), [(3, 2), (LIMIT, 1)])
+    def test_what_was_checked_is_not_measured_again(
+            self, there, stage, limit, ports) -> None:
+        """Options may be others since nova-compute was killed amid it."""
+        stage(there)
         staging = there / inbox.PLACING
         (there / inbox.MOVING).rename(staging)
         (staging / 'targets').write_text(json.dumps({
             '0': 'console.g1.history', '1': 'console.port1.g1.history'}))
-        assert len(receive(there, ports=1)) == 1
-        assert names(there) == []
-
-    def test_an_earlier_version_sends_too_much(self, there) -> None:
-        staged.as_old(there, {'console.g1.history': bytes(LIMIT + 1)})
-        (said,) = receive(there)
-        assert 'max_history_bytes = 1000' in said
-        assert names(there) == []
-        staged.as_old(there, {'console.g1.history': bytes(LIMIT)})
-        assert receive(there) == []
-        assert names(there) == ['console.g1.history']
+        (path,) = [*staging.glob('history.0'), *staging.glob('console.g1.*')]
+        path.rename(there / 'console.g1.history')
+        assert inbox.receive(inbox.Place(
+            str(there), limit, ports=ports)) == []
+        assert names(there) == ['console.g1.history',
+                                'console.port1.g1.history']
 
     @pytest.mark.parametrize(('highest', 'name'), [
         (5_000_000, 'console.g4999999.log'),
@@ -642,10 +657,11 @@ class TestUntrusted:
     def test_there_is_no_higher_number(self, there) -> None:
         begin(there, 'console.g999999999.log')
         staged.as_now(there, {0: b'then'}, stint=True)
-        (said,) = receive(there)
-        assert 'remove or rename it' in said
-        assert names(there) == ['console.g999999999.log']
-        assert logs.received(str(there)) == {}
+        with pytest.raises(exception.LogError, match='remove or rename it'):
+            receive(there)
+        (there / 'console.g999999999.log').unlink()
+        assert receive(there) == []
+        assert text(there, 'console.g1.log') == b'then'
 
     @pytest.mark.parametrize('name', [
         'console.moving', 'console.arrived', 'console.placing'])
