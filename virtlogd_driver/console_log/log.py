@@ -43,7 +43,7 @@ LOG = logging.getLogger(__name__)
 READS = 4
 
 #: Files that a read has open at most: a service may have 1024 open by default,
-#: and others read as well. That is 16 generations with as many backups as
+#: and others read as well. That is 15 generations with as many backups as
 #: virtlogd can keep, or 128 with as many as it does keep.
 MOST_OPEN = 512
 
@@ -340,19 +340,20 @@ def _take(directory: Directory, name: str, wanted: Wanted, *,
             taken.runs += live and len(taken.units) > 1
             total += unit.size
             count += len(unit.segments)
-            if count > MOST_OPEN:
-                if wanted.joined:
-                    taken.cut, taken.ended = True, False
-                    break
-                raise exception.LogError(
-                    f'{taken.path} has more than {MOST_OPEN} older files '
-                    f'beside it, which are too many to be read at once. Move '
-                    f'those away that are not of the guest; its newest bytes '
-                    f'can be read all the same.')
             joined = joins
             if (wanted.limit is not None and total >= wanted.limit) or any(
                     segment.key == wanted.until for segment in unit.segments):
                 taken.ended = False
+                break
+            if count > MOST_OPEN:
+                too_many = (
+                    f'{taken.path} has more than {MOST_OPEN} older files '
+                    f'beside it, which are too many to be read at once. Move '
+                    f'those away that are not of the guest, or its oldest.')
+                if not wanted.joined:
+                    raise exception.LogError(too_many)
+                unit.failure = too_many
+                taken.cut, taken.ended = True, False
                 break
         if not alone:
             older.check()

@@ -220,6 +220,16 @@ class TestGenerations:
         assert read.data == b'5'
         assert files.since(read.position, 'console.g5.log').data == b''
 
+    def test_a_position_in_the_last_file_that_is_opened(
+            self, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+        for number in range(1, 4):
+            files.write(f'console.g{number}.log', b'%d' % number)
+        since = files.since(None, 'console.g3.log')
+        assert since.data == b'1'
+        reader.forget(str(files.directory))
+        monkeypatch.setattr(log, 'MOST_OPEN', 2)
+        assert files.since(since.position, 'console.g3.log').data == b'2'
+
     def test_no_more_files_than_may_be_open(
             self, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
         for number in range(1, 6):
@@ -231,6 +241,8 @@ class TestGenerations:
         monkeypatch.setattr(log, 'MOST_OPEN', 3)
         read = files.tail('console.g5.log')
         assert (read.data, read.exact) == (b'2345', False)
+        # What is sent elsewhere is not cut, and then removed.
+        assert 'more than 3 older files' in str(read.failure)
         assert files.tail('console.g5.log', limit=4).exact
 
     def test_chain_of_the_generation_before(self, files: Files) -> None:
