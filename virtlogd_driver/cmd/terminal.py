@@ -52,7 +52,9 @@ def encode(text: str, errors: str = 'backslashreplace') -> bytes:
     :param errors: what becomes of characters that the encoding does not have
     """
     encoding = _encoding()
-    return text.translate(_controls(encoding)).encode(encoding, errors)
+    if controls := _controls(encoding):
+        text = text.translate(controls)
+    return text.encode(encoding, errors)
 
 
 def had(text: str) -> str:
