@@ -24,7 +24,7 @@ from tests.unit import descriptors as open_descriptors
 from tests.unit import fake_libvirt
 from tests.unit.cmd.test_control_sequences import assert_harmless
 from virtlogd_driver import exception
-from virtlogd_driver.cmd import interactive, interleave
+from virtlogd_driver.cmd import interactive, interleave, table
 from virtlogd_driver.cmd.control_sequences import Neutraliser
 from virtlogd_driver.cmd.interleave import Interleaved
 from virtlogd_driver.cmd.plain import Plain
@@ -32,7 +32,7 @@ from virtlogd_driver.cmd.telnet import Telnet
 from virtlogd_driver.console_log import generation, lines
 from virtlogd_driver.console_log.log import LogRead, LogSince, Position
 from virtlogd_driver.guest import char_device, metadata
-from virtlogd_driver.history import boot, inbox, record
+from virtlogd_driver.history import boot, inbox, outbox, record
 from virtlogd_driver.stream import lines as stream_lines
 from virtlogd_driver.stream import state
 from virtlogd_driver.stream.lines import Splitter
@@ -308,6 +308,65 @@ def old_list(names: list[str], more: list[Any], data: bytes,
             'disk', 'console.history', 'console.g1.history',
             'console.port1.history', 'console.port1.g1.history',
             'console.boots', 'console.received', inbox.MOVING}
+
+
+@target(_RECORD, _mostly('console.g1.history', 'console.g1.log', 'disk',
+                         '../victim', 'console.g9.log'),
+        st.sampled_from((b'then', b'')))
+def called_checked(values: dict[str, Any], name: Any, data: bytes) -> None:
+    """What another host calls checked gets names of histories, and no other.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        there = Path(directory, 'guest')
+        staging = there / inbox.PLACING
+        staging.mkdir(parents=True)
+        for path in (there / 'disk', there / 'console.g9.log',
+                     Path(directory) / 'victim'):
+            path.write_bytes(b'')
+        for history in values['histories']:
+            history |= {'size': len(data), 'digest': record.digest([data])}
+            if history['port'] in (0, 1):
+                (staging / f'history.{int(history["port"])}').write_bytes(data)
+        text = json.dumps(values).encode()
+        (staging / record.FILE).write_bytes(
+            record.digest([text]).encode() + b'\n' + text)
+        (staging / 'targets').write_text(json.dumps({
+            '0': name, '1': 'console.port1.g1.history'}))
+        inbox.receive(inbox.Place(str(there), 1 << 20, in_use={0: 9}))
+        assert {path.name for path in there.iterdir()} <= {
+            'disk', 'console.g1.history', 'console.g1.log', 'console.g2.log',
+            'console.g9.log', 'console.port1.g1.history', 'console.boots',
+            'console.received'}
+        for path in (there / 'disk', there / 'console.g9.log',
+                     Path(directory) / 'victim'):
+            assert path.stat().st_size == 0
+
+
+_DEPARTURE = st.fixed_dictionaries({
+    'version': _mostly(1), 'id': _mostly('ab' * 16), 'guest': _mostly('guest'),
+    'address': _mostly('192.0.2.1'), 'host': _mostly(''),
+    'directory': _mostly('/there'), 'generations': _mostly({'0': 1}),
+    'stint': _mostly(None, {'0': 0}), 'since': _mostly(1.5, 1e300)})
+_STATE = st.fixed_dictionaries({
+    'attempts': _mostly(0, -1, 7), 'copied': _mostly(True),
+    'reason': _mostly(''), 'final': _mostly(False)})
+
+
+@target(_DEPARTURE, _STATE)
+def outbox_files(departure: dict[str, Any], state: dict[str, Any]) -> None:
+    """An outbox that is damaged is told of like the others."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, f'{uuid.UUID(int=1)}_leaving.0')
+        path.mkdir()
+        for name, values in (('departure.json', departure),
+                             ('state.json', state)):
+            # Python reads the one as infinite, and writes it as the other.
+            (path / name).write_text(
+                json.dumps(values).replace('Infinity', '1e400'))
+        (path / 'console.log').touch()
+        (waiting,) = outbox.waiting(directory)
+        assert waiting.attempts >= 0
+        assert table.date(waiting.since) is not None
 
 
 _NAMES = joined(
