@@ -408,6 +408,15 @@ class TestStillComing:
         assert 'as it was sent' in said
         assert names(there) == []
 
+    def test_an_earlier_version_has_not_sent_all_that_it_lists(
+            self, there) -> None:
+        staged.as_old(there, {'console.g1.history': b'then'})
+        (there / inbox.MOVING).rename(there / inbox.ARRIVED)
+        (path,) = (there / inbox.ARRIVED).glob('console.g1.*')
+        path.unlink()
+        assert receive(there) == ['it has no record']
+        assert names(there) == []
+
     @pytest.mark.parametrize('following', [0, 2])
     def test_an_earlier_versions_is_half_in_place(self, there,
                                                   following) -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A guest's logs are renamed from one directory to another."""
 
+import contextlib
+import errno
 import itertools
 import os
 import pathlib
@@ -397,6 +399,31 @@ class TestNames:
 
 
 class TestMove:
+
+    @pytest.mark.parametrize(('failures', 'fails'), [(3, False), (4, True)])
+    def test_what_cannot_be_renamed_is_tried_after_the_others(
+            self, directory, tmp_path, monkeypatch, failures, fails) -> None:
+        """Twice at once, and twice after them."""
+        for name in ('console.log', 'console.log.0'):
+            write(directory, name, b'x')
+        there = tmp_path / 'there'
+        there.mkdir()
+        rename, tried = os.rename, []
+
+        def failing(here: str, to: str) -> None:
+            tried.append(os.path.basename(here))
+            if (tried[-1] == 'console.log'
+                    and tried.count('console.log') <= failures):
+                raise OSError(errno.EIO, os.strerror(errno.EIO), here)
+            rename(here, to)
+        monkeypatch.setattr(os, 'rename', failing)
+        with (pytest.raises(OSError, match='Input/output error')
+              if fails else contextlib.nullcontext()):
+            assert logs.move(str(directory), str(there))
+        assert tried == ['console.log', 'console.log', 'console.log.0',
+                         'console.log', 'console.log']
+        assert names(there) == [
+            'console.log', 'console.log.0'][fails:]
 
     def test_to_the_disk(self, directory, monkeypatch) -> None:
         synced = []
