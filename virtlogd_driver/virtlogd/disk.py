@@ -8,12 +8,15 @@ alone, which touches none of them.
 
 import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from virtlogd_driver import exception
 from virtlogd_driver.virtlogd.bounded import Calls, NoAnswer, Run, direct
 
 _T = TypeVar('_T')
+
+_MOUNTINFO = Path('/proc/self/mountinfo')
 
 #: Seconds for a file system to answer.
 PATIENCE = 5.0
@@ -23,14 +26,12 @@ def mounts() -> dict[str, str]:
     """Give types of file systems by mount point (proc(5), mountinfo)."""
     found = {'/': 'unknown'}
     # Of what can end a line the kernel escapes in a path only \n.
-    with open('/proc/self/mountinfo', encoding='utf-8',
-              errors='surrogateescape', newline='\n') as mountinfo:
-        for line in mountinfo:
-            mount, _, optional = line.partition(' - ')
-            path = mount.split(' ')[4]
-            for octal in ('\\040', '\\011', '\\012', '\\134'):
-                path = path.replace(octal, chr(int(octal[1:], 8)))
-            found[path] = optional.split(' ')[0]
+    for line in os.fsdecode(_MOUNTINFO.read_bytes()).split('\n')[:-1]:
+        mount, _, optional = line.partition(' - ')
+        path = mount.split(' ')[4]
+        for octal in ('\\040', '\\011', '\\012', '\\134'):
+            path = path.replace(octal, chr(int(octal[1:], 8)))
+        found[path] = optional.split(' ')[0]
     return found
 
 

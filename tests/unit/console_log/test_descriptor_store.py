@@ -329,6 +329,29 @@ def test_files_that_moved_too_fast_are_opened_again() -> None:
         store.close()
 
 
+def test_what_was_cut_short_is_not_all_there_is(live: pathlib.Path) -> None:
+    """Its newest file is the same when it is asked for again."""
+    rotate(live)
+    append(live, b'1')
+    opened = []
+
+    def open_(path: str, wanted: Wanted,
+              held: Mapping[Key, Segment]) -> Taken:
+        taken = log.open_log(path, wanted, held)
+        opened.append(path)
+        if len(opened) == 1:
+            # As where the files move too fast.
+            unit = taken.live
+            unit.settled = unit.exact = taken.ended = False
+            taken.cut = True
+            unit.files.close(unit.segments.pop().fd)
+        return taken
+
+    with contextlib.closing(DescriptorStore(open_, sweeper=False)) as store:
+        assert store.read_tail(str(live), 99).data == b'1'
+        assert store.read_tail(str(live), 99).data == b'01'
+
+
 #: What may come beside a log of generation 3 while it is read.
 COMES = [*(generation.live_name(0, number) for number in range(3)),
          *(generation.history_name(0, number) for number in range(4))]

@@ -3,7 +3,6 @@ import os
 import pathlib
 import threading
 from collections.abc import Iterator
-from typing import Any, TextIO
 
 import pytest
 
@@ -51,12 +50,7 @@ def test_a_mount_point_with_odd_characters(
     mountinfo.write_bytes(
         b'22 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n'
         b'23 22 0:40 / /home/a\rb\\040\xff rw - fuse.sshfs c\rd rw\n')
-
-    def opened(path: str, **kwargs: Any) -> TextIO:
-        assert path == '/proc/self/mountinfo'
-        return mountinfo.open(**kwargs)
-
-    monkeypatch.setattr(disk, 'open', opened, raising=False)
+    monkeypatch.setattr(disk, '_MOUNTINFO', mountinfo)
     assert disk.mounts() == {
         '/': 'ext4', os.fsdecode(b'/home/a\rb \xff'): 'fuse.sshfs'}
 
