@@ -318,10 +318,10 @@ def _gap(present: list[int], own: int) -> int | None:
 def _place(place: Place) -> list[str]:
     """Put in place what was checked, from where a crash has left it.
 
-    Or what another host calls so: it is looked at once more what goes where,
-    by no option that may have changed since.
+    Or what another host calls so: it is looked at once more what goes where.
 
     :returns: what was refused, and why
+    :raises LogError: it is larger than the limit is by now, and stays
     """
     directory = place.directory
     staging = os.path.join(directory, PLACING)
@@ -361,6 +361,7 @@ def _targets(place: Place, staging: str,
 
     :raises Refused: a history is not to get it, or is not of its size
     :raises InvalidRecord: the names cannot be read
+    :raises LogError: a history that is still to be renamed is too large
     """
     try:
         values = record.load(files.read(
@@ -387,6 +388,7 @@ def _targets(place: Place, staging: str,
             if files.size(here) != history.size:
                 raise Refused(f'the history of serial port {history.port} '
                               f'has not {history.size} bytes')
+            _check_size(here, history.size, place.limit)
         found[str(history.port)] = str(file)
     return found
 
@@ -416,7 +418,8 @@ def _begin_after(directory: str, name: str) -> None:
     """
     file = generation.parse(name)
     assert file is not None
-    if (file.generation == max(logs.generations(directory, file.port))
+    if (file.generation == max(
+            logs.generations(directory, file.port), default=None)
             and files.size(os.path.join(directory, name))):
         with contextlib.suppress(FileExistsError):
             chain.begin(os.path.join(directory, generation.live_name(
@@ -503,19 +506,26 @@ def _load_old(staging: str, limit: int, *,
             raise record.InvalidRecord(f'{name!r} is not expected')
         elif size is None:
             return None
-        elif size > limit:
-            # It stays: its source has it no more.
-            raise exception.LogError(
-                f'{staging}/{name} has {size} bytes, and this host takes '
-                f'[virtlogd] max_history_bytes = {limit}: raise that until it '
-                f'is in its place, or remove it')
         else:
+            _check_size(os.path.join(staging, name), size, limit)
             of_port[file.port] = name
             histories.append(record.History(
                 file.port, file.generation, size, match['digest'], False))
     return _Staged(record.Record(
         listed['digest'], False, tuple(histories), tuple(boots), ()),
         of_port, old=True)
+
+
+def _check_size(path: str, size: int, limit: int) -> None:
+    """Let what may have no other copy wait, rather than refuse it.
+
+    :raises LogError: it is larger than the limit
+    """
+    if size > limit:
+        raise exception.LogError(
+            f'{path} has {size} bytes, and this host takes [virtlogd] '
+            f'max_history_bytes = {limit}: raise that until it is in its '
+            f'place, or remove it')
 
 
 def old_name(staging: str, name: str) -> str | None:

@@ -391,7 +391,6 @@ class TestStillComing:
         assert names(there) == []
         assert logs.received(str(there)) == {}
 
-
     @pytest.mark.parametrize('error', [
         PermissionError(errno.EACCES, ''), FileNotFoundError(errno.ENOENT, ''),
         OSError(errno.ELOOP, '')])
@@ -571,20 +570,21 @@ class TestUntrusted:
         lambda staging: (staging / 'history.0').write_bytes(b'longer'),
         lambda staging: (staging / 'history.0').rename(
             staging / 'history.1')])
-    def test_what_another_host_calls_checked(self, there, spoil) -> None:
+    @pytest.mark.parametrize(('stint', 'name'), [
+        (False, 'console.g1.history'), (True, 'console.g1.log')])
+    def test_what_another_host_calls_checked(self, there, spoil, stint,
+                                             name) -> None:
         """It holds up nothing that comes later."""
-        staged.as_now(there, {0: b'then'})
+        staged.as_now(there, {0: b'then'}, stint=stint)
         staging = there / inbox.PLACING
         (there / inbox.MOVING).rename(staging)
-        (staging / 'targets').write_text('{"0": "console.g1.history"}')
+        (staging / 'targets').write_text(json.dumps({'0': name}))
         spoil(staging)
         receive(there)
-        assert names(there) in ([], ['console.g1.history'])
-        if names(there) == []:
-            files.remove(str(there / logs.RECEIVED))
-            staged.as_now(there, {0: b'then'})
-            assert receive(there) == []
-            assert text(there, 'console.g1.history') == b'then'
+        assert names(there) == []
+        staged.as_now(there, {0: b'then'}, stint=stint, departure='f' * 32)
+        assert receive(there) == []
+        assert text(there, name) == b'then'
 
     def test_the_guest_goes_on_in_what_a_crash_has_left_in_place(
             self, there) -> None:
@@ -614,9 +614,9 @@ class TestUntrusted:
             'console.g1.history': b'then',
             'console.port1.g1.history': b'more'})])
     @pytest.mark.parametrize(('limit', 'ports'), [(3, 2), (LIMIT, 1)])
-    def test_what_was_checked_is_not_measured_again(
+    def test_options_are_others_since_some_of_it_is_in_place(
             self, there, stage, limit, ports) -> None:
-        """Options may be others since nova-compute was killed amid it."""
+        """Nothing is refused for that: nova-compute was killed amid it."""
         stage(there)
         staging = there / inbox.PLACING
         (there / inbox.MOVING).rename(staging)
@@ -624,8 +624,12 @@ class TestUntrusted:
             '0': 'console.g1.history', '1': 'console.port1.g1.history'}))
         (path,) = [*staging.glob('history.0'), *staging.glob('console.g1.*')]
         path.rename(there / 'console.g1.history')
-        assert inbox.receive(inbox.Place(
-            str(there), limit, ports=ports)) == []
+        if limit < LIMIT:
+            with pytest.raises(exception.LogError,
+                               match='max_history_bytes = 3'):
+                inbox.receive(inbox.Place(str(there), limit, ports=ports))
+            assert names(there) == ['console.g1.history', inbox.PLACING]
+        assert receive(there, ports=ports) == []
         assert names(there) == ['console.g1.history',
                                 'console.port1.g1.history']
 
