@@ -20,14 +20,13 @@ import glob
 import itertools
 import os
 import socket
-import struct
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from oslo_config import cfg
 
-from virtlogd_driver import safe_path
+from virtlogd_driver import peer, safe_path
 
 #: Calls that a helper works on at a time, where nova.conf does not say: one
 #: that waits for a disk holds up none for another.
@@ -40,9 +39,6 @@ _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-#: struct ucred: process, user, group.
-_CREDENTIALS = struct.Struct('iII')
 
 
 def is_for(context: str) -> bool:
@@ -129,15 +125,8 @@ def caller() -> tuple[int, int]:
               socket.socket(fileno=os.dup(int(name))) as channel):
             if (channel.family == socket.AF_UNIX
                     and channel.getpeername() == path):
-                return credentials_at(channel)
+                return peer.credentials(channel)
     return 0, 0
-
-
-def credentials_at(connected: socket.socket) -> tuple[int, int]:
-    """Give process and user that listened at the other end of a socket."""
-    process, user, _ = _CREDENTIALS.unpack(connected.getsockopt(
-        socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return process, user
 
 
 def confine() -> list[str]:

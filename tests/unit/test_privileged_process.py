@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from virtlogd_driver import privileged_process
+from virtlogd_driver import peer, privileged_process
 
 
 def test_the_caller_is_at_its_own_socket(
@@ -15,7 +15,7 @@ def test_the_caller_is_at_its_own_socket(
     path = str(tmp_path / 'privsep')
     monkeypatch.setattr(privileged_process, 'option', lambda name: path)
     monkeypatch.setattr(
-        privileged_process, 'credentials_at',
+        peer, 'credentials',
         lambda channel: (7, 8) if channel.getpeername() == path else (1, 1))
     caller = privileged_process.caller.__wrapped__
     other, end = socket.socketpair()
@@ -31,14 +31,3 @@ def test_the_caller_is_at_its_own_socket(
 def test_a_process_that_is_no_helper_asks_itself() -> None:
     assert privileged_process.caller.__wrapped__() == (
         os.getpid(), os.getuid())
-
-
-def test_who_listens(tmp_path: pathlib.Path) -> None:
-    path = str(tmp_path / 'socket')
-    with (socket.socket(socket.AF_UNIX) as listening,
-          socket.socket(socket.AF_UNIX) as channel):
-        listening.bind(path)
-        listening.listen()
-        channel.connect(path)
-        assert privileged_process.credentials_at(channel) == (
-            os.getpid(), os.geteuid())

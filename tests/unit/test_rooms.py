@@ -19,12 +19,13 @@ BELOW = {
     'history': {'guest', 'console_log', 'virtlogd'},
     'node': {'guest', 'console_log', 'virtlogd'},
     'guest': set(),
-    'console_log': set(),
-    'virtlogd': set(),
+    'console_log': {'peer'},
+    'virtlogd': {'peer'},
     'conf': set(),
     # Starts and calls a helper, which begins in privileged_process.
     'helper': {'privileged_process'},
-    'privileged_process': {'safe_path'},
+    'privileged_process': {'peer', 'safe_path'},
+    'peer': set(),
     'safe_path': set(),
     'exception': set(),
 }

@@ -28,6 +28,8 @@ from os import close
 from types import TracebackType
 from typing import Self
 
+from virtlogd_driver import peer
+
 #: Name of the socket, and the secret: what msgpack can carry.
 Address = tuple[bytes, bytes]
 
@@ -46,8 +48,6 @@ _MOST_CONNECTIONS = 32
 _CHOSEN = re.compile(rb'\0[0-9a-f]{5}')
 
 _FD = struct.Struct('i')
-#: struct ucred: process, user, group.
-_CREDENTIALS = struct.Struct('iII')
 
 
 class Receiver:
@@ -176,7 +176,8 @@ class Sender:
         try:
             connection.setblocking(False)
             connection.connect(name)
-            if 0 < self._caller == process_at(connection):
+            # 0 is a process that is not known.
+            if 0 < self._caller == peer.credentials(connection)[0]:
                 return connection
         except OSError:
             pass
@@ -201,13 +202,3 @@ class Sender:
             if other is not None:
                 other.close()
         return True
-
-
-def process_at(connected: socket.socket) -> int:
-    """Give the process that listened at the other end of a socket; 0: unknown.
-
-    It is unknown in another process namespace.
-    """
-    process, _, _ = _CREDENTIALS.unpack(connected.getsockopt(
-        socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return int(process)

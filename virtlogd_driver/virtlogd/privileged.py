@@ -29,6 +29,7 @@ from virtlogd_driver import (
     conf,
     exception,
     helper,
+    peer,
     privileged_process,
     safe_path,
 )
@@ -288,7 +289,7 @@ def open_log(socket_path: str, domain: str, name: str, log: str,
         channel.settimeout(timeout)
         channel.connect(f'\0{receiver}')
         # Its name is for all to see, and free once the caller has given up.
-        _, listener = privileged_process.credentials_at(channel)
+        _, listener = peer.credentials(channel)
         if listener not in (0, privileged_process.caller()[1]):
             raise exception.ReattachFailed(
                 f'Guest {name}: user {listener} listens at {receiver}, not '

@@ -30,14 +30,12 @@ import libvirt
 import libvirt_qemu
 from lxml import etree
 
-from virtlogd_driver import exception
+from virtlogd_driver import exception, peer
 from virtlogd_driver.virtlogd import privileged, unlinked, viewer
 from virtlogd_driver.virtlogd.bounded import Run, direct
 from virtlogd_driver.virtlogd.disk import DISKS, Disks
 from virtlogd_driver.virtlogd.port import is_open, numeric, tcp_port
 
-#: struct ucred: process, user, group.
-_CREDENTIALS = struct.Struct('iII')
 _FD = struct.Struct('i')
 #: Those that wait to be looked at, of strangers included.
 _CONNECTIONS = 16
@@ -407,8 +405,7 @@ def _take_pipe(listener: socket.socket) -> int | None:
     channel, _ = listener.accept()
     with channel:
         channel.setblocking(False)
-        _, user, _ = _CREDENTIALS.unpack(channel.getsockopt(
-            socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        _, user = peer.credentials(channel)
         if user not in (0, os.geteuid()):
             return None
         # A program that is started meanwhile would keep the log open.

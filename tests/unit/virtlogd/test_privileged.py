@@ -19,7 +19,13 @@ import pytest
 from oslo_config import cfg
 from oslo_privsep import capabilities
 
-from virtlogd_driver import conf, exception, privileged_process, safe_path
+from virtlogd_driver import (
+    conf,
+    exception,
+    peer,
+    privileged_process,
+    safe_path,
+)
 from virtlogd_driver.virtlogd import privileged, rpc, viewer
 
 DOMAIN = str(uuid.uuid4())
@@ -391,8 +397,7 @@ def test_open_log_sends_no_pipe_to_another_user(
         socket_path: str, log: pathlib.Path, caller: Caller, listens: int,
         asks: int, sent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller that has given up leaves the name of its socket to anybody."""
-    monkeypatch.setattr(privileged_process, 'credentials_at',
-                        lambda channel: (1, listens))
+    monkeypatch.setattr(peer, 'credentials', lambda channel: (1, listens))
     monkeypatch.setattr(privileged_process, 'caller', lambda: (2, asks))
     with opening(socket_path) as asked:
         if sent:
