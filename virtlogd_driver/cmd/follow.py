@@ -199,7 +199,7 @@ class _Screen:
 
     def _write(self, data: bytes) -> None:
         """Write what a guest wrote, which is UTF-8 where it was made text."""
-        if self._plain or self._neutral:
+        if (self._plain or self._neutral) and not terminal.takes_utf8():
             data = terminal.encode(data.decode(errors='replace'))
         sys.stdout.buffer.write(data)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operator's terminal has an encoding, a pager, colours, a raw mode."""
 
+import codecs
 import contextlib
 import functools
 import os
@@ -57,9 +58,14 @@ def encode(text: str, errors: str = 'backslashreplace') -> bytes:
     return text.encode(encoding, errors)
 
 
+def takes_utf8() -> bool:
+    """Whether standard output takes any character, as UTF-8."""
+    return codecs.lookup(_encoding()).name == 'utf-8'
+
+
 def had(text: str) -> str:
     """Give a text of the characters that standard output has."""
-    return encode(text).decode(_encoding())
+    return text if takes_utf8() else encode(text).decode(_encoding())
 
 
 def _encoding() -> str:
