@@ -366,12 +366,14 @@ class Histories:
             with history.errors_logged(history.guest(uuid), history.NOT_SENT):
                 instance = look_up(uuid)
                 if instance is not None and instance.deleted:
-                    try:
-                        self._keep_deleted(instance)
-                    except exception.LogError:
-                        self.send(path)
-                        raise
-                    outbox.discard(path)
+                    with history.errors_logged(
+                            history.guest(uuid), history.NOT_KEPT):
+                        try:
+                            self._keep_deleted(instance)
+                        except exception.LogError:
+                            self.send(path)
+                            raise
+                        outbox.discard(path)
                 elif instance is None and not outbox.is_filled(path):
                     # Where its logs are to go is not known: the next start
                     # looks again.

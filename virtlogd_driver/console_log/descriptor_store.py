@@ -361,6 +361,7 @@ class DescriptorStore:
                 answer = log.tail(
                     held.taken, limit, shrinking=turn == log.READS)
             except exception.LogError:
+                # Its names may lead to what is still there (NFS: ESTALE).
                 if opened:
                     raise
                 held.close()
@@ -368,8 +369,7 @@ class DescriptorStore:
             if answer is not None:
                 if opened or answer.failure is None:
                     return answer
-                # Its names may lead to what is still there (NFS: ESTALE).
-                held.close()
+                held.close()   # as above
         raise AssertionError('one that shrinks is answered')
 
     def _since(self, held: _Held, path: str, position: Position | None,
@@ -385,6 +385,7 @@ class DescriptorStore:
             try:
                 answer = log.since(held.taken, position, limit, passed)
             except exception.LogError:
+                # As in _tail.
                 if opened:
                     raise
                 held.close()

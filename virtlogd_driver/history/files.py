@@ -38,15 +38,16 @@ _LOCK = 'console.lock'
 _PAUSE = 0.01
 
 
-def _asked_again(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Let a look be tried once more where the disk fails.
+def _tried_again(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Let a call be tried once more where the disk fails.
 
-    nova goes on, and deletes: what fails for a moment costs no log then. So it
-    is with what makes a place for logs, renames them, or syncs names. Not with
-    data: a second fsync of a file says nothing of what the first one has lost.
+    nova goes on, and deletes: what fails for a moment costs no log then. It is
+    for looks, and for what makes a place for logs, renames them, or syncs
+    names. Not for data: a second fsync of a file says nothing of what the
+    first one has lost.
     """
     @functools.wraps(function)
-    def asked(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+    def trying(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
             return function(*args, **kwargs)
         except (FileNotFoundError, NotADirectoryError, FileExistsError):
@@ -55,10 +56,10 @@ def _asked_again(function: Callable[_P, _T]) -> Callable[_P, _T]:
             LOG.debug('Tried again: %s', e)
             return function(*args, **kwargs)
 
-    return asked
+    return trying
 
 
-@_asked_again
+@_tried_again
 def names(directory: str) -> list[str]:
     """What is in a directory, sorted; nothing where there is none.
 
@@ -70,7 +71,7 @@ def names(directory: str) -> list[str]:
         return []
 
 
-@_asked_again
+@_tried_again
 def look(path: str, *, follow: bool = False) -> os.stat_result | None:
     """None where nothing has that name.
 
@@ -119,7 +120,7 @@ def size(path: str) -> int | None:
             and stat.S_ISREG(status.st_mode) else None)
 
 
-@_asked_again
+@_tried_again
 def read(path: str, limit: int, *, cut: bool = False) -> bytes:
     """Read a small file that others may have put there.
 
@@ -157,12 +158,12 @@ def open_to_read(path: str) -> int:
     return _open(path, _READ)
 
 
-@_asked_again
+@_tried_again
 def _open(path: str, flags: int) -> int:
     return os.open(path, flags)
 
 
-@_asked_again
+@_tried_again
 def sync_directory(directory: str) -> None:
     """Make the names in a directory survive a power cut."""
     _sync(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
@@ -227,7 +228,7 @@ def make_directory(path: str) -> None:
         sync_directory(os.path.dirname(path))
 
 
-@_asked_again
+@_tried_again
 def _mkdir(path: str) -> None:
     os.mkdir(path, 0o700)
 
@@ -244,7 +245,7 @@ def rename(here: str, there: str) -> None:
     _rename(here, there)
 
 
-@_asked_again
+@_tried_again
 def _rename(here: str, there: str) -> None:
     os.rename(here, there)
 

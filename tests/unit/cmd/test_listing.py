@@ -22,7 +22,10 @@ from virtlogd_driver.cmd.host import SerialPort
 from virtlogd_driver.console_log import files
 from virtlogd_driver.node.hypervisor import Guest
 from virtlogd_driver.virtlogd import bounded, health
-from virtlogd_driver.virtlogd.disk import DISKS, Disks
+from virtlogd_driver.virtlogd.disk import Disks
+
+#: A disk that is well may be slow.
+DISKS = Disks(patience=60)
 
 
 class Host:

@@ -11,7 +11,7 @@ from oslo_config import fixture as config_fixture
 
 from tests.unit import fake_libvirt
 from tests.unit.compute.given import UUID
-from virtlogd_driver.compute import driver
+from virtlogd_driver.compute import driver, nova_edge
 
 
 @pytest.fixture
@@ -24,6 +24,12 @@ def conf(tmp_path):
         made.config(group='libvirt', virt_type='qemu')
         made.config(group='virtlogd', qemu_conf=str(tmp_path / 'qemu.conf'))
         yield made
+
+
+@pytest.fixture(autouse=True)
+def _slow_disks(monkeypatch) -> None:
+    """A disk that is well may be slow."""
+    monkeypatch.setattr(nova_edge.DISKS, '_patience', 60.0)
 
 
 @pytest.fixture

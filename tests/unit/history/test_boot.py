@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import concurrent.futures
+import errno
 import json
 import math
 import os
@@ -206,22 +207,19 @@ def test_what_is_no_file_of_ours(tmp_path, make) -> None:
     assert descriptors.below(tmp_path) == []
 
 
-def test_a_file_that_may_not_be_read(tmp_path, monkeypatch) -> None:
-    def closed(*_: object, **__: object) -> bytes:
-        raise PermissionError(13, 'Permission denied')
-    monkeypatch.setattr(boot.files, 'read', closed)
-    with pytest.raises(exception.LogRefused,
-                       match=r'console\.boots cannot.*denied.*run as root'):
-        boot.read(str(tmp_path))
-
-
-def test_a_disk_that_does_not_give_it(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(('number', 'kind', 'remedy'), [
+    (errno.EACCES, exception.LogRefused, 'run as root'),
+    (errno.EIO, exception.LogError, 'see to the file system')])
+def test_a_file_that_cannot_be_read(tmp_path, monkeypatch, number, kind,
+                                    remedy) -> None:
     def fails(*_: object, **__: object) -> bytes:
-        raise OSError(5, 'Input/output error')
+        raise OSError(number, os.strerror(number))
     monkeypatch.setattr(boot.files, 'read', fails)
-    with pytest.raises(exception.LogError,
-                       match=r'console\.boots cannot.*see to the file sys'):
+    with pytest.raises(exception.LogError) as said:
         boot.read(str(tmp_path))
+    assert type(said.value) is kind
+    assert (f'console.boots cannot be read ({os.strerror(number)}): {remedy}'
+            in str(said.value))
 
 
 def test_of_a_file_that_has_grown_the_beginning_is_read(tmp_path) -> None:

@@ -107,7 +107,7 @@ LOOKS = [(files.look, 'lstat'), (files.exists, 'lstat'),
          (files.sync, 'open'), (files.sync_directory, 'open')]
 
 
-class TestAskedAgain:
+class TestTriedAgain:
 
     @pytest.mark.parametrize(('number', 'calls'), [
         (errno.EIO, 2), (errno.ESTALE, 2), (errno.ENOENT, 1),
@@ -152,7 +152,6 @@ class TestAskedAgain:
         else:
             assert found == expected
         assert failures == []
-
 
     @pytest.mark.parametrize(('change', 'call'), [
         (lambda path: files.make_directory(f'{path}/new'), 'mkdir'),

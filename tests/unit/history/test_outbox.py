@@ -190,7 +190,6 @@ class TestState:
         (path / 'state.json').write_bytes(bad)
         assert outbox.load_state(str(path)) == outbox.State()
 
-
     def test_fewer_attempts_than_none(self, directory) -> None:
         """The next would follow at once, again and again."""
         path = str(make(directory))

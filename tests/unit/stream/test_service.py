@@ -566,6 +566,18 @@ def test_the_rest_of_one_that_left_is_given_though_some_is_lost(
     assert host.events() == ['lost', 'left']
 
 
+def leave_behind(host: Host, rest: bytes) -> Path:
+    """Let a guest leave while no stream runs; where its log waits."""
+    host.guest()
+    host.start()
+    host.stop()
+    write(host.log(), rest)
+    left = host.path / f'{UUID}_leaving.0f'
+    host.log().parent.rename(left)
+    host.guests.clear()
+    return left
+
+
 def fail_to_read(monkeypatch: pytest.MonkeyPatch, directory: Path,
                  times: int) -> list[str]:
     """Let the disk not give what is in a directory; what was asked of it."""
@@ -587,13 +599,7 @@ def test_the_rest_is_where_a_disk_does_not_give_it(
         host: Host, monkeypatch: pytest.MonkeyPatch, times: int,
         given: bool) -> None:
     """An error is not taken for that it is not there."""
-    host.guest()
-    host.start()
-    host.stop()
-    write(host.log(), b'the rest\n')
-    left = host.path / f'{UUID}_leaving.0f'
-    host.log().parent.rename(left)
-    host.guests.clear()
+    left = leave_behind(host, b'the rest\n')
     asked = fail_to_read(monkeypatch, left, times)
     host.start()
     host.until(lambda: 'left' in host.events())
@@ -613,12 +619,7 @@ def test_the_rest_is_where_a_disk_does_not_give_it(
 def test_a_disk_does_not_tell_where_the_rest_is(
         host: Host, monkeypatch: pytest.MonkeyPatch, times: int,
         given: bool) -> None:
-    host.guest()
-    host.start()
-    host.stop()
-    write(host.log(), b'the rest\n')
-    host.log().parent.rename(host.path / f'{UUID}_leaving.0f')
-    host.guests.clear()
+    leave_behind(host, b'the rest\n')
     names, failed = outbox.paths, 0
 
     def paths(*arguments: Any) -> list[str]:
@@ -640,12 +641,7 @@ def test_an_error_within_the_rest_gives_no_line_again(
         host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes on where that was."""
     monkeypatch.setattr(guest, 'CHUNK', 6)
-    host.guest()
-    host.start()
-    host.stop()
-    write(host.log(), b'line1\nline2\nline3\n')
-    host.log().parent.rename(host.path / f'{UUID}_leaving.0f')
-    host.guests.clear()
+    leave_behind(host, b'line1\nline2\nline3\n')
     pread, read = os.pread, 0
 
     def failing(fd: int, size: int, offset: int) -> bytes:
