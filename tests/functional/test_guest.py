@@ -11,6 +11,7 @@ import libvirt
 import psutil
 import pytest
 from fixtures import MultipleExceptions
+from lxml.builder import E
 
 from tests.lab import guest
 from tests.lab.daemons import LibvirtHost
@@ -92,6 +93,14 @@ def test_four_ports(libvirt_host: LibvirtHost, use: Use) -> None:
         expected = guest.lines(1, 2) + b'to port %d\r\n' % number
         until(lambda log=log, expected=expected:  # type: ignore[misc]
               log.read_bytes() == expected, f'the log of port {number}')
+
+
+def test_it_goes_on_without_its_first_port(libvirt_host: LibvirtHost) -> None:
+    log = libvirt_host.log_directory / 'console.log'
+    second = guest.pty_serial(log)
+    second.append(E.target(port='1'))
+    start(libvirt_host, guest.boot_sector(count=100, ports=2), [second])
+    until(lambda: ends(log, guest.lines(1, 100)), 'all lines')
 
 
 def test_pace(libvirt_host: LibvirtHost) -> None:

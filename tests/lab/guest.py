@@ -104,7 +104,7 @@ def boot_sector(text: bytes = b'', count: int | None = None,
     :param interval: seconds from one burst of lines to the next, rounded to
         whole ``TICK``; 0: as fast as it goes.
     :param burst: lines in a burst, 1 to 255.
-    :param ports: COM1 to COM<ports>, the same lines on each.
+    :param ports: COM1 to COM<ports>, the same lines on each that is there.
     :param button: the power button switches it off.
     :param full: 15 MiB of its memory are not zero: a live migration carries
         them, and takes long where it may use little bandwidth.
@@ -207,6 +207,8 @@ def boot_sector(text: bytes = b'', count: int | None = None,
     add(0x8b, 0x17)                         # mov dx, [bx]
     add(0x83, 0xc2, 0x05)                   # add dx, 5: line status
     add(0xec)                               # in al, dx
+    add(0x3c, 0xff)                         # cmp al, 0xff: no such port
+    jump(_JE, 'next port')
     add(0xa8, 0x01)                         # test al, data ready
     jump(_JE, 'next port')
     add(0xbd, _word(_PATIENCE))             # mov bp, patience
