@@ -563,7 +563,7 @@ def test_viewer_that_never_reads(
     watched.stop_watching()
     answers(watched)
     domain.suspend()
-    time.sleep(1)
+    watched.host.wait_until_read()
     # The character that QEMU's UART was trying to send when the connection
     # ended is lost, as it is when a viewer leaves by itself.
     assert [other - one for one, other in gaps(

@@ -2,7 +2,6 @@
 """Others change a host's logs, and give its guests devices of their own."""
 
 import contextlib
-import fcntl
 import itertools
 import json
 import os
@@ -10,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -166,22 +164,6 @@ def test_a_paused_guest_says_that_it_keeps_its_log(
     written(log)
 
 
-def has_read_all(host: LibvirtHost) -> bool:
-    """Whether virtlogd's pipes are empty."""
-    # One that it has closed since is a file that it has rotated.
-    with contextlib.suppress(FileNotFoundError):
-        for path in Path(f'/proc/{host.virtlogd_pid}/fd').iterdir():
-            if os.readlink(path).startswith('pipe:'):
-                fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-                try:
-                    if fcntl.ioctl(fd, termios.FIONREAD, bytes(4)) != bytes(4):
-                        return False
-                finally:
-                    os.close(fd)
-        return True
-    return False
-
-
 @pytest.mark.parametrize('backups', [0, 1, 3])
 def test_rotation_is_no_false_alarm(use: Use, tmp_path: Path,
                                     backups: int) -> None:
@@ -204,7 +186,7 @@ def test_rotation_is_no_false_alarm(use: Use, tmp_path: Path,
             break
     # Nothing begins a new file any more.
     host.connect().lookupByName('guest1').suspend()
-    until(lambda: has_read_all(host), 'virtlogd has read all')
+    host.wait_until_read()
     # It answers when it has written what it has read.
     assert not find([str(log)]).unlinked
     log.rename(f'{log}.away')

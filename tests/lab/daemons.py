@@ -7,11 +7,13 @@ host name and host UUID, and can migrate guests to each other over loopback.
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import termios
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +83,22 @@ def listens(path: Path) -> bool:
     """Its name is there a moment before anybody can connect to it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         return client.connect_ex(str(path)) == 0
+
+
+def _pipes_are_empty(pid: int) -> bool:
+    """Whether a process has read all that was written into its pipes."""
+    # One that it has closed since is a file that it has rotated.
+    with contextlib.suppress(FileNotFoundError):
+        for path in Path(f'/proc/{pid}/fd').iterdir():
+            if os.readlink(path).startswith('pipe:'):
+                fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+                try:
+                    if fcntl.ioctl(fd, termios.FIONREAD, bytes(4)) != bytes(4):
+                        return False
+                finally:
+                    os.close(fd)
+        return True
+    return False
 
 
 def _start_code(pid: int) -> str:
@@ -293,6 +311,14 @@ class LibvirtHost(fixtures.Fixture):
         until(lambda: (_start_code(pid) != before
                        and _catches(pid, signal.SIGUSR1)),
               f'virtlogd of {self.name} executed anew')
+
+    def wait_until_read(self) -> None:
+        """Wait until virtlogd has read what guests that are paused wrote.
+
+        It answers when it has written what it has read.
+        """
+        until(lambda: _pipes_are_empty(self.virtlogd_pid),
+              f'virtlogd of {self.name} has read all')
 
     def stop_virtlogd(self, number: int = signal.SIGTERM) -> None:
         """End it with a signal; returns when it is gone."""
