@@ -563,7 +563,7 @@ def test_viewer_that_never_reads(
     watched.stop_watching()
     answers(watched)
     domain.suspend()
-    watched.host.wait_until_read()
+    watched.host.wait_until_written()
     # The character that QEMU's UART was trying to send when the connection
     # ended is lost, as it is when a viewer leaves by itself.
     assert [other - one for one, other in gaps(

@@ -46,7 +46,7 @@ def test_position_is_exact(libvirt_host: LibvirtHost) -> None:
     log = start(libvirt_host)
     with rpc.Connection(str(libvirt_host.virtlogd_socket), 5) as virtlogd:
         libvirt_host.connect().lookupByName('guest1').suspend()
-        libvirt_host.wait_until_read()
+        libvirt_host.wait_until_written()
         found = virtlogd.position(str(log))
         assert found == rpc.Position(log.stat().st_ino, log.stat().st_size)
         assert virtlogd.position(f'{log}.none') is None

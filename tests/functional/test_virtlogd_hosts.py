@@ -186,8 +186,7 @@ def test_rotation_is_no_false_alarm(use: Use, tmp_path: Path,
             break
     # Nothing begins a new file any more.
     host.connect().lookupByName('guest1').suspend()
-    host.wait_until_read()
-    # It answers when it has written what it has read.
+    host.wait_until_written()
     assert not find([str(log)]).unlinked
     log.rename(f'{log}.away')
     assert find([str(log)]).unlinked == {str(log)}

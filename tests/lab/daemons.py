@@ -25,6 +25,7 @@ from oslo_config import cfg
 from tests.lab import namespace
 from tests.lab.wait import until
 from virtlogd_driver import conf
+from virtlogd_driver.virtlogd import rpc
 
 #: What libvirt found out about QEMU, shared by the hosts of one run: probing
 #: takes seconds. Each host works on a copy, as libvirtd does not expect others
@@ -312,13 +313,13 @@ class LibvirtHost(fixtures.Fixture):
                        and _catches(pid, signal.SIGUSR1)),
               f'virtlogd of {self.name} executed anew')
 
-    def wait_until_read(self) -> None:
-        """Wait until virtlogd has read what guests that are paused wrote.
-
-        It answers when it has written what it has read.
-        """
+    def wait_until_written(self) -> None:
+        """Wait until what guests that are paused wrote is in their logs."""
         until(lambda: _pipes_are_empty(self.virtlogd_pid),
               f'virtlogd of {self.name} has read all')
+        # It answers when it has written what it has read.
+        with rpc.Connection(str(self.virtlogd_socket), 30) as virtlogd:
+            virtlogd.ping()
 
     def stop_virtlogd(self, number: int = signal.SIGTERM) -> None:
         """End it with a signal; returns when it is gone."""
